@@ -1,0 +1,104 @@
+"""`skd data`: make the built-in task, or check a data set of yours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.group("data")
+def data_group() -> None:
+    """Make or check training data."""
+
+
+@data_group.command("roadscenes")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--size", default=64, show_default=True, help="Pixels a side.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the scenes.")
+@click.option("--train", default=6000, show_default=True, help="Training pictures.")
+@click.option("--val", default=50, show_default=True, help="Validation pictures.")
+@click.option("--test", default=250, show_default=True, help="Test pictures.")
+@click.option("--text", default=12000, show_default=True, help="Text-only scenes.")
+def roadscenes_command(folder: Path, size: int, seed: int, train: int, val: int, test: int, text: int) -> None:
+    """Draw driving-camera pictures with captions and questions into FOLDER, as LLaVA JSON."""
+    from rich.console import Console
+    from rich.progress import Progress
+    from rich.table import Table
+
+    from switchkd.data.roadscenes import write_roadscenes
+
+    console = Console()
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task("drawing road scenes")
+        summary = write_roadscenes(
+            folder,
+            **{"size": size, "seed": seed, "train": train, "val": val, "test": test, "text": text},
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    table = Table(title=f"{folder}", title_justify="left")
+    table.add_column("question kind")
+    table.add_column("blind %", justify="right")
+    for kind, accuracy in summary["blind"]["by_kind"].items():
+        table.add_row(kind, f"{100 * accuracy:.1f}")
+    table.add_row("all", f"{100 * summary['blind']['overall']:.1f}", style="bold")
+    console.print(table)
+
+
+@data_group.command("check")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--images", type=click.Path(path_type=Path), help="Picture folder. Default: images/ beside the file.")
+@click.option(
+    "--model", type=click.Path(path_type=Path), help="Model folder whose tokens are counted. Default: the newest run's."
+)
+@click.option("--max-length", default=2048, show_default=True, help="Longest usable sample in tokens.")
+@click.option(
+    "--verify",
+    type=click.Choice(["full", "header"]),
+    default="full",
+    show_default=True,
+    help="Decode pictures whole, or read their headers.",
+)
+@click.option(
+    "--max-bad",
+    type=click.FloatRange(0, 1),
+    default=0.01,
+    show_default=True,
+    help="Share of unusable records that is still fine.",
+)
+@click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Processes that decode.")
+def check_command(
+    file: Path, images: Path | None, model: Path | None, max_length: int, verify: str, max_bad: float, workers: int
+) -> None:
+    """Tell what of FILE (LLaVA JSON or JSONL) can be trained on, and why the rest can't.
+
+    Ends with an error where more records than --max-bad are unusable.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+    from switchkd.cli.tables import data_table
+
+    from switchkd.data.index import Source, build_index
+    from switchkd.data.report import make_report
+    from switchkd.models.layout import image_tokens, read_layout
+    from switchkd.prompt import ChatPrompt
+    from switchkd.runs import latest_run
+
+    console = Console()
+    folder = model or latest_run() / "student"
+    source = Source(
+        file,
+        images or file.parent / "images",
+        ChatPrompt.load(folder),
+        image_tokens=image_tokens(read_layout(folder)),
+        max_length=max_length,
+        verify="full" if verify == "full" else "header",
+    )
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task("checking")
+        index = build_index(
+            source, workers=workers, progress=lambda done, total: bar.update(task, completed=done, total=total)
+        )
+    report = make_report(file, index)
+    console.print(data_table(str(file), report))
+    report.check(max_bad)

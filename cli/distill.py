@@ -1,0 +1,50 @@
+"""`skd distill` and `skd train`: the stages of a recipe."""
+
+from __future__ import annotations
+
+import click
+from switchkd.cli.options import open_run, run_options
+
+
+@click.command("distill")
+@run_options
+def distill_command(
+    recipe: str, overrides: tuple[str, ...], run_name: str | None, nproc: int | None, resume: bool
+) -> None:
+    """Distil a student from a teacher: projector pre-training (PT), then distilled fine-tuning (DFT).
+
+    Bare, it runs the built-in recipe: data, parts and teacher are made where they are missing. Running it again goes on
+    where it stopped. The student lies in runs/NAME/student, a plain transformers folder.
+    """
+    run = open_run(recipe, overrides, run_name, nproc, resume)
+    models = {"teacher": run.teacher()} if run.recipe.compare else {}
+    if run.recipe.compare and run.recipe.student.baseline:
+        models["SFT"] = run.baseline()
+    models["Switch-KD"] = run.student()
+    _report(run, models)
+
+
+@click.command("train")
+@click.option(
+    "--role", type=click.Choice(["student", "teacher"]), default="student", show_default=True, help="Which model."
+)
+@run_options
+def train_command(
+    role: str, recipe: str, overrides: tuple[str, ...], run_name: str | None, nproc: int | None, resume: bool
+) -> None:
+    """Train without distilling: the teacher, or the student's undistilled twin (PT, then SFT)."""
+    run = open_run(recipe, overrides, run_name, nproc, resume)
+    models = {"teacher": run.teacher()} if role == "teacher" else {"SFT": run.baseline()}
+    _report(run, models)
+
+
+def _report(run, models) -> None:  # type: ignore[no-untyped-def]
+    from switchkd.cli.tables import accuracy_table
+
+    from switchkd.training.report import blind_scores, draw_curves, evaluate_models, where_things_lie
+
+    results = evaluate_models(run, models)
+    if results is not None:
+        run.console.print(accuracy_table(results, blind_scores(run)))
+    draw_curves(run.folder)
+    run.console.print(where_things_lie(run.folder, models))

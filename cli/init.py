@@ -1,0 +1,55 @@
+"""`skd init`: a LLaVA model from a vision and a language checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command("init")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--vision", required=True, help="SigLIP or CLIP checkpoint: folder, hub name, or a shape with --random.")
+@click.option("--language", required=True, help="Qwen2 checkpoint: folder, hub name, or a shape with --random.")
+@click.option("--tokenizer", help="Folder or hub name of a tokenizer. Default: the language checkpoint's.")
+@click.option(
+    "--feature-layer", type=int, default=-1, show_default=True, help="Hidden layer of the tower that is read."
+)
+@click.option("--random", is_flag=True, help="Random weights: --vision and --language name configurations.")
+@click.option("--shrink", is_flag=True, help="With --random: the same architecture, a few thousand times smaller.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of random weights and of the new projector.")
+@click.option("--force", is_flag=True, help="Replace FOLDER where it exists.")
+def init_command(
+    folder: Path,
+    vision: str,
+    language: str,
+    tokenizer: str | None,
+    feature_layer: int,
+    random: bool,
+    shrink: bool,
+    seed: int,
+    force: bool,
+) -> None:
+    """Put a vision tower and a language model together as a LLaVA model in FOLDER, with a new projector.
+
+    \b
+    skd init students/0.5b --vision google/siglip-so400m-patch14-384 --language Qwen/Qwen2.5-0.5B
+    skd init students/tiny --random --shrink --vision siglip-so400m-patch14-384 --language qwen2.5-0.5b
+    """
+    from switchkd.errors import SkdError
+
+    if folder.exists() and not force:
+        raise SkdError(f"{folder} exists already; choose another folder or add --force.")
+    if shrink and not random:
+        raise SkdError("--shrink makes a smaller architecture, for which there are no weights: add --random.")
+
+    from switchkd.models.init import from_checkpoints, from_shapes
+    from switchkd.models.vlm import save_vlm
+
+    if random:
+        vlm, processor = from_shapes(vision, language, tokenizer, feature_layer=feature_layer, shrink=shrink, seed=seed)
+    else:
+        vlm, processor = from_checkpoints(vision, language, tokenizer, feature_layer=feature_layer, seed=seed)
+    save_vlm(vlm, folder, processor)
+    parameters = sum(parameter.numel() for parameter in vlm.parameters())
+    click.echo(f"{folder}: {parameters / 1e6:.1f} million parameters, image token {processor.image_token!r}")

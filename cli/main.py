@@ -1,0 +1,73 @@
+"""`skd`: the command group, and the one place where errors become lines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+from switchkd.cli.data import data_group
+from switchkd.cli.distill import distill_command, train_command
+from switchkd.cli.doctor import doctor_command
+from switchkd.cli.evaluate import eval_command
+from switchkd.cli.init import init_command
+from switchkd.cli.recipe import recipe_command
+
+import switchkd
+from switchkd.errors import SkdError
+
+# Which extra brings a package that a command turned out to need.
+_EXTRAS = {
+    **dict.fromkeys(("torch", "transformers", "accelerate", "safetensors", "deepspeed", "matplotlib"), "train"),
+    **dict.fromkeys(("gguf", "llama_cpp"), "gguf"),
+    **dict.fromkeys(("onnx", "onnxruntime", "onnxruntime_genai"), "onnx"),
+    **dict.fromkeys(("scipy", "lmms_eval"), "eval"),
+}
+
+
+class CommandGroup(click.Group):
+    """A group whose commands' errors end as one line, unless `--debug` asks for the traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SkdError as error:
+            if ctx.params.get("debug"):
+                raise
+            raise click.ClickException(str(error)) from error
+        except ModuleNotFoundError as error:
+            extra = _EXTRAS.get((error.name or "").partition(".")[0])
+            if ctx.params.get("debug") or extra is None:
+                raise
+            raise click.ClickException(
+                f"This needs the package '{error.name}', which isn't installed: pip install 'switchkd[{extra}]'."
+            ) from error
+        except OSError as error:
+            if ctx.params.get("debug"):
+                raise
+            where = f" ({error.filename})" if error.filename else ""
+            raise click.ClickException(f"{error.strerror or error}{where}; --debug shows where it happened.") from error
+
+
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(switchkd.__version__, prog_name="skd")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+def main(debug: bool) -> None:
+    """Switch-KD: distil a big vision-language model into a small one, export it, measure it.
+
+    \b
+    skd distill                              train the default recipe's student
+    skd export --format gguf --quant q4      make a file of it that a small computer runs
+    skd bench --device cpu                   measure what was exported
+    """
+
+
+for command in (
+    init_command,
+    distill_command,
+    train_command,
+    eval_command,
+    data_group,
+    recipe_command,
+    doctor_command,
+):
+    main.add_command(command)

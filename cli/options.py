@@ -1,0 +1,53 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+
+def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--recipe`, `--set`, `--run`, `--nproc`, `--resume/--restart`."""
+    for option in reversed(
+        (
+            click.option("--recipe", default="roadscenes", show_default=True, help="Shipped recipe or YAML file."),
+            click.option(
+                "--set",
+                "overrides",
+                multiple=True,
+                metavar="KEY=VALUE",
+                help="Change one setting, e.g. distillation.temperature=2; `skd recipe` lists them all.",
+            ),
+            click.option(
+                "--run", "run_name", help="Run folder: a name under runs/, or a path. Default: the recipe's name."
+            ),
+            click.option(
+                "--nproc",
+                type=click.IntRange(min=1),
+                help="Train in this many processes with DeepSpeed ZeRO-2. Default: this process, without DeepSpeed.",
+            ),
+            click.option(
+                "--resume/--restart",
+                default=True,
+                show_default=True,
+                help="Go on with an interrupted stage, or train it from its start. Finished stages are kept.",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def open_run(recipe: str, overrides: tuple[str, ...], run_name: str | None, nproc: int | None, resume: bool) -> Any:
+    """The run that these options describe."""
+    from rich.console import Console
+
+    from switchkd.runs import run_folder
+    from switchkd.training.recipe import load_recipe
+    from switchkd.training.run import Run
+
+    loaded = load_recipe(recipe, overrides)
+    folder = run_folder(run_name or loaded.name)
+    return Run(folder, loaded, Console(), processes=nproc or 0, restart=not resume)

@@ -1,0 +1,28 @@
+"""`skd recipe`: what a recipe says, and every setting there is."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command("recipe")
+@click.argument("name", required=False)
+def recipe_command(name: str | None) -> None:
+    """Print recipe NAME (shipped, or a YAML file) with every default filled in; without NAME, all settings explained."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from switchkd.training.recipe import explain, load_recipe, recipe_names, to_plain
+
+    console = Console()
+    if name is not None:
+        import yaml
+
+        click.echo(yaml.safe_dump(to_plain(load_recipe(name)), sort_keys=False, allow_unicode=True), nl=False)
+        return
+    table = Table(title=f"Settings; shipped recipes: {', '.join(recipe_names())}", title_justify="left")
+    for column in ("setting", "default", "meaning"):
+        table.add_column(column, overflow="fold")
+    for key, default, meaning in explain():
+        table.add_row(key, default, meaning)
+    console.print(table)

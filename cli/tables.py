@@ -1,0 +1,50 @@
+"""Tables that commands print."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from switchkd.scoring import Score
+
+
+def accuracy_table(results: Mapping[str, Mapping[str, Score]], blind: Mapping[str, float] | None = None) -> Table:
+    """Accuracy by question kind, a column a model, each with its 95 % interval."""
+    table = Table(title="Accuracy on held-out questions, % (95 % interval)", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("kind", no_wrap=True)
+    table.add_column("n", justify="right", no_wrap=True)
+    if blind:
+        table.add_column("blind", justify="right", no_wrap=True)
+    for name in results:
+        table.add_column(name, justify="right", no_wrap=True)
+    kinds = list(next(iter(results.values())))
+    for kind in kinds:
+        scores = [scores[kind] for scores in results.values()]
+        cells = [_cell(score) for score in scores]
+        if blind:
+            cells.insert(0, f"{100 * blind[kind]:.1f}" if kind in blind else "")
+        style = "bold" if kind == "all" else ""
+        table.add_row(kind, str(scores[0].total), *cells, style=style, end_section=kind == kinds[-2:][0])
+    return table
+
+
+def _cell(score: Score) -> str:
+    low, high = score.interval()
+    return f"{100 * score.accuracy:.1f} ({100 * low:.0f}–{100 * high:.0f})"
+
+
+def data_table(name: str, report: Any) -> Table:
+    """What of a data file can be used, and why the rest can't."""
+    table = Table(title=name, title_justify="left")
+    table.add_column("records")
+    table.add_column("number", justify="right")
+    table.add_column("for example")
+    table.add_row("usable", str(report.usable))
+    table.add_row("  of these text only", str(report.text_only))
+    for reason, count in report.bad.items():
+        table.add_row(f"[red]unusable: {reason}", str(count), ", ".join(report.examples[reason]))
+    table.add_row("all", str(report.total), style="bold")
+    return table

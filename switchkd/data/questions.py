@@ -1,0 +1,51 @@
+"""Test questions in the LLaVA form: one question, its expected answer, and the group it is counted in. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from switchkd.data.index import RecordFile
+from switchkd.data.records import BadRecordError, picture_path, read_record
+from switchkd.data.scan import scan_records
+from switchkd.errors import DataError
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question of a test."""
+
+    id: str
+    kind: str  # the group whose accuracy it counts for; "all" where the file names none
+    image: Path | None  # None: a question of text only
+    messages: list[dict[str, Any]]  # the prompt, without the answer
+    answer: str  # expected
+
+
+def read_questions(file: Path, images: Path | None) -> list[Question]:
+    """Reads a test file of single-turn records whole; a test is complete or it is none, so nothing is left out.
+
+    Raises:
+        DataError: the file isn't valid, or a record can't be used, has several turns or lacks its picture.
+    """
+    records = RecordFile(file)
+    places = enumerate(scan_records(file), 1)
+    questions = [_read_question(records.read(*place), number, file, images) for number, place in places]
+    if not questions:
+        raise DataError(f"{file} has no questions.")
+    return questions
+
+
+def _read_question(raw: bytes, number: int, file: Path, images: Path | None) -> Question:
+    name = f"record {number}"
+    try:
+        record = read_record(raw)
+        name = record.id or name
+        image = None if record.image is None else picture_path(images, record.image)
+    except BadRecordError as error:
+        raise DataError(f"{file}, {name} can't be used ({error.reason.name.lower()}): {error}.") from error
+    *prompt, answer = record.messages
+    if sum(message["role"] == "assistant" for message in record.messages) > 1:
+        raise DataError(f"{file}, {name} has several answers; a test question has one.")
+    return Question(record.id or str(number), record.kind, image, prompt, answer["content"])

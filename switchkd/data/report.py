@@ -1,0 +1,63 @@
+"""What an index found, for people: how many records can be used, and why the others can't. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from switchkd.data.index import Index, RecordFile
+from switchkd.data.records import Reason, record_id
+from switchkd.errors import DataError
+
+_EXAMPLES = 5  # named for each reason
+_QUANTILES = (0.0, 0.5, 0.9, 0.99, 1.0)
+
+
+@dataclass(frozen=True)
+class Report:
+    """A LLaVA file in numbers."""
+
+    file: Path
+    total: int  # records
+    usable: int  # records
+    text_only: int  # usable records without a picture
+    bad: dict[str, int]  # records by reason (a lower-case Reason), the most frequent first
+    examples: dict[str, list[str]]  # up to five ids for each of these reasons; "record N" where it has none
+    token_quantiles: dict[float, int]  # lengths of the usable records at 0, 0.5, 0.9, 0.99 and 1
+
+    def check(self, max_bad: float = 0.01) -> None:
+        """Raises DataError if more than this share of the records, or all of them, can't be used."""
+        unusable = self.total - self.usable
+        if self.total and self.usable and unusable <= max_bad * self.total:
+            return
+        if not self.total:
+            raise DataError(f"{self.file} has no records.")
+        causes = ", ".join(f"{count} {name} ({', '.join(self.examples[name])})" for name, count in self.bad.items())
+        advice = f"correct them, or allow more than {max_bad:.1%} with max_bad" if self.usable else "correct them"
+        raise DataError(f"{unusable} of {self.total} records of {self.file} can't be used: {causes}; {advice}.")
+
+
+def make_report(file: Path, index: Index) -> Report:
+    """Counts an index; reads only the few records that serve as examples from the file."""
+    usable = index.usable
+    counts = np.bincount(index.reason, minlength=len(Reason))
+    reasons = sorted((reason for reason in Reason if reason and counts[reason]), key=lambda reason: -counts[reason])
+    lengths = np.quantile(index.tokens[usable], _QUANTILES, method="higher").tolist() if len(usable) else []
+    return Report(
+        file=file,
+        total=len(index),
+        usable=len(usable),
+        text_only=int((~index.has_image[usable]).sum()),
+        bad={reason.name.lower(): int(counts[reason]) for reason in reasons},
+        examples={reason.name.lower(): _examples(file, index, reason) for reason in reasons},
+        token_quantiles=dict(zip(_QUANTILES, lengths, strict=False)),
+    )
+
+
+def _examples(file: Path, index: Index, reason: Reason) -> list[str]:
+    records = RecordFile(file)
+    rows = np.flatnonzero(index.reason == reason)[:_EXAMPLES].tolist()
+    names = (record_id(records.read(int(index.offset[row]), int(index.size[row]))) for row in rows)
+    return [f"record {row + 1}" if name is None else name for row, name in zip(rows, names, strict=True)]

@@ -1,0 +1,86 @@
+"""Files that are written whole or not at all, and hashed the same way everywhere. Standard library only."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from switchkd.errors import SkdError
+
+_BLOCK = 1 << 20
+
+
+@contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """A new, empty folder beside `folder` that takes its place when the block ends without an error.
+
+    An interrupted block leaves nothing; an existing folder is replaced only at the end.
+
+    Raises:
+        SkdError: the folder can't be written (permissions, full disk).
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    except OSError as error:
+        raise SkdError(f"{folder} can't be written: {error.strerror or error}.") from error
+    try:
+        yield partial
+        partial.chmod(0o755)
+        old = folder.with_name(f"{partial.name}.old")
+        if folder.exists():
+            folder.rename(old)
+        partial.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise SkdError(f"{folder} can't be written: {error.strerror or error}.") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file through a temporary one, so that a reader never sees half of it.
+
+    Raises:
+        SkdError: the file can't be written.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise SkdError(f"{path} can't be written: {error.strerror or error}.") from error
+
+
+def point_to(link: Path, target: Path) -> None:
+    """Makes `link` a relative symbolic link to `target`, replacing an older link in one step."""
+    link.parent.mkdir(parents=True, exist_ok=True)
+    partial = link.with_name(f".{link.name}.{os.getpid()}")
+    partial.unlink(missing_ok=True)
+    partial.symlink_to(os.path.relpath(target.resolve(), link.parent.resolve()))
+    partial.replace(link)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def folder_sha256(folder: Path, pattern: str = "*") -> str:
+    """SHA-256 over the names and contents of a folder's files (not of its subfolders), in the order of their names."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob(pattern)):
+        if path.is_file():
+            digest.update(f"{path.name}\0{file_sha256(path)}\n".encode())
+    return digest.hexdigest()

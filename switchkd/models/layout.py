@@ -1,0 +1,39 @@
+"""What a LLaVA folder's config.json says of the way from a picture to tokens. No torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from switchkd.errors import CheckpointError
+
+
+def read_layout(folder: Path) -> dict[str, Any]:
+    """config.json of a LLaVA folder.
+
+    Raises:
+        CheckpointError: it is missing, torn or not LLaVA's.
+    """
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder} is not a model folder: config.json is missing or torn.") from error
+    if not isinstance(config, dict) or config.get("model_type") != "llava":
+        raise CheckpointError(f"{folder} is not a LLaVA model; put one together with `skd init`.")
+    return config
+
+
+def feature_width(config: dict[str, Any]) -> int:
+    """Width of the features that the projector reads."""
+    layers = config.get("vision_feature_layer", -2)
+    return config["vision_config"]["hidden_size"] * (1 if isinstance(layers, int) else len(layers))
+
+
+def image_tokens(config: dict[str, Any]) -> int:
+    """How many tokens one picture becomes."""
+    vision = config["vision_config"]
+    patches = (vision["image_size"] // vision["patch_size"]) ** 2
+    class_token = vision["model_type"] == "clip_vision_model"
+    return patches + class_token - (config.get("vision_feature_select_strategy", "default") == "default")

@@ -1,0 +1,154 @@
+"""The two pathways of Switch-KD through one pair of functions (paper, section 3.1, equations 2, 3 and 5).
+
+A LLaVA model is a vision tower V, a projector P and a language model L. `vision_features` is V(x_v); `answer_logits` is
+L(P(features), x_t). The teacher's, the student's and the switch's logits are the same call with other arguments:
+
+    z^T      = answer_logits(teacher, vision_features(teacher, x_v), ...)
+    z^S      = answer_logits(student, vision_features(student, x_v), ...)
+    z^Switch = answer_logits(teacher, vision_features(student, x_v), ...)
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers import LlavaForConditionalGeneration
+
+IGNORED = -100
+
+
+def vision_features(vlm: LlavaForConditionalGeneration, pixel_values: Tensor) -> Tensor:
+    """The vision tower's features, before the projector: pixels [I, 3, H, W] → [I, P, W_v].
+
+    The hidden layer (or layers, concatenated) and the treatment of a class token are the checkpoint's own.
+    """
+    layer, strategy = vlm.config.vision_feature_layer, vlm.config.vision_feature_select_strategy
+    hidden = vlm.model.vision_tower(pixel_values, output_hidden_states=True, return_dict=True).hidden_states
+    chosen = [hidden[index] for index in ([layer] if isinstance(layer, int) else layer)]
+    if strategy == "default":
+        chosen = [features[:, 1:] for features in chosen]
+    return torch.cat(chosen, dim=-1)  # [I, P, W_v]
+
+
+def answer_positions(labels: Tensor) -> Tensor:
+    """Positions whose next token is supervised, after the causal shift: labels [B, T] → bool [B, T-1]."""
+    return labels[:, 1:] != IGNORED
+
+
+def answer_logits(
+    vlm: LlavaForConditionalGeneration,
+    features: Tensor | None,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    answers: Tensor,
+    *,
+    image_token_id: int | None = None,
+    rows: int | None = None,
+) -> Tensor:
+    """Next-token logits at the answer positions alone: the head never sees the rest.
+
+    Args:
+        features: [I, P, W_v] for the samples with a picture, in order, or None for text alone.
+        input_ids: [B, T]; the image placeholder stands P times a picture.
+        attention_mask: [B, T].
+        answers: bool [B, T-1] from `answer_positions`.
+        image_token_id: the placeholder in `input_ids`, where it isn't this model's own.
+        rows: keep the first `rows` entries of the vocabulary: the tokenizer's real length.
+
+    Returns:
+        [A, rows] with A = answers.sum(), in row-major order of `answers`.
+
+    Raises:
+        ValueError: the placeholders and the features differ in number.
+    """
+    token = vlm.config.image_token_id if image_token_id is None else image_token_id
+    image_mask = input_ids == token  # [B, T]
+    # The placeholder may lie outside the teacher's vocabulary; its embedding is replaced in any case.
+    embeds = vlm.get_input_embeddings()(input_ids.masked_fill(image_mask, 0))  # [B, T, W]
+    expected = 0 if features is None else features.shape[0] * features.shape[1]
+    # masked_scatter silently ignores surplus features, so they are counted.
+    if int(image_mask.sum()) != expected:
+        raise ValueError(f"{int(image_mask.sum())} image tokens for {expected} image features")
+    if features is not None:
+        projected = vlm.model.multi_modal_projector(features).to(embeds.dtype)  # [I, P, W]
+        embeds = embeds.masked_scatter(image_mask.unsqueeze(-1), projected)
+    hidden = vlm.model.language_model(
+        inputs_embeds=embeds, attention_mask=attention_mask, use_cache=False
+    ).last_hidden_state  # [B, T, W]
+    logits = vlm.lm_head(hidden[:, :-1][answers])  # [A, V]
+    return logits if rows is None else logits[:, :rows]
+
+
+class SwitchStudent(LlavaForConditionalGeneration):
+    """A LLaVA student whose forward returns what a training step needs: answer logits, and the tower's features for the
+    switch, from one pass of the tower. It adds no parameter and no state, and is saved as plain LLaVA."""
+
+    def forward(self, input_ids, attention_mask, labels, pixel_values=None, rows=None, **_):  # type: ignore[override]
+        """→ (logits [A, rows], features [I, P, W_v] or None); see `answer_logits`."""
+        features = None
+        if pixel_values is not None:
+            features = vision_features(self, pixel_values.to(self.dtype))
+        logits = answer_logits(self, features, input_ids, attention_mask, answer_positions(labels), rows=rows)
+        return logits, features
+
+
+class Switch(torch.nn.Module):
+    """The frozen teacher's side: its own logits, and those it gives when it looks through the student's tower.
+
+    Args:
+        teacher: any LLaVA model; it is frozen here (no parameter gets a gradient), but stays differentiable.
+        image_token_id: the placeholder in the student's input ids.
+        rows: the tokenizer's real length; rows of the embedding beyond it are untrained padding.
+    """
+
+    def __init__(self, teacher: LlavaForConditionalGeneration, image_token_id: int, rows: int):
+        super().__init__()
+        self.teacher = teacher.eval().requires_grad_(False)
+        self.image_token_id = image_token_id
+        self.rows = rows
+
+    def checkpoint_gradients(self) -> None:
+        """Recomputes the teacher's activations in the switch's backward pass instead of keeping them.
+
+        transformers recomputes in training mode only, which changes nothing else where the dropouts are zero.
+
+        Raises:
+            ValueError: the teacher's language model has dropout.
+        """
+        language = self.teacher.model.language_model
+        if language.config.attention_dropout:
+            raise ValueError("a teacher with attention dropout can't be recomputed")
+        language.gradient_checkpointing_enable({"use_reentrant": False})
+        language.train()
+
+    @torch.no_grad()
+    def teacher_logits(self, batch: dict[str, Tensor]) -> Tensor:
+        """z^T [A, rows], equation 2; no graph."""
+        pixels = batch.get("pixel_values")
+        features = None if pixels is None else vision_features(self.teacher, pixels.to(self.teacher.dtype))
+        return self._answer(features, batch["input_ids"], batch["attention_mask"], batch["labels"])
+
+    def switch_logits(self, features: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor | None, Tensor]:
+        """z^Switch, equation 5, for the samples with a picture: text alone passes no tower and needs no switch.
+
+        Returns:
+            (logits [A', rows] or None where no sample has a picture, which of the A answer positions they belong to [A]).
+        """
+        rows = (batch["input_ids"] == self.image_token_id).any(dim=1)  # [B]
+        answers = answer_positions(batch["labels"])  # [B, T-1]
+        owner = rows.unsqueeze(1).expand_as(answers)[answers]  # [A]
+        if features is None:
+            return None, owner
+        with_picture = {key: batch[key][rows] for key in ("input_ids", "attention_mask", "labels")}
+        return self._answer(features.to(self.teacher.dtype), **with_picture), owner
+
+    def _answer(self, features: Tensor | None, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Tensor:
+        return answer_logits(
+            self.teacher,
+            features,
+            input_ids,
+            attention_mask,
+            answer_positions(labels),
+            image_token_id=self.image_token_id,
+            rows=self.rows,
+        )

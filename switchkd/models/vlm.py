@@ -1,0 +1,338 @@
+"""LLaVA models as folders: put together from parts, loaded, saved under portable names, taken apart again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import save_torch_state_dict
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoTokenizer,
+    CLIPVisionModel,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerBase,
+    Qwen2ForCausalLM,
+    SiglipVisionModel,
+)
+
+from switchkd.errors import CheckpointError
+from switchkd.files import replacing_folder
+from switchkd.models.tokenizer import IMAGE_PAD
+
+VISION_CLASSES: dict[str, type] = {"siglip_vision_model": SiglipVisionModel, "clip_vision_model": CLIPVisionModel}
+PARTS = ("vision", "projector", "language")
+
+
+def part_modules(vlm: LlavaForConditionalGeneration) -> dict[str, list[nn.Module]]:
+    """The modules of each part, by its name in recipes."""
+    model = vlm.model
+    return {
+        "vision": [model.vision_tower],
+        "projector": [model.multi_modal_projector],
+        "language": [model.language_model, vlm.lm_head],
+    }
+
+
+def resolve_checkpoint(name: str | Path) -> Path:
+    """A local folder as it is, anything else from the model hub (or its local cache).
+
+    Raises:
+        CheckpointError: neither a folder nor a model that the hub gives out.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists() or path.is_absolute() or str(name).startswith("."):
+        raise CheckpointError(f"{name} is not a model folder; give a folder or the name of a model on the hub.")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(name), ignore_patterns=["*.bin", "*.pt", "*.pth", "*.msgpack", "*.h5"]))
+    except Exception as error:
+        raise CheckpointError(
+            f"'{name}' is neither a folder nor a model that could be downloaded ({type(error).__name__}); "
+            "check the name and the network, or give a local folder."
+        ) from error
+
+
+def read_config(folder: Path) -> Any:
+    """The configuration of a checkpoint folder.
+
+    Raises:
+        CheckpointError: config.json is missing or unreadable.
+    """
+    try:
+        return AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{folder} has no usable config.json: {_first_line(error)}") from error
+
+
+def assemble(
+    vision: Any,
+    language: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    image_processor: Any | None = None,
+    *,
+    feature_layer: int = -1,
+) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
+    """A LLaVA model of two parts and a new, random projector.
+
+    Args:
+        vision: a SigLIP or CLIP vision model with weights, or its configuration for random ones.
+        language: a Qwen2ForCausalLM with weights, or its configuration for random ones.
+        tokenizer: the language model's; its `<|image_pad|>` becomes the image token where it has one, otherwise the
+            token is added, into the embedding's spare rows where there are any.
+        image_processor: the vision model's, or None for that family's defaults at the tower's size.
+        feature_layer: which hidden layer of the tower feeds the projector.
+
+    Raises:
+        CheckpointError: a part of an unsupported kind, or a feature layer that the tower doesn't have.
+    """
+    vision_config, text_config = getattr(vision, "config", vision), getattr(language, "config", language)
+    _check_parts(vision_config, text_config, feature_layer)
+    image_token_id = _image_token(tokenizer)
+    tied = bool(getattr(text_config, "tie_word_embeddings", False))
+    is_clip = vision_config.model_type == "clip_vision_model"
+    if not is_clip:
+        vision_config.vision_use_head = False  # a pooling head that no feature comes from
+    patches = (vision_config.image_size // vision_config.patch_size) ** 2
+    config = LlavaConfig(
+        vision_config=vision_config,
+        text_config=text_config,
+        image_token_index=image_token_id,
+        vision_feature_layer=feature_layer,
+        # "default" drops token 0: CLIP's class token, but a real patch of SigLIP's.
+        vision_feature_select_strategy="default" if is_clip else "full",
+        image_seq_length=patches,
+        projector_hidden_act="gelu",
+        tie_word_embeddings=tied,
+    )
+    vlm = LlavaForConditionalGeneration(config)
+    if isinstance(vision, nn.Module):
+        tower = vlm.model.vision_tower
+        weights = {name.removeprefix("vision_model."): tensor for name, tensor in vision.state_dict().items()}
+        tower.load_state_dict({name: weights[name] for name in tower.state_dict()})
+    if isinstance(language, nn.Module):
+        vlm.model.language_model.load_state_dict(language.model.state_dict())
+        if not tied:
+            vlm.lm_head.load_state_dict(language.lm_head.state_dict())
+    if len(tokenizer) > text_config.vocab_size:
+        vlm.resize_token_embeddings(len(tokenizer))
+    vlm.generation_config.eos_token_id = tokenizer.eos_token_id
+    vlm.generation_config.pad_token_id = tokenizer.pad_token_id
+    processor = LlavaProcessor(
+        image_processor=image_processor or default_image_processor(vision_config),
+        tokenizer=tokenizer,
+        patch_size=vision_config.patch_size,
+        vision_feature_select_strategy=config.vision_feature_select_strategy,
+        image_token=tokenizer.convert_ids_to_tokens(image_token_id),
+        num_additional_image_tokens=1 if is_clip else 0,
+        chat_template=(resources.files("switchkd.models") / "chatml.jinja").read_text(),
+    )
+    return vlm, processor
+
+
+def _check_parts(vision_config: Any, text_config: Any, feature_layer: int) -> None:
+    if vision_config.model_type not in VISION_CLASSES:
+        raise CheckpointError(
+            f"The vision part is a '{vision_config.model_type}'; supported are {', '.join(VISION_CLASSES)}."
+        )
+    if text_config.model_type != "qwen2":
+        raise CheckpointError(f"The language part is a '{text_config.model_type}'; supported is qwen2.")
+    layers = vision_config.num_hidden_layers
+    if not -layers - 1 <= feature_layer <= layers:
+        raise CheckpointError(f"Feature layer {feature_layer} doesn't exist: the tower has {layers} layers.")
+
+
+def _image_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    vocabulary = tokenizer.get_vocab()
+    for token in (IMAGE_PAD, "<image>"):
+        if token in vocabulary:
+            return vocabulary[token]
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    return tokenizer.convert_tokens_to_ids("<image>")
+
+
+def default_image_processor(vision_config: Any) -> Any:
+    """The image processor that belongs to a tower of this family and size."""
+    from transformers import CLIPImageProcessor, SiglipImageProcessor
+
+    side = vision_config.image_size
+    if vision_config.model_type == "clip_vision_model":
+        return CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+    # SigLIP stretches to the exact size with a bicubic filter.
+    return SiglipImageProcessor(
+        size={"height": side, "width": side}, resample=3, image_mean=[0.5] * 3, image_std=[0.5] * 3
+    )
+
+
+def load_vision(folder: Path) -> nn.Module:
+    """A SigLIP or CLIP tower, alone or out of a full two-tower or LLaVA checkpoint."""
+    config = read_config(folder)
+    if config.model_type == "llava":
+        return load_vlm(folder).model.vision_tower
+    kind = getattr(config, "vision_config", config).model_type
+    if kind not in VISION_CLASSES:
+        raise CheckpointError(f"{folder} holds a '{kind}'; a vision part is one of {', '.join(VISION_CLASSES)}.")
+    return _load(VISION_CLASSES[kind], folder)
+
+
+def load_language(folder: Path) -> Qwen2ForCausalLM:
+    """A Qwen2 language model."""
+    kind = read_config(folder).model_type
+    if kind != "qwen2":
+        raise CheckpointError(f"{folder} holds a '{kind}'; a language part is a qwen2 model.")
+    return _load(Qwen2ForCausalLM, folder)
+
+
+def load_vlm(folder: Path, cls: type = LlavaForConditionalGeneration, dtype: torch.dtype = torch.float32) -> Any:
+    """A LLaVA model (or `cls`, a subclass of it) from a llava-hf style folder.
+
+    Raises:
+        CheckpointError: another kind of model, or weights that are torn, missing or unpaired with the configuration.
+    """
+    kind = read_config(folder).model_type
+    if kind != "llava":
+        raise CheckpointError(f"{folder} holds a '{kind}', not a LLaVA model; put one together with `skd init`.")
+    return _load(cls, folder, dtype)
+
+
+def _load(cls: type, folder: Path, dtype: torch.dtype = torch.float32) -> Any:
+    if not any(folder.glob("*.safetensors")):
+        raise CheckpointError(f"{folder} holds no .safetensors weights; other formats are not read.")
+    try:
+        model, report = cls.from_pretrained(  # type: ignore[attr-defined]
+            folder, dtype=dtype, use_safetensors=True, output_loading_info=True, local_files_only=True
+        )
+    except Exception as error:
+        raise CheckpointError(f"The weights in {folder} can't be read: {_first_line(error)}") from error
+    # A silently re-initialised part would train on, or distil, noise.
+    missing = [key for key in report["missing_keys"] if "vision_model.head" not in key and ".head." not in key]
+    if missing:
+        raise CheckpointError(f"The weights in {folder} are incomplete: {len(missing)} missing, first {missing[0]}.")
+    if report.get("mismatched_keys"):
+        raise CheckpointError(f"The weights in {folder} don't fit its config.json: {report['mismatched_keys'][0]}.")
+    return model
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint folder."""
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:
+        raise CheckpointError(f"{folder} has no usable tokenizer: {_first_line(error)}") from error
+
+
+def load_image_processor(folder: Path) -> Any | None:
+    """The image processor of a vision checkpoint, or None where the folder brings none."""
+    if not (folder / "preprocessor_config.json").exists() and not (folder / "processor_config.json").exists():
+        return None
+    return AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+
+
+def save_vlm(vlm: LlavaForConditionalGeneration, folder: Path, processor_from: LlavaProcessor | Path) -> None:
+    """Writes a complete model folder, whole or not at all, that transformers 4.57 and 5 both read.
+
+    Args:
+        processor_from: a processor, or a model folder whose tokenizer, chat template and preprocessing are kept.
+    """
+    with replacing_folder(folder) as partial:
+        save_torch_state_dict(portable_state_dict(vlm), partial, metadata={"format": "pt"})
+        vlm.generation_config.save_pretrained(partial)
+        write_portable_config(vlm.config, partial)
+        if isinstance(processor_from, Path):
+            copy_processor(processor_from, partial)
+        else:
+            save_processor(processor_from, partial)
+
+
+def portable_state_dict(vlm: LlavaForConditionalGeneration) -> dict[str, Tensor]:
+    """The weights under the names that every transformers reads: 4.57 takes newer names for an unknown tower and
+    initialises it at random with no more than a warning."""
+    prefixes = {
+        "model.vision_tower.": "vision_tower.vision_model.",
+        "model.multi_modal_projector.": "multi_modal_projector.",
+        "model.language_model.": "language_model.model.",
+        "lm_head.": "language_model.lm_head.",
+    }
+    tied = vlm.config.tie_word_embeddings
+    weights: dict[str, Tensor] = {}
+    for name, tensor in vlm.state_dict().items():
+        if tied and name.startswith("lm_head."):
+            continue
+        prefix = next(prefix for prefix in prefixes if name.startswith(prefix))
+        weights[prefixes[prefix] + name.removeprefix(prefix)] = tensor
+    return weights
+
+
+def write_portable_config(config: LlavaConfig, folder: Path) -> None:
+    """config.json with what readers of either major version look for."""
+    config.architectures = ["LlavaForConditionalGeneration"]
+    config.save_pretrained(folder)
+    path = folder / "config.json"
+    written = json.loads(path.read_text())
+    text = written["text_config"]
+    # 4.57 looks for rope_theta and falls back to 10,000 without it.
+    text.setdefault("rope_theta", text.get("rope_parameters", {}).get("rope_theta", 10000.0))
+    written["torch_dtype"] = written.get("dtype")
+    path.write_text(json.dumps(written, indent=2, sort_keys=True) + "\n")
+
+
+PROCESSOR_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+    "processor_config.json",
+    "preprocessor_config.json",
+)
+
+
+def save_processor(processor: LlavaProcessor, folder: Path) -> None:
+    """Tokenizer, chat template and preprocessing; the image part also in the file that 4.57 reads."""
+    processor.save_pretrained(folder)
+    processor.image_processor.save_pretrained(folder)
+
+
+def copy_processor(source: Path, target: Path) -> None:
+    """The same files, byte by byte, from another model folder."""
+    for name in PROCESSOR_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+
+
+def save_part(vlm: LlavaForConditionalGeneration, part: str, folder: Path, processor_from: Path) -> None:
+    """One part of a LLaVA model as a checkpoint of its own: `vision` with its preprocessing, `language` with its
+    tokenizer. The inverse of `assemble`."""
+    with replacing_folder(folder) as partial:
+        if part == "vision":
+            tower = VISION_CLASSES[vlm.config.vision_config.model_type](vlm.config.vision_config)
+            inner = getattr(tower, "vision_model", tower)
+            inner.load_state_dict(vlm.model.vision_tower.state_dict())
+            tower.to(vlm.dtype).save_pretrained(partial)
+            AutoImageProcessor.from_pretrained(processor_from).save_pretrained(partial)
+        else:
+            language = Qwen2ForCausalLM(vlm.config.text_config)
+            language.model.load_state_dict(vlm.model.language_model.state_dict())
+            language.lm_head.load_state_dict(vlm.lm_head.state_dict())
+            language.to(vlm.dtype).save_pretrained(partial)
+            for name in PROCESSOR_FILES[:6]:
+                if (processor_from / name).is_file():
+                    shutil.copyfile(processor_from / name, partial / name)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:200]

@@ -1,0 +1,230 @@
+"""Picture to pixels: exactly what a checkpoint's image processor in transformers does, with Pillow and numpy only.
+
+Two stages, because llama.cpp takes the first one's result: `resize` gives bytes, `normalize` gives the floats that a
+vision tower reads. Both equal transformers' SiglipImageProcessor and CLIPImageProcessor (Pillow backend) bit by bit.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from switchkd.errors import CheckpointError, DataError
+
+MAX_PIXELS = 89_478_485  # 256 MiB as RGB: Pillow's own bound against decompression bombs
+MAX_ASPECT = 200  # resizing the short edge of a longer strip would take gigabytes
+
+_PROCESSORS = ("SiglipImageProcessor", "CLIPImageProcessor")
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """A checkpoint's way from a picture to `pixel_values`."""
+
+    height: int  # of the result, in pixels
+    width: int
+    shortest_edge: (
+        int | None
+    )  # None: stretch to height × width (SigLIP); else resize to it, then crop the centre (CLIP)
+    resample: int  # Pillow's filter: 2 bilinear, 3 bicubic
+    rescale_factor: float  # 1/255: bytes to 0 … 1
+    mean: tuple[float, float, float]  # subtracted after rescaling, red, green, blue
+    std: tuple[float, float, float]  # divided by afterwards
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Preprocess:
+        """Reads preprocessor_config.json, or the image_processor part of processor_config.json (transformers 5).
+
+        Raises:
+            CheckpointError: neither is there, one is torn, or it asks for what this class doesn't do.
+        """
+        folder = Path(folder)
+        for name, part in (("preprocessor_config.json", None), ("processor_config.json", "image_processor")):
+            path = folder / name
+            try:
+                config = json.loads(path.read_text(encoding="utf-8"))
+            except FileNotFoundError:
+                continue
+            except (OSError, ValueError, RecursionError) as error:
+                raise CheckpointError(f"{path} can't be read: {error}.") from error
+            config = config if part is None or not isinstance(config, dict) else config.get(part)
+            if config is not None:
+                return cls.from_config(config, path)
+        raise CheckpointError(
+            f"{folder} has no preprocessor_config.json; save the checkpoint with its image processor."
+        )
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], source: Path | str = "preprocessor_config.json") -> Preprocess:
+        """Reads the fields of a transformers image processor.
+
+        Raises:
+            CheckpointError: a kind or a setting that this class doesn't do, by name; a field missing or wrong.
+        """
+        if not isinstance(config, Mapping):
+            raise CheckpointError(f"{source} isn't a JSON object.")
+        named = config.get("image_processor_type") or config.get("feature_extractor_type")  # the latter before 2023
+        kind = str(named).replace("FeatureExtractor", "ImageProcessor").removesuffix("Fast").removesuffix("Pil")
+        if kind not in _PROCESSORS:
+            raise CheckpointError(
+                f"{source}: image_processor_type {named} isn't supported, only {' and '.join(_PROCESSORS)}."
+            )
+        wanted = {"do_resize": True, "do_rescale": True, "do_normalize": True, "do_pad": False}
+        for name, value in wanted.items():
+            if (config.get(name, value) or False) is not value:
+                raise CheckpointError(f"{source}: {name} = {config[name]} isn't supported, only {value}.")
+        try:
+            height, width, shortest_edge = _geometry(config, kind)
+            return cls(
+                height=height,
+                width=width,
+                shortest_edge=shortest_edge,
+                resample=int(Image.Resampling(config["resample"])),
+                rescale_factor=float(config.get("rescale_factor", 1 / 255)),
+                mean=_three(config["image_mean"]),
+                std=_three(config["image_std"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+            raise CheckpointError(f"{source} can't be used: {reason}.") from error
+
+    def __call__(self, image: Image.Image) -> NDArray[np.float32]:
+        """A picture's pixel_values: [3, height, width] float32. Raises DataError as `resize`."""
+        return self.normalize(self.resize(image))
+
+    def resize(self, image: Image.Image) -> NDArray[np.uint8]:
+        """The first stage: [height, width, 3] bytes, red, green, blue, top row first.
+
+        Raises:
+            DataError: a picture too large or too narrow to resize, or of a mode that has no colours.
+        """
+        _check_size(image.size, "The picture")
+        image = to_rgb(image)
+        if self.shortest_edge is None:
+            return np.array(image.resize((self.width, self.height), self.resample))
+        scale_to, (width, height) = self.shortest_edge, image.size
+        short, long = scale_to, int(scale_to * max(width, height) / min(width, height))
+        image = image.resize((short, long) if width <= height else (long, short), self.resample)
+        left, top = (image.width - self.width) // 2, (image.height - self.height) // 2
+        return np.array(image.crop((left, top, left + self.width, top + self.height)))
+
+    def normalize(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The second stage: [height, width, 3] bytes to [3, height, width] float32: (x · factor − mean) / std."""
+        channels = [table[pixels[..., channel]] for channel, table in enumerate(self._tables)]
+        return np.stack(channels)
+
+    @cached_property
+    def _tables(self) -> NDArray[np.float32]:
+        """[3, 256]: what each byte becomes; rounded where transformers rounds (float64 product, then float32)."""
+        rescaled = (np.arange(256, dtype=np.float64) * self.rescale_factor).astype(np.float32)
+        mean, std = (np.array(values, dtype=np.float32)[:, None] for values in (self.mean, self.std))
+        return (rescaled - mean) / std
+
+
+def open_image(path: Path | str) -> Image.Image:
+    """Reads a picture from disk: fully decoded, upright by its EXIF orientation, RGB as `to_rgb` makes it.
+
+    Raises:
+        DataError: there is no such file, it is no picture, it is torn, too large or too narrow.
+    """
+    with _open(path) as image:
+        try:
+            return to_rgb(ImageOps.exif_transpose(image))
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
+        except Exception as error:  # Pillow's decoders raise all kinds on broken data
+            raise DataError(f"{path} is torn or not a picture: {error or type(error).__name__}.") from error
+
+
+def check_image_header(path: Path | str) -> None:
+    """Reads no more than a picture's header. Raises DataError as `open_image`, though not for a torn body."""
+    _open(path).close()
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any picture as RGB; transparency shows white, as in transformers' image processors.
+
+    A picture of 16 bits a pixel keeps its upper 8, where Pillow and transformers would clip it to white.
+
+    Raises:
+        DataError: floating-point pixels, which have no agreed range.
+    """
+    if image.mode == "F":
+        raise DataError("Pictures with floating-point pixels aren't supported; save it with 8 bits a channel.")
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if "A" in image.getbands() or image.info.get("transparency") is not None:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _open(path: Path | str) -> Image.Image:
+    if not Path(path).is_file():
+        raise DataError(f"There is no picture {path}.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # checked below
+            image = Image.open(path)
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{path} has too many pixels: {error}") from error
+    except Exception as error:  # see open_image
+        raise DataError(f"{path} is torn or not a picture: {error or type(error).__name__}.") from error
+    try:
+        _check_size(image.size, str(path))
+    except DataError:
+        image.close()
+        raise
+    return image
+
+
+def _check_size(size: tuple[int, int], name: str) -> None:
+    width, height = size
+    if width * height > MAX_PIXELS:
+        raise DataError(f"{name} is {width} × {height} pixels, more than {MAX_PIXELS:,}; make it smaller.")
+    if min(size) == 0 or max(size) > MAX_ASPECT * min(size):
+        raise DataError(
+            f"{name} is {width} × {height} pixels: its sides may differ {MAX_ASPECT}-fold at most; crop it."
+        )
+
+
+def _geometry(config: Mapping[str, Any], kind: str) -> tuple[int, int, int | None]:
+    """(height, width, shortest edge) from size and crop_size, in today's form or CLIP's older one of plain numbers."""
+    crops = config.get("do_center_crop", kind == "CLIPImageProcessor")
+    size: Any = config["size"]
+    crop: Any = config["crop_size"] if crops else None
+    size = {"shortest_edge": size} if isinstance(size, int) else size
+    crop = {"height": crop, "width": crop} if isinstance(crop, int) else crop
+    sides = {name for name, value in size.items() if value is not None}
+    if sides == {"height", "width"}:
+        target = (_positive(size["height"]), _positive(size["width"]))
+        if crops and (crop["height"], crop["width"]) != target:
+            raise ValueError(f"do_center_crop after a resize to {target[0]} × {target[1]} isn't supported")
+        return *target, None
+    if sides == {"shortest_edge"} and crops:
+        edge, height, width = _positive(size["shortest_edge"]), _positive(crop["height"]), _positive(crop["width"])
+        if max(height, width) > edge:
+            raise ValueError(f"crop_size {height} × {width} exceeds the shortest edge {edge}")
+        return height, width, edge
+    raise ValueError(f"size of {' and '.join(sorted(sides))} with do_center_crop = {crops} isn't supported")
+
+
+def _positive(value: Any) -> int:
+    if not isinstance(value, int) or not 0 < value <= 4096:
+        raise ValueError(f"a side is {value!r}, not 1 to 4096 pixels")
+    return value
+
+
+def _three(values: float | Sequence[float]) -> tuple[float, float, float]:
+    red, green, blue = [values] * 3 if isinstance(values, int | float) else values
+    return float(red), float(green), float(blue)

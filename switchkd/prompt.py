@@ -1,0 +1,278 @@
+"""Messages to token ids: a chat template and a tokenizer, as training and every engine use them. No torch.
+
+A message is `{"role": "system" | "user" | "assistant" | "tool", "content": …}`; the content is a string or a list of
+`{"type": "text", "text": …}` and `{"type": "image"}` parts. Which tokens are the assistant's own, and so are learned,
+is said by the template's `{% generation %}` block, never by searching the text.
+
+Text is data: a special token's name inside a message (`<|im_start|>`, the image placeholder) is encoded as the plain
+characters it is made of, so that nobody's text can open a turn, close one or stand for a picture.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from switchkd.chat_template import CUT, MARK, Layout, compile_template, read_marks
+from switchkd.errors import CheckpointError, DataError
+
+Message = Mapping[str, Any]
+ROLES = ("system", "user", "assistant", "tool")
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A conversation as the language model reads it."""
+
+    ids: list[int]  # token ids, each picture expanded to its image tokens; length T
+    answer_mask: list[bool]  # length T; true where the assistant speaks, its end-of-turn token included
+
+
+class ChatPrompt:
+    """A checkpoint's chat template and tokenizer.
+
+    Args:
+        tokenizer: of the checkpoint; its truncation and padding are switched off.
+        template: the Jinja chat template.
+        image_token_id: the id whose embedding the picture's features replace.
+        special_tokens: named tokens for the template and the engines, e.g. `{"eos_token": "<|im_end|>"}`.
+
+    Raises:
+        CheckpointError: the tokenizer lacks the image token, or the template has a syntax error.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        template: str,
+        image_token_id: int,
+        special_tokens: Mapping[str, str] | None = None,
+    ) -> None:
+        image_token = tokenizer.id_to_token(image_token_id)
+        if image_token is None:
+            raise CheckpointError(f"The tokenizer has no token {image_token_id}, which the model takes as image token.")
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        self.tokenizer = tokenizer
+        self.template = template
+        self.image_token: str = image_token
+        self.image_token_id = image_token_id
+        self.special_tokens = dict(special_tokens or {})
+        self._compiled = compile_template(template)
+        names = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
+        names |= {image_token, *self.special_tokens.values()}
+        self._reserved = re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True))))
+        # No reserved name survives in a text that is cut behind each of these.
+        self._initial = re.compile("[" + "".join(re.escape(initial) for initial in {name[0] for name in names}) + "]")
+
+    @classmethod
+    def load(cls, folder: Path | str) -> ChatPrompt:
+        """Reads tokenizer.json, the chat template and the image token's id from a checkpoint or export folder.
+
+        Raises:
+            CheckpointError: a file is missing, torn or says nothing of the image token.
+        """
+        folder = Path(folder)
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            raise CheckpointError(f"{path} is missing; save the checkpoint with its fast tokenizer.")
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # `tokenizers` raises bare Exception
+            raise CheckpointError(f"{path} can't be read as a tokenizer: {error}.") from error
+        settings = _read_json(folder / "tokenizer_config.json")
+        special = _special_tokens(_read_json(folder / "special_tokens_map.json") | settings)
+        return cls(tokenizer, _find_template(folder, settings), _find_image_token_id(folder, tokenizer), special)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ChatPrompt, (self.tokenizer, self.template, self.image_token_id, self.special_tokens)
+
+    @property
+    def length(self) -> int:
+        """Ids that the tokenizer really has: the highest id of any token, added ones included, plus one."""
+        return max(self.tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+
+    def require_answer_marks(self) -> None:
+        """Raises CheckpointError if the template has no `{% generation %}` block, without which there are no labels."""
+        if not self._compiled.environment.marks_answers:  # type: ignore[attr-defined]
+            raise CheckpointError(
+                "The chat template has no {% generation %} block, so it doesn't say which tokens are the assistant's; "
+                "put one around the assistant's text or use switchkd/models/chatml.jinja."
+            )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of all that decides which ids a conversation gets."""
+        parts = (self.tokenizer.to_str(), self.template, self.image_token_id, sorted(self.special_tokens.items()))
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    def token_id(self, name: str) -> int | None:
+        """The id of a named special token, e.g. `"eos_token"` or `"pad_token"`; None where the checkpoint has none."""
+        token = self.special_tokens.get(name)
+        return None if token is None else self.tokenizer.token_to_id(token)
+
+    def render(
+        self, messages: Sequence[Message], add_generation_prompt: bool = False
+    ) -> tuple[str, list[tuple[int, int]]]:
+        """The conversation as text, with one image token a picture, and the assistant's character ranges in it.
+
+        Raises:
+            DataError: a message that isn't of the form above, or text that isn't Unicode.
+            CheckpointError: the template fails on these messages.
+        """
+        layout = self._lay_out(messages, add_generation_prompt)
+        return layout.text, layout.answers
+
+    def encode(
+        self,
+        messages: Sequence[Message],
+        *,
+        image_tokens: int,
+        add_generation_prompt: bool = False,
+        labels: bool = False,
+    ) -> Encoded:
+        """Token ids of a conversation.
+
+        Args:
+            messages: the turns, in order.
+            image_tokens: tokens that one picture takes.
+            add_generation_prompt: end with the opening of an assistant turn, for inference.
+            labels: the answer mask is needed, so a template that marks no answers is an error.
+
+        Raises:
+            DataError: as `render`.
+            CheckpointError: as `render`, a template that loses a picture, or one without answers to learn.
+        """
+        if labels:
+            self.require_answer_marks()
+        layout = self._lay_out(messages, add_generation_prompt)
+        ids: list[int] = []
+        mask: list[bool] = []
+        pictures = 0
+        for start, end in layout.pieces:
+            piece = self.tokenizer.encode(layout.text[start:end], add_special_tokens=False)
+            for token, (first, last) in zip(piece.ids, piece.offsets, strict=True):
+                answer = any(start + first < b and start + last > a for a, b in layout.answers)
+                copies = image_tokens if token == self.image_token_id else 1
+                pictures += token == self.image_token_id
+                ids += [token] * copies
+                mask += [answer] * copies
+        expected = sum(_count_images(message) for message in messages)
+        if pictures != expected:
+            raise CheckpointError(f"The chat template writes {pictures} image tokens for {expected} pictures.")
+        return Encoded(ids, mask)
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        """Text of token ids; bytes that aren't UTF-8 become U+FFFD."""
+        return self.tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
+
+    def _lay_out(self, messages: Sequence[Message], add_generation_prompt: bool) -> Layout:
+        checked = [self._check(message) for message in messages]
+        names = {**self.special_tokens, "image_token": self.image_token}
+        try:
+            marked = self._compiled.render(messages=checked, add_generation_prompt=add_generation_prompt, **names)
+        except Exception as error:  # a template is somebody's code and raises what it likes
+            raise CheckpointError(f"The chat template can't render this conversation: {error}") from error
+        return read_marks(marked)
+
+    def _check(self, message: Message) -> dict[str, Any]:
+        """The message with its text in NFC and every reserved name in it cut in two."""
+        if not isinstance(message, Mapping):
+            raise DataError(f"A message is an object with a role and content, not {message!r}.")
+        role, content = message.get("role"), message.get("content")
+        if role not in ROLES:
+            raise DataError(f"A message's role is one of {', '.join(ROLES)}, not {role!r}.")
+        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        if not isinstance(parts, list | tuple):
+            raise DataError(f"The {role} message's content is neither text nor a list of parts.")
+        texts = [_text_of(part, role) for part in parts]
+        # Joined, because a template may move the picture away from between two texts.
+        if self._reserved.search("".join(text for text in texts if text is not None)):
+            texts = [text and self._initial.sub(rf"\g<0>{CUT}", text) for text in texts]
+        # Only these fields pass: others would carry unchecked text into the template.
+        if isinstance(content, str):
+            return {"role": role, "content": texts[0]}
+        return {
+            "role": role,
+            "content": [{"type": "image"} if text is None else {"type": "text", "text": text} for text in texts],
+        }
+
+
+def _text_of(part: Any, role: str) -> str | None:
+    """A part's text in NFC (llama.cpp doesn't normalize, so it is done before any tokenizer); None for a picture."""
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if kind == "image":
+        return None
+    text = part.get("text") if kind == "text" else None
+    if not isinstance(text, str):
+        raise DataError(f"The {role} message has a part that is neither an image nor a text.")
+    text = unicodedata.normalize("NFC", text)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"The {role} message's text has a lone surrogate at character {error.start}.") from error
+    if MARK.search(text):
+        raise DataError(f"The {role} message's text holds a Unicode noncharacter (U+FDD0 to U+FDD2); remove it.")
+    return text
+
+
+def _count_images(message: Message) -> int:
+    content = message["content"]
+    return 0 if isinstance(content, str) else sum(part["type"] == "image" for part in content)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; empty where there is no such file."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} can't be read: {error}.") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} isn't a JSON object.")
+    return value
+
+
+def _special_tokens(settings: Mapping[str, Any]) -> dict[str, str]:
+    """The `…_token` entries, which are strings or `{"content": string}`."""
+    tokens = {name: value for name, value in settings.items() if name.endswith("_token")}
+    contents = {name: token.get("content") if isinstance(token, dict) else token for name, token in tokens.items()}
+    return {name: content for name, content in contents.items() if isinstance(content, str) and content}
+
+
+def _find_template(folder: Path, settings: Mapping[str, Any]) -> str:
+    """chat_template.jinja, or a "chat_template" entry in one of the JSON files that older checkpoints keep it in."""
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{path} can't be read: {error}.") from error
+    files = (_read_json(folder / "processor_config.json"), _read_json(folder / "chat_template.json"), settings)
+    for template in (file.get("chat_template") for file in files):
+        if isinstance(template, list):  # named templates: [{"name", "template"}]
+            template = {entry["name"]: entry["template"] for entry in template}.get("default")
+        if isinstance(template, str):
+            return template
+    raise CheckpointError(f"{folder} has no chat template; put one in {path.name}.")
+
+
+def _find_image_token_id(folder: Path, tokenizer: Tokenizer) -> int:
+    config = _read_json(folder / "config.json")
+    for name in ("image_token_index", "image_token_id"):
+        if isinstance(config.get(name), int):
+            return config[name]
+    token = _read_json(folder / "processor_config.json").get("image_token")
+    if isinstance(token, str) and (number := tokenizer.token_to_id(token)) is not None:
+        return number
+    raise CheckpointError(f"{folder / 'config.json'} names no image token (image_token_index).")

@@ -1,0 +1,120 @@
+"""What happens beside the training steps: a progress bar, and a clean stop on a signal."""
+
+from __future__ import annotations
+
+import signal
+import time
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+_SHOWN = {
+    "loss": "loss",
+    "ce": "CE",
+    "align": "Align",
+    "vsd": "VSD",
+    "k_teacher_mean": "kᵗ",
+    "k_teacher_p10": "p10",
+    "k_teacher_p90": "p90",
+    "k_student_mean": "kˢ",
+}
+_PLAIN_INTERVAL_SECONDS = 20.0
+
+
+def describe(logs: dict[str, float]) -> str:
+    """The named losses and knees of one log line, short."""
+    return "  ".join(
+        f"{label} {logs[key]:.0f}" if key.startswith("k_") else f"{label} {logs[key]:.3f}"
+        for key, label in _SHOWN.items()
+        if key in logs
+    )
+
+
+class ProgressBar(TrainerCallback):
+    """One line a stage: steps, the named losses, k's quantiles, time left. Plain lines where no terminal is watching."""
+
+    def __init__(self, title: str, console: Console):
+        self._title, self._console = title, console
+        self._progress: Progress | None = None
+        self._task: Any = None
+        self._text = ""
+        self._last_plain = 0.0
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if not state.is_world_process_zero:
+            return
+        self._last_plain = time.monotonic()
+        if self._console.is_terminal:
+            self._progress = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[text]}"),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                console=self._console,
+                transient=True,
+            )
+            self._task = self._progress.add_task(self._title, total=state.max_steps, text="")
+            self._progress.start()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self._progress is not None:
+            self._progress.update(self._task, completed=state.global_step)
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
+    ) -> None:
+        if not state.is_world_process_zero or not logs or "loss" not in logs:
+            return
+        self._text = describe(logs)
+        if self._progress is not None:
+            self._progress.update(self._task, completed=state.global_step, text=self._text)
+        elif state.global_step < state.max_steps and time.monotonic() - self._last_plain > _PLAIN_INTERVAL_SECONDS:
+            self._last_plain = time.monotonic()
+            self._console.print(f"{self._title}  step {state.global_step}/{state.max_steps}  {self._text}", soft_wrap=True)
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+        if state.is_world_process_zero:
+            self._console.print(f"{self._title}  step {state.global_step}/{state.max_steps}  {self._text}", soft_wrap=True)
+
+
+class StopOnSignal(TrainerCallback):
+    """Ctrl-C and SIGTERM finish the step, save a checkpoint and end the training; a second Ctrl-C ends it at once."""
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._note)
+
+    def _note(self, number: int, frame: Any) -> None:
+        self.received = signal.Signals(number)
+        signal.signal(number, signal.SIG_DFL)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self._anyone_stopped(args):
+            self.received = self.received or signal.SIGTERM
+            control.should_save = True
+            control.should_training_stop = True
+
+    def _anyone_stopped(self, args: TrainingArguments) -> bool:
+        if args.world_size == 1:
+            return self.received is not None
+        # The processes hear of a signal at different moments; all have to stop after the same step.
+        flag = torch.tensor(float(self.received is not None), device=args.device)
+        torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
+        return bool(flag.item())
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,73 @@
+"""Whether a student can be distilled from a teacher, found out before the first step."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from switchkd.errors import CompatibilityError
+from switchkd.models.layout import feature_width, image_tokens, read_layout
+from switchkd.preprocess import Preprocess
+
+
+def check_compatibility(teacher: Path, student: Path) -> None:
+    """Checks tokens, image tokens, vision width and preprocessing of two LLaVA folders.
+
+    Equal tokenizers with different numbers of embedding rows are compatible: rows beyond the tokenizer are padding.
+
+    Raises:
+        CompatibilityError: what differs, and what to do.
+    """
+    _check_tokens(_vocabulary(teacher), _vocabulary(student), teacher, student)
+    _check_vision(read_layout(teacher), read_layout(student))
+    if Preprocess.load(teacher) != Preprocess.load(student):
+        raise CompatibilityError(
+            "Teacher and student prepare pictures differently (size, filter, mean or deviation), but they look at the "
+            "same pixels while distilling; start the student from the same vision checkpoint family as the teacher's."
+        )
+
+
+def _vocabulary(folder: Path) -> dict[str, int]:
+    try:
+        content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        vocabulary = dict(content["model"]["vocab"])
+        vocabulary.update({token["content"]: token["id"] for token in content.get("added_tokens", [])})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CompatibilityError(f"{folder} has no readable tokenizer.json.") from error
+    return vocabulary
+
+
+def _check_tokens(theirs: dict[str, int], ours: dict[str, int], teacher: Path, student: Path) -> None:
+    # Image placeholders may have other names and places: their embeddings are replaced by features.
+    differing = {token for token, _ in set(theirs.items()) ^ set(ours.items())} - {"<image>", "<|image_pad|>"}
+    if differing:
+        raise CompatibilityError(
+            f"The tokenizers differ in {len(differing)} tokens (one is {sorted(differing)[0]!r}): logits of {teacher} and "
+            f"{student} can't be compared; take a teacher and a student language model of the same family."
+        )
+
+
+def _check_vision(theirs: dict[str, Any], ours: dict[str, Any]) -> None:
+    if feature_width(theirs) != feature_width(ours):
+        raise CompatibilityError(
+            f"The teacher's projector reads vision features of width {feature_width(theirs)}, the student's tower gives "
+            f"{feature_width(ours)}; the switch needs equal widths: take the same tower architecture."
+        )
+    if image_tokens(theirs) != image_tokens(ours):
+        raise CompatibilityError(
+            f"A picture is {image_tokens(theirs)} tokens for the teacher and {image_tokens(ours)} for the student; the "
+            "switch needs equal numbers: take the same picture size, patch size and feature selection."
+        )
+
+
+def towers_equal(teacher: nn.Module, student: nn.Module) -> bool:
+    """Whether two vision towers hold the same weights: then the visual-switch term starts at zero."""
+    ours, theirs = student.state_dict(), teacher.state_dict()
+    return ours.keys() == theirs.keys() and all(
+        ours[name].shape == tensor.shape and torch.equal(ours[name].float().cpu(), tensor.float().cpu())
+        for name, tensor in theirs.items()
+    )

@@ -1,0 +1,71 @@
+"""A stage in several processes: torchrun starts this module once for each, DeepSpeed ZeRO-2 joins them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from switchkd.errors import MissingDependencyError, SkdError
+from switchkd.training.stages import RECORD, Interrupted, StageJob, run_stage
+
+# What stopped workers leave for the parent, so that it tells a stop from a failure.
+STOP_NOTE = "stopped.txt"
+
+
+def run_distributed(job: StageJob, console: Console) -> Path:
+    """Runs a stage under torchrun and returns the model folder.
+
+    Raises:
+        Interrupted: a signal came; a checkpoint was saved.
+        SkdError: a process failed; its own message went to the terminal.
+    """
+    try:
+        import deepspeed  # noqa: F401
+    except ImportError as error:
+        raise MissingDependencyError("--nproc needs DeepSpeed: pip install 'switchkd[train]'.") from error
+    path = job.save()
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(job.processes)),
+        *("-m", "switchkd.training.launch", str(path)),
+    ]
+    environment = {"OMP_NUM_THREADS": "1", **os.environ}
+    import torch
+
+    if not torch.cuda.is_available():
+        environment.setdefault("DS_ACCELERATOR", "cpu")
+    process = subprocess.Popen(command, env=environment)
+    try:
+        status = process.wait()
+    except KeyboardInterrupt:
+        # The terminal sent Ctrl-C to the workers too; they save and end by themselves.
+        status = process.wait()
+    if (job.folder / RECORD).exists():
+        return job.folder / "model"
+    if (job.folder / STOP_NOTE).exists():
+        note = (job.folder / STOP_NOTE).read_text()
+        (job.folder / STOP_NOTE).unlink()
+        raise Interrupted(note)
+    raise SkdError(f"Stage '{job.title}' failed in {job.processes} processes (status {status}); see the lines above.")
+
+
+def main(path: Path) -> None:
+    """One worker: runs the stage whose job lies at `path`."""
+    job = StageJob.load(path)
+    rank = int(os.environ["RANK"])
+    try:
+        run_stage(job, Console(quiet=rank != 0))
+    except Interrupted as stop:
+        if rank == 0:
+            (job.folder / STOP_NOTE).write_text(str(stop))
+    except SkdError as error:
+        if rank == 0:
+            print(f"Error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,258 @@
+"""A run: one folder in which data, parts, teacher and students are made, each only once for the same settings."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from rich.console import Console
+from transformers import AutoConfig
+
+from switchkd.data.roadscenes import corpus, write_roadscenes
+from switchkd.errors import RecipeError, SkdError
+from switchkd.files import file_sha256, folder_sha256, point_to, replacing_folder, write_text
+from switchkd.models.tokenizer import save_tokenizer, train_tokenizer
+from switchkd.models.vlm import (
+    assemble,
+    load_image_processor,
+    load_language,
+    load_tokenizer,
+    load_vision,
+    load_vlm,
+    resolve_checkpoint,
+    save_part,
+    save_vlm,
+)
+from switchkd.runs import RUNS
+from switchkd.training.launch import run_distributed
+from switchkd.training.recipe import DataSet, Distillation, Model, Part, Recipe, result_settings, to_plain
+from switchkd.training.stages import RECORD, StageJob, run_stage
+
+# Sentences that the small tokenizer is learned from.
+_TOKENIZER_SENTENCES = 4000
+
+
+class Run:
+    """Makes what a recipe asks for, in order, reusing what is already there.
+
+    Args:
+        folder: the run's folder; made where missing.
+        recipe: what to make.
+        processes: training processes; above 0 they are started by torchrun with DeepSpeed ZeRO-2, 0 trains right here.
+        restart: throw interrupted stages away instead of going on with them.
+    """
+
+    def __init__(self, folder: Path, recipe: Recipe, console: Console, *, processes: int = 0, restart: bool = False):
+        self.folder, self.recipe, self.console = folder, recipe, console
+        self._processes, self._restart = processes, restart
+        self._made: dict[str, Path] = {}
+        try:
+            (folder / "stages").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SkdError(f"The run's folder {folder} can't be made: {error.strerror}.") from error
+        write_text(folder / "recipe.yaml", yaml.safe_dump(to_plain(recipe), sort_keys=False, allow_unicode=True))
+        if folder.parent == RUNS:
+            point_to(RUNS / "latest", folder)
+
+    # Data ----------------------------------------------------------------------------------------------------------
+
+    def data(self) -> Path:
+        """The folder that relative data paths start from; makes the built-in task where the recipe wants it."""
+        if self.recipe.data.source == "files":
+            return Path(self.recipe.data.folder or ".")
+        settings = to_plain(self.recipe.roadscenes)
+        folder = self.folder / "stages" / f"data-{_fingerprint(settings)}"
+        if not folder.exists():
+            with self.console.status("drawing road scenes"):
+                write_roadscenes(folder, **settings)
+        point_to(self.folder / "data", folder)
+        return folder
+
+    def data_set(self, name: str) -> tuple[Path, Path]:
+        """File and image folder of a named data set."""
+        entry: DataSet = self.recipe.data.sets[name]
+        if not entry.file:
+            raise RecipeError(f"data.sets.{name}.file is empty: name a LLaVA JSON file, e.g. with --set.")
+        return self.data() / entry.file, self.data() / entry.images
+
+    def questions(self, split: str) -> tuple[Path, Path]:
+        """Question file and picture folder of the split `test` or `validation`."""
+        data = self.recipe.data
+        return self.data() / getattr(data, split), self.data() / data.test_images
+
+    # Models --------------------------------------------------------------------------------------------------------
+
+    def teacher(self) -> Path:
+        """The teacher's folder: a ready checkpoint, or trained here."""
+        return self._once("teacher", lambda: self._model("teacher", self.recipe.teacher, self.recipe.teacher.stages))
+
+    def student(self) -> Path:
+        """The distilled student's folder."""
+        return self._once("student", lambda: self._model("student", self.recipe.student, self.recipe.student.stages))
+
+    def baseline(self) -> Path:
+        """The student's undistilled twin."""
+        return self._once("baseline", lambda: self._model("student", self.recipe.student, self.recipe.student.baseline))
+
+    def part(self, name: str) -> Path:
+        """A part that the recipe trains from nothing."""
+        return self._once(f"parts/{name}", lambda: self._part(name, self.recipe.parts[name]))
+
+    def _once(self, name: str, make: Callable[[], Path]) -> Path:
+        if name not in self._made:
+            self._made[name] = make()
+            if self._made[name].is_relative_to(self.folder):
+                point_to(self.folder / name, self._made[name])
+        return self._made[name]
+
+    def _model(self, role: str, model: Model, stages: tuple[str, ...]) -> Path:
+        if model.checkpoint:
+            start = self._resolve(model.checkpoint)
+        elif model.vision and model.language:
+            start = self._assemble(role, model)
+        else:
+            raise RecipeError(f"{role} needs a checkpoint, or a vision and a language part.")
+        return self._train(role, start, stages)
+
+    def _resolve(self, reference: str) -> Path:
+        kind, _, name = reference.partition(":")
+        if kind == "part":
+            return self.part(name)
+        if kind == "asset":
+            return asset(name)
+        return resolve_checkpoint(reference)
+
+    def _assemble(self, role: str, model: Model) -> Path:
+        vision, language = self._resolve(model.vision), self._resolve(model.language)
+        inputs = {
+            "vision": folder_sha256(vision),
+            "language": folder_sha256(language),
+            "feature_layer": model.feature_layer,
+            "seed": self.recipe.seed,
+        }
+
+        def build() -> Any:
+            return assemble(
+                load_vision(vision),
+                load_language(language),
+                load_tokenizer(language),
+                load_image_processor(vision),
+                feature_layer=model.feature_layer,
+            )
+
+        return self._build_start(role, inputs, build)
+
+    def _part(self, name: str, part: Part) -> Path:
+        """A part is trained inside a whole model of which the rest is thrown away."""
+        if part.kind == "language":
+            inputs: dict[str, Any] = {"language": dict(part.shape), "vision": dict(part.vision)}
+            language: Any = lambda: AutoConfig.for_model("qwen2", **self._with_rows(part.shape))  # noqa: E731
+            vision_shape = part.vision
+        else:
+            companion = self.part(part.language)
+            inputs = {"vision": dict(part.shape), "language": folder_sha256(companion)}
+            language = lambda: load_language(companion)  # noqa: E731
+            vision_shape = part.shape
+        inputs |= {"seed": self.recipe.seed, "rows": self.recipe.tokenizer_rows}
+
+        def build() -> Any:
+            vision = AutoConfig.for_model("siglip_vision_model", vision_use_head=False, **vision_shape)
+            return assemble(vision, language(), load_tokenizer(self._tokenizer()))
+
+        start = self._build_start(name, inputs, build)
+        trained = self._train(name, start, part.stages)
+        target = trained.parent / part.kind
+        if not target.exists():
+            save_part(load_vlm(trained), part.kind, target, trained)
+        return target
+
+    def _with_rows(self, shape: Any) -> dict[str, Any]:
+        return {"vocab_size": self.recipe.tokenizer_rows, **shape}
+
+    def _tokenizer(self) -> Path:
+        folder = self.folder / "stages" / f"tokenizer-{self.recipe.tokenizer_rows}"
+        if not folder.exists():
+            with replacing_folder(folder) as partial:
+                sentences = corpus(self.recipe.roadscenes.seed, _TOKENIZER_SENTENCES)
+                save_tokenizer(train_tokenizer(sentences, self.recipe.tokenizer_rows), partial)
+        return folder
+
+    def _build_start(self, role: str, inputs: dict[str, Any], build: Callable[[], Any]) -> Path:
+        folder = self.folder / "stages" / f"{role}-start-{_fingerprint(inputs)}" / "model"
+        if not folder.exists():
+            torch.manual_seed(self.recipe.seed)
+            vlm, processor = build()
+            save_vlm(vlm, folder, processor)
+        return folder
+
+    # Stages --------------------------------------------------------------------------------------------------------
+
+    def _train(self, role: str, start: Path, stages: tuple[str, ...]) -> Path:
+        model = start
+        for name in stages:
+            model = self.stage(role, name, model)
+        return model
+
+    def stage(self, role: str, name: str, student: Path, distillation: Distillation | None = None) -> Path:
+        """Runs stage `name` on the model folder `student`, unless its result is already there."""
+        stage = self.recipe.stages[name]
+        teacher = self.teacher() if stage.distill else None
+        file, images = self.data_set(stage.data)
+        if not file.is_file():
+            raise RecipeError(f"Stage '{name}' reads {file}, which doesn't exist: set data.sets.{stage.data}.file.")
+        distillation = distillation or self.recipe.distillation
+        inputs = {
+            "stage": result_settings(stage),
+            "distillation": to_plain(distillation) if teacher else None,
+            "student": folder_sha256(student),
+            "teacher": teacher and folder_sha256(teacher),
+            "data": file_sha256(file),
+            "max_length": self.recipe.data.max_length,
+            "seed": self.recipe.seed,
+        }
+        folder = self.folder / "stages" / f"{role}-{name}-{_fingerprint(inputs)}"
+        if (folder / RECORD).exists():
+            return folder / "model"
+        if self._restart:
+            shutil.rmtree(folder, ignore_errors=True)
+        job = StageJob(
+            title=f"{role} {name}",
+            folder=folder,
+            student=student,
+            teacher=teacher,
+            data_file=file,
+            images=images,
+            cache=self.folder / "data-index",
+            stage=stage,
+            distillation=distillation,
+            data=self.recipe.data,
+            seed=self.recipe.seed,
+            deepspeed=str(resources.files("switchkd.recipes") / "deepspeed" / "zero2.json")
+            if self._processes
+            else None,
+            processes=max(1, self._processes),
+        )
+        return run_distributed(job, self.console) if self._processes else run_stage(job, self.console)
+
+
+def asset(name: str) -> Path:
+    """The folder of a checkpoint that ships with the package.
+
+    Raises:
+        SkdError: there is none of this name.
+    """
+    folder = Path(str(resources.files("switchkd") / "assets" / name))
+    if not (folder / "config.json").exists():
+        raise SkdError(f"There is no shipped part '{name}' in {folder.parent}.")
+    return folder
+
+
+def _fingerprint(inputs: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:12]

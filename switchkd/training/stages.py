@@ -1,0 +1,269 @@
+"""One training stage, from a model folder and a data file to a trained model folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import shutil
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import transformers
+from rich.console import Console
+from transformers import TrainingArguments
+
+import switchkd
+from switchkd.data.index import Source, build_index
+from switchkd.data.llava import Collator, LlavaDataset
+from switchkd.data.report import Report, make_report
+from switchkd.errors import SkdError
+from switchkd.files import write_text
+from switchkd.losses.objective import Objective
+from switchkd.models.layout import image_tokens, read_layout
+from switchkd.models.switch import Switch, SwitchStudent
+from switchkd.models.vlm import load_vlm, save_vlm
+from switchkd.preprocess import Preprocess
+from switchkd.prompt import ChatPrompt
+from switchkd.training.callbacks import ProgressBar, StopOnSignal
+from switchkd.training.compatibility import check_compatibility, towers_equal
+from switchkd.training.recipe import Data, Distillation, Stage, build, to_plain
+from switchkd.training.trainer import COMPLETE, SwitchTrainer, freeze_parts
+
+RECORD = "stage.json"
+JOB = "job.json"
+# Processes that look through a data file before training.
+_CHECKERS = max(1, min(8, os.cpu_count() or 1))
+
+
+class Interrupted(SkdError):
+    """Training was asked to stop; a checkpoint was saved."""
+
+
+@dataclass(frozen=True)
+class StageJob:
+    """All that one stage needs, as plain values, so that another process can run it."""
+
+    title: str
+    folder: Path
+    student: Path
+    teacher: Path | None
+    data_file: Path
+    images: Path
+    cache: Path
+    stage: Stage
+    distillation: Distillation
+    data: Data
+    seed: int
+    deepspeed: str | None = None
+    processes: int = 1
+
+    def save(self) -> Path:
+        """Writes the job into its folder and returns the file."""
+        plain = {
+            item.name: str(value) if isinstance(value := getattr(self, item.name), Path) else to_plain(value)
+            for item in dataclasses.fields(self)
+        }
+        write_text(self.folder / JOB, json.dumps(plain, indent=2, ensure_ascii=False) + "\n")
+        return self.folder / JOB
+
+    @classmethod
+    def load(cls, path: Path) -> StageJob:
+        """Reads what `save` wrote."""
+        plain = json.loads(path.read_text(encoding="utf-8"))
+        for name in ("folder", "student", "data_file", "images", "cache"):
+            plain[name] = Path(plain[name])
+        plain["teacher"] = plain["teacher"] and Path(plain["teacher"])
+        plain["stage"] = build(Stage, plain["stage"], "stage")
+        plain["distillation"] = build(Distillation, plain["distillation"], "distillation")
+        plain["data"] = build(Data, plain["data"], "data")
+        return cls(**plain)
+
+
+def run_stage(job: StageJob, console: Console) -> Path:
+    """Trains, or goes on training from the newest whole checkpoint, and returns the model folder.
+
+    Raises:
+        Interrupted: a signal came; a checkpoint lies in the stage's folder.
+        SkdError: the data, the models or the number of processes can't be used.
+    """
+    _quiet()
+    started = time.monotonic()
+    stage = job.stage
+    prompt = ChatPrompt.load(job.student)
+    dataset, report = open_data(job, prompt)
+    if not stage.trainable:
+        raise SkdError(f"Stage '{job.title}' trains no part: name some in stages.….trainable.")
+    student = load_vlm(job.student, SwitchStudent)
+    freeze_parts(student, stage.trainable)
+    stop = StopOnSignal()
+    trainer = SwitchTrainer(
+        student,
+        Objective(job.distillation),
+        stage=stage,
+        rows=prompt.length,
+        lengths=dataset.lengths,
+        switch=_switch(job, student, prompt, console),
+        lambda_switch=job.distillation.lambda_switch,
+        args=_arguments(job),
+        train_dataset=dataset,
+        data_collator=Collator(prompt.token_id("pad_token") or 0),
+        callbacks=[stop, ProgressBar(job.title, console)],
+    )
+    _replace_default_progress(trainer)
+    checkpoint = newest_checkpoint(job.folder / "checkpoints")
+    if checkpoint is not None and trainer.is_world_process_zero():
+        console.print(f"{job.title}  goes on from step {checkpoint.name.removeprefix('checkpoint-')}")
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    _check_distribution(trainer, job)
+    if stop.received is not None and trainer.state.global_step < trainer.state.max_steps:
+        raise Interrupted(
+            f"Stopped by {stop.received.name} after step {trainer.state.global_step} of {trainer.state.max_steps}; "
+            "the same command goes on from there."
+        )
+    return _finish(job, trainer, report, time.monotonic() - started)
+
+
+def open_data(job: StageJob, prompt: ChatPrompt) -> tuple[LlavaDataset, Report]:
+    """The stage's checked samples; stops where too many records are unusable."""
+    source = Source(
+        job.data_file,
+        job.images,
+        prompt,
+        image_tokens=image_tokens(read_layout(job.student)),
+        max_length=job.data.max_length,
+        verify=job.data.verify,
+    )
+    # One process checks, the others read what it stored.
+    index = build_index(source, workers=_CHECKERS if job.processes == 1 else 0, cache=job.cache)
+    report = make_report(job.data_file, index)
+    report.check(job.data.max_bad)
+    return LlavaDataset(source, index, Preprocess.load(job.student)), report
+
+
+def _switch(job: StageJob, student: SwitchStudent, prompt: ChatPrompt, console: Console) -> Switch | None:
+    if not job.stage.distill:
+        return None
+    if job.teacher is None:
+        raise SkdError(f"Stage '{job.title}' distils, but there is no teacher: set teacher.checkpoint or its parts.")
+    check_compatibility(job.teacher, job.student)
+    # A frozen teacher in half precision halves its memory; on fp32 stages it stays exact.
+    teacher = load_vlm(job.teacher, dtype=torch.bfloat16 if job.stage.precision == "bf16" else torch.float32)
+    if "vision" in job.stage.trainable and towers_equal(teacher.model.vision_tower, student.model.vision_tower):
+        console.print(
+            "[yellow]warning[/]: teacher and student have the same vision tower, so the visual-switch term starts at zero "
+            "and teaches nothing until the towers part"
+        )
+    switch = Switch(teacher, prompt.image_token_id, prompt.length)
+    if job.stage.gradient_checkpointing:
+        switch.checkpoint_gradients()
+    return switch
+
+
+def _arguments(job: StageJob) -> TrainingArguments:
+    stage = job.stage
+    share, remainder = divmod(stage.batch_size, job.processes)
+    micro = min(stage.micro_batch or share, share)
+    if remainder or share % micro:
+        raise SkdError(
+            f"Stage '{job.title}': a batch of {stage.batch_size} can't be split over {job.processes} processes in micro "
+            f"batches of {micro}; choose numbers that divide it."
+        )
+    return TrainingArguments(
+        output_dir=str(job.folder / "checkpoints"),
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=share // micro,
+        num_train_epochs=stage.epochs,
+        max_steps=stage.steps or -1,
+        learning_rate=stage.learning_rate,
+        lr_scheduler_type=stage.schedule,
+        warmup_steps=stage.warmup,
+        weight_decay=stage.weight_decay,
+        adam_beta2=stage.beta2,
+        max_grad_norm=stage.clip,
+        bf16=stage.precision == "bf16",
+        activation_checkpointing=stage.gradient_checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False} if stage.gradient_checkpointing else None,
+        dataloader_num_workers=stage.workers,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        save_steps=stage.save_every,
+        save_total_limit=2,
+        logging_steps=stage.log_every,
+        logging_first_step=True,
+        # A loss that isn't finite has to be seen.
+        logging_nan_inf_filter=False,
+        report_to=["tensorboard"],
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        seed=job.seed,
+        data_seed=job.seed,
+        deepspeed=job.deepspeed,
+        ddp_find_unused_parameters=False,
+    )
+
+
+def _replace_default_progress(trainer: SwitchTrainer) -> None:
+    from transformers.trainer_callback import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint; those cut short by a kill are removed."""
+    whole: list[Path] = []
+    for path in folder.glob("checkpoint-*"):
+        if (path / COMPLETE).exists():
+            whole.append(path)
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+    return max(whole, key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)
+
+
+def _check_distribution(trainer: SwitchTrainer, job: StageJob) -> None:
+    """A launcher that silently fell back to one process or to a plain optimizer is an error."""
+    if trainer.accelerator.num_processes != job.processes:
+        raise SkdError(
+            f"Stage '{job.title}' was to run in {job.processes} processes and ran in {trainer.accelerator.num_processes}; "
+            "start it with `skd … --nproc N`."
+        )
+    if job.deepspeed is not None:
+        inner = type(getattr(trainer.optimizer, "optimizer", trainer.optimizer)).__name__
+        if inner not in ("DeepSpeedZeroOptimizer", "BF16_Optimizer"):
+            raise SkdError(f"Stage '{job.title}' was to use DeepSpeed ZeRO and used {inner}.")
+
+
+def _finish(job: StageJob, trainer: SwitchTrainer, report: Report, seconds: float) -> Path:
+    target = job.folder / "model"
+    trainer.accelerator.wait_for_everyone()
+    if trainer.is_world_process_zero():
+        save_vlm(trainer.accelerator.unwrap_model(trainer.model), target, job.student)
+        record = {
+            "title": job.title,
+            "steps": trainer.state.global_step,
+            "seconds": round(seconds, 1),
+            "versions": {
+                "switchkd": switchkd.__version__,
+                "torch": torch.__version__,
+                "transformers": transformers.__version__,
+            },
+            "data": {"total": report.total, "usable": report.usable, "unusable": report.bad},
+            "unusable_while_training": trainer.unusable,
+            "log": trainer.state.log_history,
+        }
+        write_text(job.folder / RECORD, json.dumps(record, indent=1) + "\n")
+        shutil.rmtree(job.folder / "checkpoints", ignore_errors=True)
+    trainer.accelerator.wait_for_everyone()
+    return target
+
+
+def _quiet() -> None:
+    """Libraries' notes about themselves stay out of the way of the progress bars."""
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=UserWarning, module="torch|transformers|accelerate")

@@ -1,0 +1,155 @@
+"""transformers' Trainer with only what is ours: the objective, learning rates per part, whole checkpoints, named terms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Trainer
+
+from switchkd.data.sampler import LengthGroupedSampler
+from switchkd.losses.objective import Objective, Terms
+from switchkd.models.switch import Switch, SwitchStudent, answer_positions
+from switchkd.models.vlm import part_modules
+from switchkd.training.recipe import Stage
+
+# Written last into a checkpoint; one without it was cut short and is never resumed from.
+COMPLETE = "complete"
+TERM_NAMES = ("ce", "align", "vsd")
+
+
+def freeze_parts(student: SwitchStudent, trainable: Iterable[str]) -> None:
+    """Freezes every part that isn't named, and those layers of the tower that no feature passes through (they would get
+    no gradient, on which data-parallel training waits)."""
+    student.requires_grad_(False)
+    modules = part_modules(student)
+    for part in trainable:
+        for module in modules[part]:
+            module.requires_grad_(True)
+    tower = student.model.vision_tower
+    layer = student.config.vision_feature_layer
+    highest = max([layer] if isinstance(layer, int) else layer, key=lambda index: index % (_depth(tower) + 1))
+    unused = [*tower.encoder.layers[highest % (_depth(tower) + 1) :]]
+    unused += [getattr(tower, name) for name in ("post_layernorm", "head") if hasattr(tower, name)]
+    for module in unused:
+        module.requires_grad_(False)
+
+
+def _depth(tower: Any) -> int:
+    return len(tower.encoder.layers)
+
+
+class SwitchTrainer(Trainer):
+    """Trains a student on L = L_CE + λ1·Align + λ2·VSD (paper, equation 1).
+
+    Without a switch it is plain supervised training: the same loop, data and logging.
+    """
+
+    def __init__(
+        self,
+        student: SwitchStudent,
+        objective: Objective,
+        *,
+        stage: Stage,
+        rows: int,
+        lengths: Any,
+        switch: Switch | None = None,
+        lambda_switch: float = 0.0,
+        **kwargs: Any,
+    ):
+        super().__init__(model=student, **kwargs)
+        self.objective, self.stage, self.rows, self.lengths = objective, stage, rows, lengths
+        self.switch = None if switch is None else switch.to(self.args.device)
+        self.lambda_switch = lambda_switch
+        # The loss below is the token sum over the whole batch divided by its supervised tokens.
+        self.model_accepts_loss_kwargs = True
+        self._loss_shifts_labels = True
+        self.unusable = 0
+        self._sums: dict[str, float] = {}
+        self._knees: dict[str, list[Tensor]] = {"k_teacher": [], "k_student": []}
+        self._micro_steps = 0
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):  # type: ignore[override]
+        """One micro-batch's share of the global mean: the tower runs once, the two pathways share its features."""
+        bad = inputs.pop("bad", None)
+        student_logits, features = model(**inputs, rows=self.rows)
+        teacher_logits = switch_logits = switch_rows = None
+        if self.switch is not None:
+            teacher_logits = self.switch.teacher_logits(inputs)
+            if self.lambda_switch > 0:
+                switch_logits, switch_rows = self.switch.switch_logits(features, inputs)
+        targets = inputs["labels"][:, 1:][answer_positions(inputs["labels"])]  # [A]
+        terms = self.objective(student_logits, targets, teacher_logits, switch_logits, switch_rows)
+        if num_items_in_batch is None:
+            num_items_in_batch = targets.numel()
+        tokens = torch.as_tensor(num_items_in_batch, device=student_logits.device).clamp(min=1)
+        self._collect(terms, tokens, bad)
+        # Every process averages gradients over processes afterwards.
+        loss = terms.total / tokens * self.accelerator.num_processes
+        return (loss, {}) if return_outputs else loss
+
+    def _collect(self, terms: Terms, tokens: Tensor, bad: Tensor | None) -> None:
+        for name in TERM_NAMES if self.switch is not None else TERM_NAMES[:1]:
+            self._sums[name] = self._sums.get(name, 0.0) + float(getattr(terms, name).detach() / tokens)
+        for name, knees in self._knees.items():
+            values = getattr(terms, name)
+            if values is not None:
+                knees.append(values.detach().float().cpu())
+        self._micro_steps += 1
+        self.unusable += 0 if bad is None else int(bad)
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Adds the named terms (means per supervised token) and the knees' mean and quantiles to the loss."""
+        if "loss" in logs and self._micro_steps:
+            steps = self._micro_steps / self.current_gradient_accumulation_steps
+            logs |= {name: value / steps for name, value in self._over_processes(self._sums).items()}
+            for name, knees in self._knees.items():
+                if knees:
+                    k = torch.cat(knees)
+                    p10, p90 = torch.quantile(k, torch.tensor([0.1, 0.9])).tolist()
+                    logs |= {f"{name}_mean": k.mean().item(), f"{name}_p10": p10, f"{name}_p90": p90}
+                knees.clear()
+            self._sums, self._micro_steps = {}, 0
+        super().log(logs, *args, **kwargs)
+
+    def _over_processes(self, sums: dict[str, float]) -> dict[str, float]:
+        if self.accelerator.num_processes == 1:
+            return sums
+        values = torch.tensor(list(sums.values()), device=self.args.device)
+        return dict(zip(sums, self.accelerator.reduce(values, "sum").tolist(), strict=True))
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """AdamW with one group for each trainable part and for what decays and what doesn't."""
+        if self.optimizer is None:
+            decaying = set(self.get_decay_parameter_names(self.model))
+            names = {id(parameter): name for name, parameter in self.model.named_parameters()}
+            groups = []
+            for part, modules in part_modules(self.model).items():
+                # A tied head is the embedding: it is counted once.
+                unique = {id(p): p for module in modules for p in module.parameters() if p.requires_grad}
+                for decays in (True, False):
+                    chosen = [p for key, p in unique.items() if (names[key] in decaying) == decays]
+                    if chosen:
+                        groups.append(self._group(part, chosen, decays))
+            self.optimizer = torch.optim.AdamW(groups, betas=(0.9, self.stage.beta2), eps=1e-8)
+        return self.optimizer
+
+    def _group(self, part: str, parameters: list, decays: bool) -> dict[str, Any]:
+        return {
+            "name": f"{part}{'' if decays else '-undecayed'}",
+            "params": parameters,
+            "lr": self.stage.learning_rates.get(part, self.stage.learning_rate),
+            "weight_decay": self.stage.weight_decay if decays else 0.0,
+        }
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedSampler:
+        return LengthGroupedSampler(self.lengths, batch_size=self.stage.batch_size, seed=self.args.seed)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            (Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}" / COMPLETE).touch()
