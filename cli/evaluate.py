@@ -38,6 +38,7 @@ def eval_command(
     from switchkd.cli.tables import accuracy_table
 
     from switchkd.data.questions import read_questions
+    from switchkd.models.vlm import resolve_checkpoint
     from switchkd.runs import latest_run
     from switchkd.training.evaluate import Answerer, answer_all, score_answers
     from switchkd.training.report import recorded_questions, write_answers
@@ -46,7 +47,7 @@ def eval_command(
     if file is None:
         file, recorded_images = recorded_questions(latest_run(), split)
         images = images or recorded_images
-    folder = checkpoint if checkpoint is not None else latest_run() / "student"
+    folder = latest_run() / "student" if checkpoint is None else resolve_checkpoint(checkpoint)
     questions = read_questions(file, images or file.parent / "images")
     answers = answer_all(
         Answerer(folder), questions, console, title="answering", batch_size=batch_size, max_new_tokens=max_tokens

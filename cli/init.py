@@ -43,9 +43,11 @@ def init_command(
     if shrink and not random:
         raise SkdError("--shrink makes a smaller architecture, for which there are no weights: add --random.")
 
+    from switchkd.models.environment import quiet
     from switchkd.models.init import from_checkpoints, from_shapes
     from switchkd.models.vlm import save_vlm
 
+    quiet()
     if random:
         vlm, processor = from_shapes(vision, language, tokenizer, feature_layer=feature_layer, shrink=shrink, seed=seed)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import click
@@ -14,6 +15,9 @@ from switchkd.cli.recipe import recipe_command
 
 import switchkd
 from switchkd.errors import SkdError
+
+# Waiting threads that spin make training and inference ten times slower on a busy machine. Read when torch loads.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 # Which extra brings a package that a command turned out to need.
 _EXTRAS = {

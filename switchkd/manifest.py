@@ -120,7 +120,9 @@ class Manifest:
         if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:
             raise ManifestError(f"{path} is no manifest: it names no schema.")
         if schema > SCHEMA:
-            raise ManifestError(f"{path} has schema {schema}, newer than {SCHEMA}, which this version reads: update skd.")
+            raise ManifestError(
+                f"{path} has schema {schema}, newer than {SCHEMA}, which this version reads: update skd."
+            )
         try:
             files = {name: _file_entry(entry) for name, entry in value["files"].items()}
             manifest = cls(
@@ -170,7 +172,9 @@ def _file_entry(value: Mapping[str, Any]) -> FileEntry:
 
 def _is_inside(name: str) -> bool:
     path = PurePosixPath(name)
-    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\\" not in name and "\0" not in name
+    return (
+        bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\\" not in name and "\0" not in name
+    )
 
 
 def _check_file(folder: Path, name: str, entry: FileEntry, verify: bool) -> None:

@@ -34,7 +34,9 @@ class Encoded:
     """A conversation as the language model reads it."""
 
     ids: list[int]  # token ids, each picture expanded to its image tokens; length T
-    answer_mask: list[bool]  # length T; true where the assistant speaks, its end-of-turn token included
+    answer_mask: (
+        list[bool] | None
+    )  # length T; true where the assistant speaks, end of turn included. None: not asked for
 
 
 class ChatPrompt:
@@ -146,29 +148,30 @@ class ChatPrompt:
             messages: the turns, in order.
             image_tokens: tokens that one picture takes.
             add_generation_prompt: end with the opening of an assistant turn, for inference.
-            labels: the answer mask is needed, so a template that marks no answers is an error.
+            labels: fill the answer mask.
 
         Raises:
             DataError: as `render`.
-            CheckpointError: as `render`, a template that loses a picture, or one without answers to learn.
+            CheckpointError: as `render`, a template that loses a picture, or (with `labels`) marks no answers.
         """
         if labels:
             self.require_answer_marks()
         layout = self._lay_out(messages, add_generation_prompt)
         ids: list[int] = []
         mask: list[bool] = []
-        pictures = 0
         for start, end in layout.pieces:
             piece = self.tokenizer.encode(layout.text[start:end], add_special_tokens=False)
-            for token, (first, last) in zip(piece.ids, piece.offsets, strict=True):
-                answer = any(start + first < b and start + last > a for a, b in layout.answers)
-                copies = image_tokens if token == self.image_token_id else 1
-                pictures += token == self.image_token_id
-                ids += [token] * copies
-                mask += [answer] * copies
+            ids += piece.ids
+            if labels:  # offsets cost more than the ids
+                mask += [_overlaps(start + a, start + b, layout.answers) for a, b in piece.offsets]
+        pictures = [position for position, token in enumerate(ids) if token == self.image_token_id]
         expected = sum(_count_images(message) for message in messages)
-        if pictures != expected:
-            raise CheckpointError(f"The chat template writes {pictures} image tokens for {expected} pictures.")
+        if len(pictures) != expected:
+            raise CheckpointError(f"The chat template writes {len(pictures)} image tokens for {expected} pictures.")
+        _repeat(ids, pictures, image_tokens)
+        if not labels:
+            return Encoded(ids, None)
+        _repeat(mask, pictures, image_tokens)
         return Encoded(ids, mask)
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
@@ -223,6 +226,16 @@ def _text_of(part: Any, role: str) -> str | None:
     if MARK.search(text):
         raise DataError(f"The {role} message's text holds a Unicode noncharacter (U+FDD0 to U+FDD2); remove it.")
     return text
+
+
+def _overlaps(start: int, end: int, ranges: list[tuple[int, int]]) -> bool:
+    return any(start < b and end > a for a, b in ranges)
+
+
+def _repeat(values: list[Any], positions: list[int], times: int) -> None:
+    """Puts `times` copies in the place of each value at these ascending positions."""
+    for position in reversed(positions):
+        values[position : position + 1] = [values[position]] * times
 
 
 def _count_images(message: Message) -> int:

@@ -55,7 +55,7 @@ class LlavaDataset(Dataset[dict[str, Any]]):
         encoded = self._source.prompt.encode(record.messages, image_tokens=self._source.image_tokens, labels=True)
         pixels, bad = self._read_pixels(record)
         ids = torch.tensor(encoded.ids)
-        answer = torch.tensor(encoded.answer_mask)
+        answer = torch.tensor(encoded.answer_mask, dtype=torch.bool)
         return {
             "input_ids": ids,
             "labels": torch.full_like(ids, IGNORED) if bad else ids.masked_fill(~answer, IGNORED),

@@ -65,7 +65,7 @@ def from_shapes(
             vision_config, language_config, load_tokenizer(resolve_checkpoint(tokenizer)), feature_layer=feature_layer
         )
     with tempfile.TemporaryDirectory() as folder:
-        save_tokenizer(train_tokenizer(corpus(seed, _SENTENCES), _ROWS), Path(folder))
+        save_tokenizer(train_tokenizer(corpus(0, _SENTENCES), _ROWS), Path(folder))
         words = load_tokenizer(Path(folder))
     return assemble(vision_config, language_config, words, feature_layer=feature_layer)
 

@@ -51,8 +51,8 @@ def resolve_checkpoint(name: str | Path) -> Path:
     path = Path(name).expanduser()
     if path.is_dir():
         return path
-    if path.exists() or path.is_absolute() or str(name).startswith("."):
-        raise CheckpointError(f"{name} is not a model folder; give a folder or the name of a model on the hub.")
+    if path.exists() or path.is_absolute() or str(name).startswith(".") or str(name).count("/") != 1:
+        raise CheckpointError(f"There is no model folder {name}; give a folder, or the name of a model on the hub.")
     from huggingface_hub import snapshot_download
 
     try:
@@ -71,7 +71,7 @@ def read_config(folder: Path) -> Any:
         CheckpointError: config.json is missing or unreadable.
     """
     try:
-        return AutoConfig.from_pretrained(folder)
+        return AutoConfig.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{folder} has no usable config.json: {_first_line(error)}") from error
 
@@ -270,7 +270,9 @@ def portable_state_dict(vlm: LlavaForConditionalGeneration) -> dict[str, Tensor]
         if tied and name.startswith("lm_head."):
             continue
         prefix = next(prefix for prefix in prefixes if name.startswith(prefix))
-        weights[prefixes[prefix] + name.removeprefix(prefix)] = tensor
+        # DeepSpeed keeps parameters as views of one long buffer, which a file would hold whole for each.
+        is_view = tensor.untyped_storage().nbytes() > tensor.nbytes
+        weights[prefixes[prefix] + name.removeprefix(prefix)] = tensor.clone() if is_view else tensor
     return weights
 
 

@@ -76,14 +76,18 @@ class ProgressBar(TrainerCallback):
             self._progress.update(self._task, completed=state.global_step, text=self._text)
         elif state.global_step < state.max_steps and time.monotonic() - self._last_plain > _PLAIN_INTERVAL_SECONDS:
             self._last_plain = time.monotonic()
-            self._console.print(f"{self._title}  step {state.global_step}/{state.max_steps}  {self._text}", soft_wrap=True)
+            self._console.print(
+                f"{self._title}  step {state.global_step}/{state.max_steps}  {self._text}", soft_wrap=True
+            )
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
         if state.is_world_process_zero:
-            self._console.print(f"{self._title}  step {state.global_step}/{state.max_steps}  {self._text}", soft_wrap=True)
+            self._console.print(
+                f"{self._title}  step {state.global_step}/{state.max_steps}  {self._text}", soft_wrap=True
+            )
 
 
 class StopOnSignal(TrainerCallback):

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import track
 
 from switchkd.data.questions import Question
+from switchkd.models.environment import quiet
 from switchkd.models.layout import image_tokens, read_layout
 from switchkd.models.vlm import load_vlm
 from switchkd.preprocess import Preprocess, open_image
@@ -23,6 +24,7 @@ class Answerer:
     """A checkpoint that answers questions greedily, many at a time."""
 
     def __init__(self, folder: Path, device: str | None = None):
+        quiet()
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.vlm = load_vlm(folder).to(self.device).eval()
         self.prompt, self.preprocess = ChatPrompt.load(folder), Preprocess.load(folder)
@@ -59,14 +61,21 @@ class Answerer:
 
 
 def answer_all(
-    answerer: Answerer, questions: list[Question], console: Console, *, title: str, batch_size: int = 64
+    answerer: Answerer,
+    questions: list[Question],
+    console: Console,
+    *,
+    title: str,
+    batch_size: int = 64,
+    max_new_tokens: int = 16,
 ) -> list[str]:
     """Answers to all questions with a progress bar, batches of similar length together."""
     order = sorted(range(len(questions)), key=lambda index: len(str(questions[index].messages)))
     answers = [""] * len(questions)
     batches = list(_chunks(order, batch_size))
     for chunk in track(batches, description=title, console=console, disable=not console.is_terminal, transient=True):
-        for index, text in zip(chunk, answerer.answer([questions[index] for index in chunk]), strict=True):
+        texts = answerer.answer([questions[index] for index in chunk], max_new_tokens=max_new_tokens)
+        for index, text in zip(chunk, texts, strict=True):
             answers[index] = text
     return answers
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 import os
 import shutil
 import time
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +22,7 @@ from switchkd.data.report import Report, make_report
 from switchkd.errors import SkdError
 from switchkd.files import write_text
 from switchkd.losses.objective import Objective
+from switchkd.models.environment import quiet
 from switchkd.models.layout import image_tokens, read_layout
 from switchkd.models.switch import Switch, SwitchStudent
 from switchkd.models.vlm import load_vlm, save_vlm
@@ -91,7 +90,7 @@ def run_stage(job: StageJob, console: Console) -> Path:
         Interrupted: a signal came; a checkpoint lies in the stage's folder.
         SkdError: the data, the models or the number of processes can't be used.
     """
-    _quiet()
+    quiet()
     started = time.monotonic()
     stage = job.stage
     prompt = ChatPrompt.load(job.student)
@@ -185,6 +184,7 @@ def _arguments(job: StageJob) -> TrainingArguments:
         weight_decay=stage.weight_decay,
         adam_beta2=stage.beta2,
         max_grad_norm=stage.clip,
+        use_cpu=not torch.cuda.is_available(),
         bf16=stage.precision == "bf16",
         activation_checkpointing=stage.gradient_checkpointing,
         activation_checkpointing_kwargs={"use_reentrant": False} if stage.gradient_checkpointing else None,
@@ -259,11 +259,3 @@ def _finish(job: StageJob, trainer: SwitchTrainer, report: Report, seconds: floa
         shutil.rmtree(job.folder / "checkpoints", ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
     return target
-
-
-def _quiet() -> None:
-    """Libraries' notes about themselves stay out of the way of the progress bars."""
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", category=UserWarning, module="torch|transformers|accelerate")

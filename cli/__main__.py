@@ -1,0 +1,5 @@
+"""`python -m switchkd.cli`."""
+
+from switchkd.cli.main import main
+
+main(prog_name="skd")

@@ -1,0 +1,62 @@
+"""`skd chat`: ask an exported student, or a checkpoint, about a picture."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from switchkd.runtime.engine import Engine, Floats
+
+
+@click.command("chat")
+@click.argument("variant")
+@click.option("--image", type=click.Path(path_type=Path), help="Picture to talk about.")
+@click.option("--prompt", help="One question. Without it, questions are read line by line until the input ends.")
+@click.option("--threads", type=click.IntRange(min=1), help="Processor threads. Default: all.")
+@click.option("--max-tokens", type=click.IntRange(min=1), default=256, show_default=True, help="Longest answer.")
+def chat_command(variant: str, image: Path | None, prompt: str | None, threads: int | None, max_tokens: int) -> None:
+    """Ask VARIANT: an export folder, the name of one of the newest run's exports, or a checkpoint.
+
+    The answer appears as it is generated.
+    """
+    from switchkd.preprocess import open_image
+    from switchkd.runtime.variants import open_engine
+
+    picture = open_image(image) if image else None
+    with open_engine(variant, threads=threads) as engine:
+        features = None if picture is None else engine.encode_image(picture)
+        if prompt is not None:
+            _ask(engine, [_question(prompt, with_picture=picture is not None)], features, max_tokens)
+            return
+        _converse(engine, features, max_tokens)
+
+
+def _converse(engine: Engine, features: Floats | None, max_tokens: int) -> None:
+    """Questions from the terminal, each with all that was said before; an empty line or the input's end ends it."""
+    messages: list[dict[str, Any]] = []
+    click.echo("Ask; an empty line ends.", err=True)
+    while True:
+        click.echo("> ", nl=False, err=True)
+        line = sys.stdin.readline().strip()
+        if not line:
+            return
+        messages.append(_question(line, with_picture=features is not None and not messages))
+        messages.append({"role": "assistant", "content": _ask(engine, messages, features, max_tokens)})
+
+
+def _ask(engine: Engine, messages: list[dict[str, Any]], features: Floats | None, max_tokens: int) -> str:
+    pieces = []
+    for piece in engine.generate(messages, features, max_new_tokens=max_tokens):
+        click.echo(piece, nl=False)
+        pieces.append(piece)
+    click.echo()
+    return "".join(pieces)
+
+
+def _question(text: str, *, with_picture: bool) -> dict[str, Any]:
+    picture = [{"type": "image"}] if with_picture else []
+    return {"role": "user", "content": [*picture, {"type": "text", "text": text}]}

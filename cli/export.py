@@ -1,0 +1,181 @@
+"""`skd export`: a checkpoint as a folder that a small computer runs, proved equal to its source."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from switchkd.manifest import Manifest
+
+_QUANTS = ("q4", "q4_0", "q4_k_m", "q5_k_m", "q8", "f16", "f32")
+
+
+@click.command("export")
+@click.argument("checkpoint", required=False, type=click.Path(path_type=Path))
+@click.option("--format", type=click.Choice(["gguf"]), default="gguf", show_default=True, help="File format.")
+@click.option(
+    "--quant",
+    type=click.Choice(_QUANTS),
+    default="q4",
+    show_default=True,
+    help="Precision of the language model; q4 is q4_k_m where the shape allows it, else q4_0.",
+)
+@click.option(
+    "--vision-quant",
+    type=click.Choice(["f16", "q8_0", "q4_0", "f32"]),
+    help="Precision of tower and projector. Default: f16, with f32 everywhere f32.",
+)
+@click.option(
+    "--calibrate",
+    type=click.Path(path_type=Path),
+    help="LLaVA JSON with pictures and text: make an importance matrix and keep it where it brings answers closer.",
+)
+@click.option(
+    "--samples",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    help="Records read from --calibrate, and questions asked from --data.",
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="Questions to compare on: LLaVA JSON of one turn each. Default: the run's test split, else made-up pictures.",
+)
+@click.option(
+    "--images", type=click.Path(path_type=Path), help="Picture folder. Default: images/ beside each data file."
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Export folder. Default: exports/NAME-FORMAT-QUANT of the run."
+)
+@click.option("--run", "run_name", help="The run whose student is exported. Default: the newest.")
+@click.option("--threads", type=click.IntRange(min=1), help="Processor threads. Default: all.")
+@click.option("--force", is_flag=True, help="Replace an existing export folder.")
+def export_command(
+    checkpoint: Path | None,
+    format: str,
+    quant: str,
+    vision_quant: str | None,
+    calibrate: Path | None,
+    samples: int,
+    data: Path | None,
+    images: Path | None,
+    out: Path | None,
+    run_name: str | None,
+    threads: int | None,
+    force: bool,
+) -> None:
+    """Turn CHECKPOINT into a complete, quantized, verified folder.
+
+    Bare, it takes the newest run's student. Before anything is kept, the export is compared with the checkpoint stage by
+    stage; one that differs is not written.
+    """
+    from rich.console import Console
+
+    from switchkd.export.folder import ExportRequest, run_export
+    from switchkd.export.probes import calibration_probes, held_out_probes
+
+    console = Console()
+    run = _run_of(checkpoint, run_name)
+    checkpoint = checkpoint or _student(run)
+    out = out or (run or Path()) / "exports" / f"{_name(checkpoint)}-{format}-{quant}"
+    data, data_images = (data, images) if data or run is None else _test_split(run)
+    request = ExportRequest(
+        checkpoint=checkpoint,
+        out=out,
+        format=format,
+        quant=quant,
+        vision_quant=vision_quant,
+        calibration=calibration_probes(calibrate, images or calibrate.parent / "images", samples) if calibrate else (),
+        held_out=held_out_probes(data, data_images or data.parent / "images", samples) if data else (),
+        force=force,
+        threads=threads,
+    )
+    with console.status("reading the checkpoint") as status:
+        manifest = run_export(request, progress=status.update)
+    _show(console, out, manifest)
+
+
+def _run_of(checkpoint: Path | None, run_name: str | None) -> Path | None:
+    """The run that a checkpoint lies in; the named or newest one where no checkpoint is given."""
+    from switchkd.runs import RUNS, latest_run, run_folder
+
+    if run_name:
+        return run_folder(run_name)
+    if checkpoint is None:
+        return latest_run()
+    in_a_run = checkpoint.parts[:1] == RUNS.parts and len(checkpoint.parts) > 2
+    return Path(*checkpoint.parts[:2]) if in_a_run else None
+
+
+def _name(checkpoint: Path) -> str:
+    """The folder's name as it was given, `student` rather than what that links to."""
+    return checkpoint.name or checkpoint.resolve().name
+
+
+def _student(run: Path | None) -> Path:
+    from switchkd.errors import SkdError
+
+    if run is None or not (run / "student").exists():
+        raise SkdError(f"The run {run} has no student yet: `skd distill` makes one; or name a checkpoint.")
+    return run / "student"
+
+
+def _test_split(run: Path) -> tuple[Path | None, Path | None]:
+    """The run's own test questions, where it has some."""
+    from switchkd.errors import SkdError
+    from switchkd.training.report import recorded_questions
+
+    try:
+        return recorded_questions(run, "test")
+    except (SkdError, OSError):
+        return None, None
+
+
+def _show(console: Console, out: Path, manifest: Manifest) -> None:
+    from rich.table import Table
+
+    files = Table(title=f"{out}", title_justify="left")
+    files.add_column("file")
+    files.add_column("MB", justify="right")
+    files.add_column("tensors by their real type")
+    for name, entry in manifest.files.items():
+        types = ", ".join(
+            f"{kind} {count.count} ({count.bytes / 1e6:.1f} MB)" for kind, count in entry.tensor_types.items()
+        )
+        files.add_row(name, f"{entry.bytes / 1e6:.1f}", types)
+    console.print(files)
+    proof = Table(title="against the checkpoint", title_justify="left")
+    for column in ("what", "measured", "allowed"):
+        proof.add_column(column, justify="left" if column == "what" else "right")
+    for row in _proof_rows(manifest.parity):
+        proof.add_row(*row)
+    console.print(proof)
+
+
+def _proof_rows(parity: dict[str, Any]) -> list[tuple[str, str, str]]:
+    stages, loss = parity["stages"], parity["loss"]
+    precision = "/".join(sorted(set(stages["precision"].values())))
+    rows = [
+        (f"{stage}, relative error in {precision}", f"{error:.1e}", f"{stages['tolerance'][stage]:.0e}")
+        for stage, error in stages["error"].items()
+    ]
+    rows.append(
+        (f"greedy tokens equal in {precision}", f"{stages['tokens'] - stages['ties']}/{stages['tokens']}", "near ties")
+    )
+    rows.append(("mean KL of answers, nats", f"{loss['kl_mean']:.2e}", f"{parity['max_divergence']:.0e}"))
+    rows.append(("same first choice", f"{100 * loss['top1']:.1f} %", ""))
+    if "questions" in loss:
+        before, after = 100 * loss["reference_accuracy"], 100 * loss["accuracy"]
+        rows.append((f"right of {loss['questions']} questions, before → after", f"{before:.1f} → {after:.1f} %", ""))
+    if len(parity.get("candidates", {})) > 1:
+        rows += [
+            (f"mean KL {note}", f"{tried['kl_mean']:.2e}", "taken" if note == parity["chosen"] else "")
+            for note, tried in parity["candidates"].items()
+        ]
+    return rows

@@ -1,0 +1,61 @@
+"""Small real models and data that many tests share."""
+
+import os
+
+# Two threads on a busy machine with two cores make a step ten times slower.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import json
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def road_scenes(tmp_path_factory) -> Path:
+    """A small built-in task: pictures, captions, conversations, questions."""
+    from switchkd.data.roadscenes import write_roadscenes
+
+    folder = tmp_path_factory.mktemp("scenes") / "data"
+    write_roadscenes(folder, size=56, train=24, val=3, test=4, text=16, processes=1)
+    return folder
+
+
+def make_model(folder: Path, vision: str, language: str, *, feature_layer: int = -1, seed: int = 0) -> Path:
+    """A shrunken LLaVA folder with random weights and biases, none of them zero."""
+    import torch
+
+    from switchkd.models.init import from_shapes
+    from switchkd.models.vlm import save_vlm
+
+    vlm, processor = from_shapes(vision, language, feature_layer=feature_layer, shrink=True, seed=seed)
+    torch.manual_seed(seed)
+    for parameter in vlm.parameters():
+        torch.nn.init.normal_(parameter, std=0.4)
+    save_vlm(vlm, folder, processor)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def student_folder(tmp_path_factory) -> Path:
+    """Qwen2.5-0.5B's and SigLIP so400m's shapes, shrunk; tied embeddings, 1,187 rows."""
+    folder = tmp_path_factory.mktemp("models") / "student"
+    return make_model(folder, "siglip-so400m-patch14-384", "qwen2.5-0.5b", feature_layer=-2)
+
+
+@pytest.fixture(scope="session")
+def teacher_folder(tmp_path_factory) -> Path:
+    """The same with Qwen2.5-7B's shape: another width, untied, 1,188 rows."""
+    folder = tmp_path_factory.mktemp("models") / "teacher"
+    return make_model(folder, "siglip-so400m-patch14-384", "qwen2.5-7b", feature_layer=-2, seed=1)
+
+
+@pytest.fixture
+def mixed_data(tmp_path, road_scenes) -> tuple[Path, Path]:
+    """(file, image folder) of records with pictures, of text alone and of several turns."""
+    records = json.loads((road_scenes / "instruct.json").read_text())[:6]
+    records += json.loads((road_scenes / "text.json").read_text())[:2]
+    file = tmp_path / "mixed.json"
+    file.write_text(json.dumps(records))
+    return file, road_scenes / "images"

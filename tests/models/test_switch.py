@@ -1,0 +1,168 @@
+"""The two pathways against stock forwards and a literal transcription of the paper's Algorithm 1."""
+
+import pytest
+import torch
+from conftest import make_model
+
+from switchkd.data.index import Source, build_index
+from switchkd.data.llava import Collator, LlavaDataset
+from switchkd.losses.objective import Objective
+from switchkd.models.layout import image_tokens, read_layout
+from switchkd.models.switch import Switch, SwitchStudent, answer_logits, answer_positions, vision_features
+from switchkd.models.vlm import load_vlm
+from switchkd.preprocess import Preprocess
+from switchkd.prompt import ChatPrompt
+from switchkd.training.recipe import Distillation
+
+
+def make_batch(folder, data, rows=None):
+    prompt = ChatPrompt.load(folder)
+    source = Source(*data, prompt, image_tokens=image_tokens(read_layout(folder)), max_length=2048)
+    dataset = LlavaDataset(source, build_index(source), Preprocess.load(folder))
+    batch = Collator(0)([dataset[index] for index in (rows or range(len(dataset)))])
+    batch.pop("bad")
+    return batch
+
+
+@pytest.fixture
+def batch(student_folder, mixed_data):
+    return make_batch(student_folder, mixed_data)
+
+
+@pytest.fixture
+def student(student_folder):
+    return load_vlm(student_folder, SwitchStudent)
+
+
+@pytest.fixture
+def switch(teacher_folder, student_folder):
+    prompt = ChatPrompt.load(student_folder)
+    return Switch(load_vlm(teacher_folder), prompt.image_token_id, prompt.length)
+
+
+def stock_logits(vlm, batch):
+    """Next-token logits at the supervised positions by transformers' own forward. [A, V]"""
+    logits = vlm(
+        input_ids=batch["input_ids"],
+        attention_mask=batch["attention_mask"],
+        pixel_values=batch.get("pixel_values"),
+    ).logits
+    return logits[:, :-1][answer_positions(batch["labels"])]
+
+
+@pytest.mark.parametrize(
+    ("vision", "language", "layer"),
+    [
+        ("siglip-so400m-patch14-384", "qwen2.5-0.5b", -1),
+        ("siglip-so400m-patch14-384", "qwen2.5-7b", -2),
+        ("clip-vit-large-patch14-336", "qwen2.5-1.5b", -2),
+    ],
+)
+def test_answer_logits_equal_the_stock_forward(tmp_path, mixed_data, vision, language, layer):
+    folder = make_model(tmp_path / "model", vision, language, feature_layer=layer)
+    batch, vlm = make_batch(folder, mixed_data), load_vlm(folder)
+    with torch.no_grad():
+        ours = answer_logits(
+            vlm,
+            vision_features(vlm, batch["pixel_values"]),
+            batch["input_ids"],
+            batch["attention_mask"],
+            answer_positions(batch["labels"]),
+        )
+        torch.testing.assert_close(ours, stock_logits(vlm, batch), rtol=0, atol=1e-6)
+
+
+def test_switch_logits_are_the_teacher_seeing_through_the_student(student, switch, batch):
+    """Putting the student's tower into the teacher and running the stock forward gives z^Switch."""
+    _, features = student(**batch)
+    logits, rows = switch.switch_logits(features, batch)
+    hybrid = switch.teacher
+    original = hybrid.model.vision_tower
+    hybrid.model.vision_tower = student.model.vision_tower
+    expected = stock_logits(hybrid, batch)[:, : switch.rows]
+    hybrid.model.vision_tower = original
+    torch.testing.assert_close(logits, expected[rows], rtol=0, atol=1e-5)
+    # Text alone passes no tower: the switch would only repeat the teacher.
+    torch.testing.assert_close(switch.teacher_logits(batch)[~rows], expected[~rows], rtol=0, atol=1e-5)
+    assert 0 < int(rows.sum()) < len(rows)
+
+
+def test_vsd_reaches_the_students_tower_alone(student, switch, batch):
+    student_logits, features = student(**batch, rows=switch.rows)
+    switch_logits, rows = switch.switch_logits(features, batch)
+    targets = batch["labels"][:, 1:][answer_positions(batch["labels"])]
+    terms = Objective(Distillation())(student_logits, targets, switch.teacher_logits(batch), switch_logits, rows)
+    terms.vsd.backward()
+    used = student.model.vision_tower.encoder.layers[:-1]
+    assert all(parameter.grad.abs().sum() > 0 for name, parameter in used.named_parameters() if "k_proj.bias" not in name)
+    for part in (student.model.multi_modal_projector, student.model.language_model):
+        assert all(parameter.grad is None for parameter in part.parameters())
+    assert all(parameter.grad is None for parameter in switch.teacher.parameters())
+
+
+def test_gradient_of_the_switch_is_the_derivative(student, switch, batch):
+    """A step against the gradient in the tower lowers the term by its squared length."""
+
+    def vsd():
+        _, features = student(**batch)
+        logits, rows = switch.switch_logits(features, batch)
+        zeros = torch.zeros(int(rows.shape[0]), dtype=torch.long)
+        teacher_logits = switch.teacher_logits(batch)
+        return Objective(Distillation())(teacher_logits, zeros, teacher_logits, logits, rows).vsd
+
+    parameters = [parameter for parameter in student.model.vision_tower.parameters() if parameter.requires_grad]
+    value = vsd()
+    gradients = torch.autograd.grad(value, parameters, allow_unused=True)
+    square = sum(float(gradient.pow(2).sum()) for gradient in gradients if gradient is not None)
+    step = 1e-3 * float(value) / square
+    changed = []
+    for sign in (-1, 2):
+        with torch.no_grad():
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                if gradient is not None:
+                    parameter += sign * step * gradient
+        changed.append(float(vsd()))
+    slope = (changed[1] - changed[0]) / (2 * step)
+    assert slope == pytest.approx(square, rel=0.05)
+
+
+def test_the_tower_runs_once_and_not_for_text(student_folder, student, switch, mixed_data):
+    calls = []
+    student.model.vision_tower.register_forward_hook(lambda *_: calls.append(1))
+    batch = make_batch(student_folder, mixed_data)
+    _, features = student(**batch)
+    switch.switch_logits(features, batch)
+    assert len(calls) == 1
+    text = make_batch(student_folder, mixed_data, rows=[6, 7])
+    _, features = student(**text)
+    logits, rows = switch.switch_logits(features, text)
+    assert len(calls) == 1 and features is None and logits is None and not rows.any()
+
+
+def test_a_teacher_with_another_image_token(student, switch, batch, teacher_folder):
+    """The teacher's placeholder may be another token: features replace its embedding in any case."""
+    expected = switch.teacher_logits(batch)
+    switch.teacher.config.image_token_id = 3
+    torch.testing.assert_close(switch.teacher_logits(batch), expected, rtol=0, atol=0)
+
+
+def test_surplus_features_are_refused(student, batch):
+    features = vision_features(student, torch.cat([batch["pixel_values"], batch["pixel_values"][:1]]))
+    with pytest.raises(ValueError, match="image tokens for"):
+        answer_logits(
+            student, features, batch["input_ids"], batch["attention_mask"], answer_positions(batch["labels"])
+        )
+
+
+def test_recomputed_activations_give_the_same_gradient(student, switch, batch):
+    def tower_gradient():
+        student.zero_grad()
+        _, features = student(**batch)
+        logits, _ = switch.switch_logits(features, batch)
+        logits.float().logsumexp(-1).sum().backward()
+        return student.model.vision_tower.embeddings.patch_embedding.weight.grad.clone()
+
+    kept = tower_gradient()
+    switch.checkpoint_gradients()
+    torch.testing.assert_close(tower_gradient(), kept)
+    assert all(parameter.grad is None for parameter in switch.teacher.parameters())

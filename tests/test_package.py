@@ -1,0 +1,94 @@
+"""The built wheel in an environment of its own: only the base dependencies, no torch, another working directory."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import switchkd
+
+ROOT = Path(__file__).parents[1]
+SOURCES = ("switchkd", "cli", "export", "hardware", "runtime")
+# One process makes the environment for all of them.
+pytestmark = pytest.mark.xdist_group("package")
+PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from a copy, so that nothing is left in the checkout and nothing left there gets in."""
+    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    for name in SOURCES:
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    run(*PIP, "wheel", "--quiet", "--no-deps", "--wheel-dir", target, source)
+    (built,) = target.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def device(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the commands of an environment that holds the wheel and its base dependencies."""
+    folder = tmp_path_factory.mktemp("device")
+    venv.create(folder, with_pip=False)
+    binaries = folder / "bin"
+    run(*PIP, "--python", binaries / "python", "install", "--quiet", "--constraint", ROOT / "constraints.txt", wheel)
+    return binaries
+
+
+def run(*command: object, status: int = 0, cwd: Path | None = None) -> str:
+    """What the command prints; its exit status has to be `status`."""
+    result = subprocess.run([str(part) for part in command], capture_output=True, text=True, cwd=cwd)
+    assert result.returncode == status, f"{command}\n{result.stdout}\n{result.stderr}"
+    return result.stdout + result.stderr
+
+
+def test_wheel_holds_every_file_of_the_package(wheel: Path):
+    packed = set(zipfile.ZipFile(wheel).namelist())
+    for name in SOURCES:
+        for path in (ROOT / name).rglob("*"):
+            if path.is_file() and "__pycache__" not in path.parts:
+                place = path.relative_to(ROOT) if name == "switchkd" else Path("switchkd") / path.relative_to(ROOT)
+                assert place.as_posix() in packed, f"{place} is missing from the wheel: see package-data"
+
+
+def test_wheel_drops_nothing_else_into_site_packages(wheel: Path):
+    tops = {name.partition("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"switchkd"}
+
+
+def test_commands_run_without_torch(device: Path, tmp_path: Path):
+    assert "Usage: skd" in run(device / "skd", "--help", cwd=tmp_path)
+    assert switchkd.__version__ in run(device / "skd", "--version", cwd=tmp_path)
+    report = run(device / "skd", "doctor", cwd=tmp_path)
+    assert "ready" in report and "switchkd[train]" in report
+    absent = (
+        "import importlib.util as u; print([n for n in ('torch', 'transformers', 'cli', 'export') if u.find_spec(n)])"
+    )
+    assert run(device / "python", "-c", absent, cwd=tmp_path).strip() == "[]"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_command_explains_itself_without_torch(device: Path, tmp_path: Path):
+    listed = "from switchkd.cli.main import main; print(*main.commands)"
+    for command in run(device / "python", "-c", listed, cwd=tmp_path).split():
+        assert f"Usage: skd {command}" in run(device / "skd", command, "--help", cwd=tmp_path)
+
+
+def test_torch_free_modules_import_without_torch(device: Path, tmp_path: Path):
+    modules = ("switchkd", "switchkd.manifest", "switchkd.prompt", "switchkd.preprocess", "switchkd.runtime.engine")
+    run(device / "python", "-c", f"import {', '.join(modules)}", cwd=tmp_path)
+
+
+def test_training_without_torch_says_what_to_install(device: Path, tmp_path: Path):
+    message = run(device / "skd", "distill", status=1, cwd=tmp_path)
+    assert len(message.splitlines()) == 1
+    assert "pip install 'switchkd[train]'" in message
+    assert list(tmp_path.iterdir()) == []

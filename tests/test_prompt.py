@@ -1,0 +1,290 @@
+"""Messages to ids, next to transformers; and text that tries to be more than text."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+import sys
+import unicodedata
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers_helper import small_prompt, small_tokenizer, write_prompt_files
+
+from switchkd.chat_template import chatml_template
+from switchkd.errors import CheckpointError, DataError
+from switchkd.prompt import ChatPrompt
+
+IMAGE_TOKENS = 9
+TURNS = [
+    {"role": "system", "content": "Answer briefly."},
+    {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is in the picture? 你好"}]},
+    {"role": "assistant", "content": "A red car."},
+    {"role": "user", "content": "\nAnd\n\nnow?"},
+    {"role": "assistant", "content": [{"type": "text", "text": "\n Three 🚗 signs…"}]},
+]
+SPECIAL = ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|image_pad|>"]
+
+
+@pytest.fixture(scope="module")
+def prompt() -> ChatPrompt:
+    return small_prompt()
+
+
+@pytest.fixture(scope="module")
+def reference():
+    """transformers' tokenizer and LLaVA processor with the same files."""
+    from transformers import LlavaProcessor, PreTrainedTokenizerFast
+    from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=small_tokenizer(), eos_token="<|im_end|>", pad_token="<|endoftext|>"
+    )
+    tokenizer.chat_template = chatml_template()
+    return LlavaProcessor(
+        SiglipImageProcessorPil(size={"height": 42, "width": 42}),
+        tokenizer,
+        patch_size=14,
+        vision_feature_select_strategy="full",
+        num_additional_image_tokens=0,
+        image_token="<|image_pad|>",
+        chat_template=chatml_template(),
+    )
+
+
+texts = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\ufdd0\ufdd1\ufdd2<"), max_size=30).map(
+    lambda text: unicodedata.normalize("NFC", text)
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    turns=st.lists(st.tuples(texts, texts), min_size=1, max_size=4), system=st.none() | texts, open_turn=st.booleans()
+)
+def test_text_equals_transformers(prompt, reference, turns, system, open_turn):
+    messages = [] if system is None else [{"role": "system", "content": system}]
+    for question, answer in turns:
+        messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    expected = reference.tokenizer.apply_chat_template(
+        messages, return_dict=True, return_assistant_tokens_mask=True, add_generation_prompt=open_turn
+    )
+    encoded = prompt.encode(messages, image_tokens=IMAGE_TOKENS, add_generation_prompt=open_turn, labels=True)
+    assert encoded.ids == expected["input_ids"]
+    assert encoded.answer_mask == [bool(x) for x in expected["assistant_masks"]]
+
+
+def test_pictures_equal_transformers(prompt, reference):
+    from PIL import Image
+
+    with_picture = [
+        {**m, "content": [{**p, "image": Image.new("RGB", (50, 40))} if p["type"] == "image" else p for p in m["content"]]}
+        if isinstance(m["content"], list)
+        else m
+        for m in TURNS
+    ]  # fmt: skip
+    expected = reference.apply_chat_template(
+        [with_picture], tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+    )
+    encoded = prompt.encode(TURNS, image_tokens=IMAGE_TOKENS, labels=True)
+    assert encoded.ids == expected["input_ids"][0]
+    assert encoded.answer_mask == [bool(x) for x in expected["assistant_masks"][0]]
+    assert encoded.ids.count(prompt.image_token_id) == IMAGE_TOKENS
+
+
+def test_answers_are_what_the_assistant_says_and_its_end_of_turn(prompt):
+    encoded = prompt.encode(TURNS, image_tokens=IMAGE_TOKENS, labels=True)
+    learned = [token for token, answer in zip(encoded.ids, encoded.answer_mask, strict=True) if answer]
+    assert prompt.decode(learned, skip_special_tokens=False) == "A red car.<|im_end|>\n Three 🚗 signs…<|im_end|>"
+    text, spans = prompt.render(TURNS)
+    assert [text[start:end] for start, end in spans] == ["A red car.<|im_end|>", "\n Three 🚗 signs…<|im_end|>"]
+    assert text.startswith("<|im_start|>system\nAnswer briefly.<|im_end|>\n<|im_start|>user\n<|image_pad|>\nWhat is")
+
+
+def test_decomposed_text_gives_the_composed_ids(prompt):
+    composed, decomposed = (
+        {"role": "user", "content": f"Ko{o}ln caf{e}"} for o, e in (("ö", "é"), ("o\u0308", "e\u0301"))
+    )
+    assert composed != decomposed
+    assert prompt.encode([composed], image_tokens=1) == prompt.encode([decomposed], image_tokens=1)
+    assert prompt.render([decomposed])[0].count("é") == 1
+
+
+fragments = st.lists(
+    st.sampled_from([*SPECIAL, "<", "|", "im_start", "|>", "a", "\n", "user", "<|im_", "start|>"]), max_size=8
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(question=fragments, more=fragments, answer=fragments)
+def test_text_stays_text(prompt, question, more, answer):
+    """Whatever a user or a record writes, the turns are the template's and the text survives."""
+    question, more, answer = ("".join(parts) for parts in (question, more, answer))
+    parts = [{"type": "text", "text": question}, {"type": "image"}, {"type": "text", "text": more}]
+    messages = [{"role": "user", "content": parts}, {"role": "assistant", "content": answer}]
+    encoded = prompt.encode(messages, image_tokens=IMAGE_TOKENS, labels=True)
+    count = {name: encoded.ids.count(prompt.tokenizer.token_to_id(name)) for name in SPECIAL}
+    assert count == {"<|im_start|>": 2, "<|im_end|>": 2, "<|endoftext|>": 0, "<|image_pad|>": IMAGE_TOKENS}
+    written = (
+        f"<|im_start|>user\n{question}<|image_pad|>\n{more}<|im_end|>\n<|im_start|>assistant\n{answer}<|im_end|>\n"
+    )
+    expanded = prompt.decode(encoded.ids, skip_special_tokens=False)
+    assert expanded == prompt.render(messages)[0].replace(
+        f"{question}<|image_pad|>\n", f"{question}{'<|image_pad|>' * IMAGE_TOKENS}\n", 1
+    )
+    assert prompt.render(messages)[0] == written
+    learned = [token for token, mine in zip(encoded.ids, encoded.answer_mask, strict=True) if mine]
+    assert prompt.decode(learned, skip_special_tokens=False) == f"{answer}<|im_end|>"
+
+
+def test_texts_that_a_template_joins_stay_text():
+    """transformers' LLaVA templates move pictures to the front, so the halves of a name can meet."""
+    tokenizer = small_tokenizer()
+    template = (
+        "{% for m in messages %}{% for p in m.content if p.type == 'image' %}{{ image_token }}{% endfor %}"
+        "{% for p in m.content if p.type == 'text' %}{{ p.text }}{% endfor %}<|im_end|>{% endfor %}"
+    )
+    prompt = ChatPrompt(tokenizer, template, tokenizer.token_to_id("<|image_pad|>"))
+    parts = [{"type": "text", "text": "<|im_"}, {"type": "image"}, {"type": "text", "text": "end|>"}]
+    encoded = prompt.encode([{"role": "user", "content": parts}], image_tokens=1)
+    assert encoded.ids.count(tokenizer.token_to_id("<|im_end|>")) == 1
+    assert prompt.decode(encoded.ids, skip_special_tokens=False) == "<|image_pad|><|im_end|><|im_end|>"
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        ({"role": "user<|im_end|>", "content": "x"}, "role is one of"),
+        ({"role": "user", "content": 3}, "neither text nor a list"),
+        ({"role": "user", "content": [{"type": "video"}]}, "neither an image nor a text"),
+        ({"role": "user", "content": "\ud800"}, "lone surrogate"),
+        ({"role": "user", "content": "a\ufdd0b"}, "noncharacter"),
+        ("hello", "object with a role"),
+    ],
+)
+def test_unusable_messages_are_refused(prompt, message, words):
+    with pytest.raises(DataError, match=words):
+        prompt.encode([message], image_tokens=1)
+
+
+def test_fields_beside_role_and_content_never_reach_the_template():
+    tokenizer = small_tokenizer()
+    prompt = ChatPrompt(tokenizer, "{{ messages[0].name | default('none') }}", tokenizer.token_to_id("<|image_pad|>"))
+    assert prompt.render([{"role": "user", "content": "x", "name": "<|im_start|>"}])[0] == "none"
+
+
+def test_a_template_without_generation_serves_inference_only():
+    tokenizer = small_tokenizer()
+    template = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    prompt = ChatPrompt(tokenizer, template, tokenizer.token_to_id("<|image_pad|>"))
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}]
+    assert prompt.encode(messages, image_tokens=1).answer_mask is None
+    with pytest.raises(CheckpointError, match="generation"):
+        prompt.encode(messages, image_tokens=1, labels=True)
+
+
+def test_a_template_that_loses_the_picture_is_an_error():
+    tokenizer = small_tokenizer()
+    prompt = ChatPrompt(tokenizer, "{{ messages[0].role }}", tokenizer.token_to_id("<|image_pad|>"))
+    with pytest.raises(CheckpointError, match="0 image tokens for 1 pictures"):
+        prompt.encode([{"role": "user", "content": [{"type": "image"}]}], image_tokens=4)
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ("{% if %}", "line 1 has an error"),
+        ("{{ raise_exception('no tools here') }}", "no tools here"),
+        ("{{ ''.__class__.__mro__ }}", "can't render"),
+        ("{{ messages.append(1) }}", "can't render"),
+        ("{{ 1 / 0 }}", "can't render"),
+    ],
+)
+def test_broken_and_hostile_templates_are_errors(template, words):
+    tokenizer = small_tokenizer()
+    with pytest.raises(CheckpointError, match=words):
+        ChatPrompt(tokenizer, template, tokenizer.token_to_id("<|image_pad|>")).render([])
+
+
+def test_load_and_pickle_give_the_same_prompt(prompt, tmp_path):
+    loaded = ChatPrompt.load(write_prompt_files(tmp_path))
+    expected = prompt.encode(TURNS, image_tokens=IMAGE_TOKENS)
+    for other in (loaded, pickle.loads(pickle.dumps(loaded))):
+        assert other.encode(TURNS, image_tokens=IMAGE_TOKENS) == expected
+        assert other.fingerprint == prompt.fingerprint
+        assert (other.image_token, other.token_id("pad_token")) == ("<|image_pad|>", prompt.token_id("pad_token"))
+    assert loaded.length == max(prompt.tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+    assert loaded.token_id("bos_token") is None
+
+
+def test_length_counts_to_the_highest_id(prompt, tmp_path):
+    write_prompt_files(tmp_path)
+    file = tmp_path / "tokenizer.json"
+    value = json.loads(file.read_text())
+    vocabulary = value["model"]["vocab"]
+    vocabulary[max(vocabulary, key=vocabulary.get)] = 700  # a gap
+    file.write_text(json.dumps(value))
+    loaded = ChatPrompt.load(tmp_path)
+    assert loaded.length == 701 > loaded.tokenizer.get_vocab_size()
+
+
+def test_truncation_and_padding_of_the_file_are_ignored(prompt, tmp_path):
+    write_prompt_files(tmp_path)
+    tokenizer = small_tokenizer()
+    tokenizer.enable_truncation(5)
+    tokenizer.enable_padding(length=500)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    loaded = ChatPrompt.load(tmp_path)
+    assert loaded.encode(TURNS, image_tokens=2) == prompt.encode(TURNS, image_tokens=2)
+
+
+@pytest.mark.parametrize("place", ["tokenizer_config.json", "chat_template.json", "processor_config.json"])
+def test_templates_in_json_files_are_found(prompt, tmp_path, place):
+    write_prompt_files(tmp_path)
+    (tmp_path / "chat_template.jinja").unlink()
+    file = tmp_path / place
+    value = json.loads(file.read_text()) if file.exists() else {}
+    named = [{"name": "tool_use", "template": "x"}, {"name": "default", "template": chatml_template()}]
+    value["chat_template"] = named if place == "tokenizer_config.json" else chatml_template()
+    file.write_text(json.dumps(value))
+    assert ChatPrompt.load(tmp_path).template == prompt.template
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("tokenizer.json", None, "tokenizer.json is missing"),
+        ("tokenizer.json", "{", "can't be read as a tokenizer"),
+        ("chat_template.jinja", None, "has no chat template"),
+        ("config.json", "{}", "names no image token"),
+        ("config.json", "[1]", "isn't a JSON object"),
+        ("config.json", "{", "can't be read"),
+        ("config.json", '{"image_token_index": 99999}', "has no token 99999"),
+    ],
+)
+def test_incomplete_folders_are_errors_of_one_line(tmp_path, file, content, words):
+    write_prompt_files(tmp_path)
+    if content is None:
+        (tmp_path / file).unlink()
+    else:
+        (tmp_path / file).write_text(content)
+    with pytest.raises(CheckpointError, match=words) as caught:
+        ChatPrompt.load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_image_token_is_found_by_name(prompt, tmp_path):
+    write_prompt_files(tmp_path)
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "processor_config.json").write_text(json.dumps({"image_token": "<|image_pad|>"}))
+    assert ChatPrompt.load(tmp_path).image_token_id == prompt.image_token_id
+
+
+def test_prompt_and_preprocess_need_neither_torch_nor_transformers():
+    code = (
+        "import sys, switchkd.prompt, switchkd.preprocess, switchkd.data.report, switchkd.data.questions\n"
+        "assert not {'torch', 'transformers'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent)

@@ -1,0 +1,44 @@
+"""Stage jobs on small real models."""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from switchkd.training.recipe import Data, Distillation, Stage
+from switchkd.training.stages import StageJob, run_stage
+
+QUIET = Console(quiet=True)
+
+
+def stage_job(folder: Path, student: Path, data: tuple[Path, Path], *, teacher: Path | None = None, **settings) -> StageJob:
+    distillation = settings.pop("distillation", Distillation())
+    processes = settings.pop("processes", 1)
+    seed = settings.pop("seed", 0)
+    deepspeed = settings.pop("deepspeed", None)
+    stage = {"batch_size": 4, "steps": 4, "learning_rate": 1e-3, "log_every": 1, "save_every": 100} | settings
+    return StageJob(
+        title="test",
+        folder=folder,
+        student=student,
+        teacher=teacher,
+        data_file=data[0],
+        images=data[1],
+        cache=folder / "index",
+        stage=Stage(distill=teacher is not None, **stage),
+        distillation=distillation,
+        data=Data(),
+        seed=seed,
+        deepspeed=deepspeed,
+        processes=processes,
+    )
+
+
+def train(*arguments, **settings) -> Path:
+    return run_stage(stage_job(*arguments, **settings), QUIET)
+
+
+def losses(folder: Path, key: str = "loss") -> list[float]:
+    import json
+
+    log = json.loads((folder / "stage.json").read_text())["log"]
+    return [entry[key] for entry in log if key in entry]

@@ -1,0 +1,61 @@
+"""Two DeepSpeed ZeRO-2 processes give the losses of one process without it."""
+
+import os
+from importlib import resources
+from pathlib import Path
+
+import pytest
+from helpers import QUIET, losses, stage_job, train
+
+from switchkd.errors import SkdError
+from switchkd.training.launch import run_distributed
+
+pytest.importorskip("deepspeed")
+ZERO2 = str(resources.files("switchkd.recipes") / "deepspeed" / "zero2.json")
+
+
+@pytest.fixture(autouse=True)
+def private_extensions(monkeypatch):
+    """DeepSpeed compiles a small operator once; a killed run's lock on a shared folder would hang this one."""
+    cache = Path(__file__).parents[2] / ".cache" / "torch_extensions"
+    cache.mkdir(parents=True, exist_ok=True)
+    for lock in cache.rglob("lock"):
+        lock.unlink()
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(cache))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+
+
+def test_two_processes_give_the_trace_of_one(tmp_path, student_folder, teacher_folder, mixed_data):
+    settings = {"teacher": teacher_folder, "batch_size": 4, "micro_batch": 1, "steps": 6}
+    train(tmp_path / "one", student_folder, mixed_data, **settings)
+    job = stage_job(tmp_path / "two", student_folder, mixed_data, processes=2, deepspeed=ZERO2, **settings)
+    model = run_distributed(job, QUIET)
+    assert (model / "model.safetensors").exists()
+    for key in ("loss", "ce", "align", "vsd"):
+        one, two = losses(tmp_path / "one", key), losses(tmp_path / "two", key)
+        assert len(one) == 6 and two == pytest.approx(one, rel=1e-5, abs=1e-5), key
+
+
+def test_a_plain_optimizer_is_an_error(tmp_path, student_folder, mixed_data, monkeypatch):
+    """Asked for DeepSpeed and started without it, a stage doesn't pretend."""
+    job = stage_job(tmp_path / "s", student_folder, mixed_data)
+    monkeypatch.setattr("switchkd.training.stages.TrainingArguments", _without_deepspeed)
+    from switchkd.training.stages import StageJob, run_stage
+
+    with pytest.raises(SkdError, match="was to use DeepSpeed ZeRO and used"):
+        run_stage(StageJob(**{**vars(job), "deepspeed": ZERO2}), QUIET)
+
+
+def _without_deepspeed(**arguments):
+    from transformers import TrainingArguments
+
+    return TrainingArguments(**{**arguments, "deepspeed": None})
+
+
+def test_a_failing_worker_is_one_line(tmp_path, student_folder, mixed_data, capfd):
+    job = stage_job(tmp_path / "s", student_folder, mixed_data, processes=2, deepspeed=ZERO2, batch_size=3)
+    with pytest.raises(SkdError, match="failed in 2 processes"):
+        run_distributed(job, QUIET)
+    assert "can't be split over 2 processes" in capfd.readouterr().err
+    assert os.listdir(tmp_path / "s") == ["job.json"] or not (tmp_path / "s" / "model").exists()

@@ -1,0 +1,177 @@
+"""Training stages on small real models: the loss is the paper's, settings matter, parts freeze."""
+
+import json
+
+import pytest
+import torch
+from helpers import QUIET, losses, stage_job, train
+from losses.literal import literal_dbild
+from safetensors.torch import load_file
+from torch.nn.functional import cross_entropy
+
+from switchkd.errors import DataError, SkdError
+from switchkd.models.vlm import load_vlm
+from switchkd.prompt import ChatPrompt
+from switchkd.training.recipe import Distillation, Stage
+from switchkd.training.stages import StageJob, run_stage
+
+
+def test_the_first_loss_is_the_papers_algorithm_1(tmp_path, student_folder, teacher_folder, mixed_data):
+    """The whole step, from files to the logged loss, against Algorithms 1 and 2 on transformers' stock forwards."""
+    from switchkd.data.index import Source, build_index
+    from switchkd.data.llava import Collator, LlavaDataset
+    from switchkd.preprocess import Preprocess
+
+    train(tmp_path / "s", student_folder, mixed_data, teacher=teacher_folder, batch_size=8, steps=1, micro_batch=2)
+    source = Source(*mixed_data, ChatPrompt.load(student_folder), image_tokens=16, max_length=2048)
+    dataset = LlavaDataset(source, build_index(source), Preprocess.load(student_folder))
+    student, teacher = load_vlm(student_folder), load_vlm(teacher_folder)
+    hybrid = load_vlm(teacher_folder)
+    hybrid.model.vision_tower = student.model.vision_tower
+    rows = source.prompt.length
+    sums, tokens = torch.zeros(3, dtype=torch.float64), 0
+    for index in range(8):
+        batch = Collator(0)([dataset[index]])
+        batch.pop("bad")
+        labels = batch.pop("labels")
+        answers = labels[:, 1:] != -100
+        with torch.no_grad():
+            z_t, z_s, z_switch = (model(**batch).logits[:, :-1][answers][:, :rows] for model in (teacher, student, hybrid))
+        sums[0] += cross_entropy(z_s.double(), labels[:, 1:][answers], reduction="sum")
+        sums[1] += literal_dbild(z_t, z_s, 3.0).sum()
+        sums[2] += literal_dbild(z_t, z_switch, 3.0).sum() if "pixel_values" in batch else 0
+        tokens += int(answers.sum())
+    expected = (sums / tokens).tolist()
+    logged = [losses(tmp_path / "s", key)[0] for key in ("ce", "align", "vsd")]
+    assert logged == pytest.approx(expected, rel=1e-5)
+    assert losses(tmp_path / "s")[0] == pytest.approx(sum(expected), rel=1e-5)
+
+
+def test_accumulated_micro_batches_equal_one_batch(tmp_path, student_folder, teacher_folder, mixed_data):
+    traces = []
+    for micro in (4, 1):
+        folder = tmp_path / f"m{micro}"
+        train(folder, student_folder, mixed_data, teacher=teacher_folder, micro_batch=micro)
+        traces.append([value for key in ("loss", "ce", "align", "vsd") for value in losses(folder, key)])
+    assert traces[0] == pytest.approx(traces[1], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"temperature": 1.0},
+        {"method": "fkl"},
+        {"lambda_align": 0.5},
+        {"lambda_switch": 0.0},
+        {"knee_top": 20},
+        {"k_max": 5},
+        {"k_min": 600},
+        {"tau_squared": True},
+        {"ce_temperature": 3.0},
+    ],
+    ids=str,
+)
+def test_every_distillation_setting_reaches_the_loss(tmp_path, student_folder, teacher_folder, mixed_data, change):
+    results = []
+    for name, distillation in (("a", Distillation()), ("b", Distillation(**change))):
+        folder = tmp_path / name
+        train(folder, student_folder, mixed_data, teacher=teacher_folder, steps=1, distillation=distillation)
+        results.append(losses(folder)[0])
+    assert results[0] != pytest.approx(results[1], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"learning_rate": 3e-3},
+        {"learning_rates": {"vision": 1e-2}},
+        {"weight_decay": 0.5},
+        {"schedule": "linear"},
+        {"warmup": 0.9},
+        {"clip": 0.01},
+        {"beta2": 0.9},
+        {"batch_size": 2},
+        {"steps": 5},
+        {"seed": 1},
+        {"precision": "bf16"},
+    ],
+    ids=str,
+)
+def test_every_stage_setting_reaches_the_weights(tmp_path, student_folder, mixed_data, change):
+    usual = train(tmp_path / "a", student_folder, mixed_data)
+    changed = train(tmp_path / "b", student_folder, mixed_data, **change)
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (usual, changed))
+    assert any(not torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_gradient_checkpointing_changes_nothing(tmp_path, student_folder, teacher_folder, mixed_data):
+    for name, on in (("a", False), ("b", True)):
+        train(tmp_path / name, student_folder, mixed_data, teacher=teacher_folder, gradient_checkpointing=on)
+    assert losses(tmp_path / "a") == pytest.approx(losses(tmp_path / "b"), rel=1e-5)
+
+
+@pytest.mark.parametrize("parts", [("projector",), ("vision",), ("language", "projector")])
+def test_frozen_parts_stay_as_they_were(tmp_path, student_folder, teacher_folder, mixed_data, parts):
+    model = train(tmp_path / "s", student_folder, mixed_data, teacher=teacher_folder, trainable=parts)
+    before, after = (load_file(folder / "model.safetensors") for folder in (student_folder, model))
+    prefixes = {"vision": "vision_tower", "projector": "multi_modal_projector", "language": "language_model"}
+    changed = {
+        part
+        for part, prefix in prefixes.items()
+        if any(not torch.equal(before[name], after[name]) for name in before if name.startswith(prefix))
+    }
+    assert changed == set(parts)
+
+
+def test_a_picture_that_breaks_while_training_is_counted(tmp_path, student_folder, road_scenes, monkeypatch):
+    """Between the check and the training a file is torn: the run goes on and says so."""
+    import shutil
+
+    images = tmp_path / "images"
+    shutil.copytree(road_scenes / "images", images)
+    records = json.loads((road_scenes / "captions.json").read_text())[:4]
+    file = tmp_path / "captions.json"
+    file.write_text(json.dumps(records))
+    job = stage_job(tmp_path / "s", student_folder, (file, images), steps=1)
+    run_stage(stage_job(tmp_path / "first", student_folder, (file, images), steps=1), QUIET)
+    shutil.copytree(tmp_path / "first" / "index", job.cache)
+    torn = images / records[0]["image"]
+    torn.write_bytes(torn.read_bytes()[:60])
+    run_stage(job, QUIET)
+    assert json.loads((job.folder / "stage.json").read_text())["unusable_while_training"] == 1
+
+
+def test_too_much_bad_data_stops_before_training(tmp_path, student_folder, road_scenes):
+    records = json.loads((road_scenes / "captions.json").read_text())[:4]
+    records[0]["image"] = "train/none.png"
+    file = tmp_path / "captions.json"
+    file.write_text(json.dumps(records))
+    with pytest.raises(DataError, match="1 of 4 records"):
+        train(tmp_path / "s", student_folder, (file, road_scenes / "images"))
+
+
+def test_jobs_that_cannot_run_say_so(tmp_path, student_folder, mixed_data):
+    with pytest.raises(SkdError, match="can't be split"):
+        train(tmp_path / "a", student_folder, mixed_data, batch_size=3, micro_batch=2)
+    with pytest.raises(SkdError, match="trains no part"):
+        train(tmp_path / "b", student_folder, mixed_data, trainable=())
+    job = stage_job(tmp_path / "c", student_folder, mixed_data)
+    with pytest.raises(SkdError, match="there is no teacher"):
+        run_stage(StageJob(**{**vars(job), "stage": Stage(distill=True, steps=1)}), QUIET)
+    with pytest.raises(SkdError, match="was to run in 2 processes and ran in 1"):
+        train(tmp_path / "d", student_folder, mixed_data, processes=2)
+
+
+def test_a_job_survives_its_file(tmp_path, student_folder, teacher_folder, mixed_data):
+    job = stage_job(
+        tmp_path, student_folder, mixed_data, teacher=teacher_folder, learning_rates={"vision": 1e-4}, trainable=("vision",)
+    )
+    assert StageJob.load(job.save()) == job
+
+
+def test_the_warning_about_equal_towers(tmp_path, student_folder, mixed_data, capsys):
+    from rich.console import Console
+
+    run_stage(stage_job(tmp_path / "s", student_folder, mixed_data, teacher=student_folder, steps=1), Console(width=300))
+    assert "same vision tower" in capsys.readouterr().out
+    assert losses(tmp_path / "s", "vsd")[0] == pytest.approx(0, abs=1e-6)
