@@ -44,13 +44,14 @@ def eval_command(
     from switchkd.training.report import recorded_questions, write_answers
 
     console = Console()
+    folder = latest_run() / "student" if checkpoint is None else resolve_checkpoint(checkpoint)
+    answerer = Answerer(folder)
     if file is None:
         file, recorded_images = recorded_questions(latest_run(), split)
         images = images or recorded_images
-    folder = latest_run() / "student" if checkpoint is None else resolve_checkpoint(checkpoint)
     questions = read_questions(file, images or file.parent / "images")
     answers = answer_all(
-        Answerer(folder), questions, console, title="answering", batch_size=batch_size, max_new_tokens=max_tokens
+        answerer, questions, console, title="answering", batch_size=batch_size, max_new_tokens=max_tokens
     )
     scores = score_answers(questions, answers)
     console.print(accuracy_table({str(folder): scores}))

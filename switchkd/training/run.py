@@ -31,6 +31,7 @@ from switchkd.models.vlm import (
     save_vlm,
 )
 from switchkd.runs import RUNS
+from switchkd.training.compatibility import check_compatibility
 from switchkd.training.launch import run_distributed
 from switchkd.training.recipe import DataSet, Distillation, Model, Part, Recipe, result_settings, to_plain
 from switchkd.training.stages import RECORD, StageJob, run_stage
@@ -119,6 +120,9 @@ class Run:
             start = self._assemble(role, model)
         else:
             raise RecipeError(f"{role} needs a checkpoint, or a vision and a language part.")
+        if any(self.recipe.stages[name].distill for name in stages):
+            # Found out now, not after the hours of an undistilled first stage.
+            check_compatibility(self.teacher(), start)
         return self._train(role, start, stages)
 
     def _resolve(self, reference: str) -> Path:

@@ -13,7 +13,10 @@ from pathlib import Path
 import torch
 import transformers
 from rich.console import Console
+from torch.utils.tensorboard import SummaryWriter
 from transformers import TrainingArguments
+from transformers.integrations import TensorBoardCallback
+from transformers.trainer_callback import PrinterCallback
 
 import switchkd
 from switchkd.data.index import Source, build_index
@@ -113,7 +116,7 @@ def run_stage(job: StageJob, console: Console) -> Path:
         data_collator=Collator(prompt.token_id("pad_token") or 0),
         callbacks=[stop, ProgressBar(job.title, console)],
     )
-    _replace_default_progress(trainer)
+    _set_reporters(trainer, job)
     checkpoint = newest_checkpoint(job.folder / "checkpoints")
     if checkpoint is not None and trainer.is_world_process_zero():
         console.print(f"{job.title}  goes on from step {checkpoint.name.removeprefix('checkpoint-')}")
@@ -196,7 +199,7 @@ def _arguments(job: StageJob) -> TrainingArguments:
         logging_first_step=True,
         # A loss that isn't finite has to be seen.
         logging_nan_inf_filter=False,
-        report_to=["tensorboard"],
+        report_to=[],
         disable_tqdm=True,
         remove_unused_columns=False,
         label_names=["labels"],
@@ -207,10 +210,11 @@ def _arguments(job: StageJob) -> TrainingArguments:
     )
 
 
-def _replace_default_progress(trainer: SwitchTrainer) -> None:
-    from transformers.trainer_callback import PrinterCallback
-
+def _set_reporters(trainer: SwitchTrainer, job: StageJob) -> None:
+    """TensorBoard files outside the checkpoints, which go away; no lines of raw numbers."""
     trainer.remove_callback(PrinterCallback)
+    if trainer.is_world_process_zero():
+        trainer.add_callback(TensorBoardCallback(SummaryWriter(str(job.folder / "tensorboard"))))
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

@@ -94,7 +94,9 @@ def test_vsd_reaches_the_students_tower_alone(student, switch, batch):
     terms = Objective(Distillation())(student_logits, targets, switch.teacher_logits(batch), switch_logits, rows)
     terms.vsd.backward()
     used = student.model.vision_tower.encoder.layers[:-1]
-    assert all(parameter.grad.abs().sum() > 0 for name, parameter in used.named_parameters() if "k_proj.bias" not in name)
+    assert all(
+        parameter.grad.abs().sum() > 0 for name, parameter in used.named_parameters() if "k_proj.bias" not in name
+    )
     for part in (student.model.multi_modal_projector, student.model.language_model):
         assert all(parameter.grad is None for parameter in part.parameters())
     assert all(parameter.grad is None for parameter in switch.teacher.parameters())
@@ -149,9 +151,7 @@ def test_a_teacher_with_another_image_token(student, switch, batch, teacher_fold
 def test_surplus_features_are_refused(student, batch):
     features = vision_features(student, torch.cat([batch["pixel_values"], batch["pixel_values"][:1]]))
     with pytest.raises(ValueError, match="image tokens for"):
-        answer_logits(
-            student, features, batch["input_ids"], batch["attention_mask"], answer_positions(batch["labels"])
-        )
+        answer_logits(student, features, batch["input_ids"], batch["attention_mask"], answer_positions(batch["labels"]))
 
 
 def test_recomputed_activations_give_the_same_gradient(student, switch, batch):

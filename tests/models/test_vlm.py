@@ -83,7 +83,9 @@ def test_a_full_two_tower_checkpoint_gives_its_tower(tmp_path, tokenizer):
     vlm, _ = assemble(load_vision(tmp_path / "tower"), config("qwen2.5-0.5b"), tokenizer)
     assert not any("head" in name for name in vlm.model.vision_tower.state_dict())
     weight = vlm.model.vision_tower.embeddings.patch_embedding.weight
-    torch.testing.assert_close(weight, load_vision(tmp_path / "tower").state_dict()[_find(tower, "patch_embedding.weight")])
+    torch.testing.assert_close(
+        weight, load_vision(tmp_path / "tower").state_dict()[_find(tower, "patch_embedding.weight")]
+    )
 
 
 def _find(model, ending):

@@ -10,7 +10,9 @@ from switchkd.training.stages import StageJob, run_stage
 QUIET = Console(quiet=True)
 
 
-def stage_job(folder: Path, student: Path, data: tuple[Path, Path], *, teacher: Path | None = None, **settings) -> StageJob:
+def stage_job(
+    folder: Path, student: Path, data: tuple[Path, Path], *, teacher: Path | None = None, **settings
+) -> StageJob:
     distillation = settings.pop("distillation", Distillation())
     processes = settings.pop("processes", 1)
     seed = settings.pop("seed", 0)

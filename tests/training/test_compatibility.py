@@ -41,7 +41,11 @@ def swap_two_tokens(content):
         ("tokenizer.json", lambda content: content.clear(), "no readable tokenizer"),
         ("config.json", lambda config: config["vision_config"].update(hidden_size=32), "width 32"),
         ("config.json", lambda config: config["vision_config"].update(image_size=28), "A picture is 4 tokens"),
-        ("preprocessor_config.json", lambda config: config.update(image_mean=[0.1, 0.1, 0.1]), "prepare pictures differently"),
+        (
+            "preprocessor_config.json",
+            lambda config: config.update(image_mean=[0.1, 0.1, 0.1]),
+            "prepare pictures differently",
+        ),
     ],
 )
 def test_what_differs_is_named(tmp_path, teacher_folder, student_folder, file, change, message):

@@ -5,7 +5,16 @@ import yaml
 
 from switchkd.errors import RecipeError
 from switchkd.losses.alignment import METHODS as LOSS_METHODS
-from switchkd.training.recipe import METHODS, Recipe, build, explain, load_recipe, recipe_names, result_settings, to_plain
+from switchkd.training.recipe import (
+    METHODS,
+    Recipe,
+    build,
+    explain,
+    load_recipe,
+    recipe_names,
+    result_settings,
+    to_plain,
+)
 
 
 @pytest.mark.parametrize("name", ["roadscenes", "tinyllava-0.5b", "tinyllava-1.5b"])
@@ -35,7 +44,8 @@ def test_the_papers_settings(name, teacher):
 
 def test_overrides_win():
     recipe = load_recipe(
-        "roadscenes", ["distillation.temperature=1", "stages.dft.learning_rates={vision: 1e-4}", "student.stages=[dpt, sft]"]
+        "roadscenes",
+        ["distillation.temperature=1", "stages.dft.learning_rates={vision: 1e-4}", "student.stages=[dpt, sft]"],
     )
     assert recipe.distillation.temperature == 1.0
     assert recipe.stages["dft"].learning_rates == {"vision": 1e-4}
@@ -91,4 +101,6 @@ def test_every_setting_is_explained():
 def test_fingerprints_leave_out_what_changes_nothing():
     stage = load_recipe("roadscenes").stages["dft"]
     settings = result_settings(stage)
-    assert "workers" not in settings and "log_every" not in settings and settings["learning_rate"] == stage.learning_rate
+    assert (
+        "workers" not in settings and "log_every" not in settings and settings["learning_rate"] == stage.learning_rate
+    )

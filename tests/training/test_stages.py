@@ -36,7 +36,9 @@ def test_the_first_loss_is_the_papers_algorithm_1(tmp_path, student_folder, teac
         labels = batch.pop("labels")
         answers = labels[:, 1:] != -100
         with torch.no_grad():
-            z_t, z_s, z_switch = (model(**batch).logits[:, :-1][answers][:, :rows] for model in (teacher, student, hybrid))
+            z_t, z_s, z_switch = (
+                model(**batch).logits[:, :-1][answers][:, :rows] for model in (teacher, student, hybrid)
+            )
         sums[0] += cross_entropy(z_s.double(), labels[:, 1:][answers], reduction="sum")
         sums[1] += literal_dbild(z_t, z_s, 3.0).sum()
         sums[2] += literal_dbild(z_t, z_switch, 3.0).sum() if "pixel_values" in batch else 0
@@ -164,7 +166,12 @@ def test_jobs_that_cannot_run_say_so(tmp_path, student_folder, mixed_data):
 
 def test_a_job_survives_its_file(tmp_path, student_folder, teacher_folder, mixed_data):
     job = stage_job(
-        tmp_path, student_folder, mixed_data, teacher=teacher_folder, learning_rates={"vision": 1e-4}, trainable=("vision",)
+        tmp_path,
+        student_folder,
+        mixed_data,
+        teacher=teacher_folder,
+        learning_rates={"vision": 1e-4},
+        trainable=("vision",),
     )
     assert StageJob.load(job.save()) == job
 
@@ -172,6 +179,8 @@ def test_a_job_survives_its_file(tmp_path, student_folder, teacher_folder, mixed
 def test_the_warning_about_equal_towers(tmp_path, student_folder, mixed_data, capsys):
     from rich.console import Console
 
-    run_stage(stage_job(tmp_path / "s", student_folder, mixed_data, teacher=student_folder, steps=1), Console(width=300))
+    run_stage(
+        stage_job(tmp_path / "s", student_folder, mixed_data, teacher=student_folder, steps=1), Console(width=300)
+    )
     assert "same vision tower" in capsys.readouterr().out
     assert losses(tmp_path / "s", "vsd")[0] == pytest.approx(0, abs=1e-6)
