@@ -76,8 +76,8 @@ def check_command(
     """
     from rich.console import Console
     from rich.progress import Progress
-    from switchkd.cli.tables import data_table
 
+    from switchkd.cli.tables import data_table
     from switchkd.data.index import Source, build_index
     from switchkd.data.report import make_report
     from switchkd.models.layout import image_tokens, read_layout

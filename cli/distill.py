@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import click
+
 from switchkd.cli.options import open_run, run_options
 
 
@@ -40,7 +41,6 @@ def train_command(
 
 def _report(run, models) -> None:  # type: ignore[no-untyped-def]
     from switchkd.cli.tables import accuracy_table
-
     from switchkd.training.report import blind_scores, draw_curves, evaluate_models, where_things_lie
 
     results = evaluate_models(run, models)

@@ -35,8 +35,8 @@ def eval_command(
     Bare, it asks the newest run's student the questions of that run's test split.
     """
     from rich.console import Console
-    from switchkd.cli.tables import accuracy_table
 
+    from switchkd.cli.tables import accuracy_table
     from switchkd.data.questions import read_questions
     from switchkd.models.vlm import resolve_checkpoint
     from switchkd.runs import latest_run

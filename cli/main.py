@@ -6,14 +6,15 @@ import os
 from typing import Any
 
 import click
+
+import switchkd
+from switchkd.cli.ablate import ablate_command
 from switchkd.cli.data import data_group
 from switchkd.cli.distill import distill_command, train_command
 from switchkd.cli.doctor import doctor_command
 from switchkd.cli.evaluate import eval_command
 from switchkd.cli.init import init_command
 from switchkd.cli.recipe import recipe_command
-
-import switchkd
 from switchkd.errors import SkdError
 
 # Waiting threads that spin make training and inference ten times slower on a busy machine. Read when torch loads.
@@ -70,6 +71,7 @@ for command in (
     distill_command,
     train_command,
     eval_command,
+    ablate_command,
     data_group,
     recipe_command,
     doctor_command,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 _ARTICLES = {"a", "an", "the"}
@@ -18,6 +18,11 @@ def normalise(answer: str) -> str:
     """An answer as VQA's official evaluation compares it: lower case, no articles, no punctuation, digits for words."""
     words = _PUNCTUATION.sub("", answer.lower().replace("\n", " ").replace("\t", " ")).split()
     return " ".join(_NUMBER_WORDS.get(word, word) for word in words if word not in _ARTICLES)
+
+
+def is_right(answer: str, expected: str) -> bool:
+    """Exact match after normalisation."""
+    return normalise(answer) == normalise(expected)
 
 
 @dataclass(frozen=True)
@@ -50,3 +55,53 @@ def score_by_kind(kinds: Iterable[str], right: Iterable[bool]) -> dict[str, Scor
     scores = {kind: Score(sum(group), len(group)) for kind, group in sorted(groups.items())}
     everything = [is_right for group in groups.values() for is_right in group]
     return scores | {"all": Score(sum(everything), len(everything))}
+
+
+# Two-sided 95 % quantiles of Student's t by degrees of freedom, 1 to 30; beyond, the normal's is close enough.
+_T95 = (
+    *(12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281),
+    *(2.2010, 2.1788, 2.1604, 2.1448, 2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860),
+    *(2.0796, 2.0739, 2.0687, 2.0639, 2.0595, 2.0555, 2.0518, 2.0484, 2.0452, 2.0423),
+)
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float]:
+    """(mean, half width of its 95 % interval by Student's t); the half width of fewer than two values is NaN."""
+    mean = math.fsum(values) / len(values)
+    if len(values) < 2:
+        return mean, math.nan
+    freedom = len(values) - 1
+    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / freedom)
+    quantile = _T95[freedom - 1] if freedom <= len(_T95) else 1.959964
+    return mean, quantile * deviation / math.sqrt(len(values))
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Two models on the same questions."""
+
+    only_first: int  # questions that only the first answered right
+    only_second: int  # that only the second did
+    total: int
+
+    @property
+    def difference(self) -> float:
+        """Second's accuracy minus first's."""
+        return (self.only_second - self.only_first) / self.total
+
+    @property
+    def p_value(self) -> float:
+        """McNemar's exact two-sided test: whether both err equally often (binomial over the discordant questions)."""
+        discordant = self.only_first + self.only_second
+        tail = sum(math.comb(discordant, k) for k in range(min(self.only_first, self.only_second) + 1))
+        return min(1.0, 2 * tail / 2**discordant)
+
+
+def pair(first: Sequence[bool], second: Sequence[bool]) -> Paired:
+    """Compares two models' right answers to the same questions, in the same order."""
+    both = list(zip(first, second, strict=True))
+    return Paired(
+        only_first=sum(one and not two for one, two in both),
+        only_second=sum(two and not one for one, two in both),
+        total=len(both),
+    )

@@ -116,12 +116,12 @@ def assemble(
         projector_hidden_act="gelu",
         tie_word_embeddings=tied,
     )
-    vlm = LlavaForConditionalGeneration(config)
+    vlm: Any = LlavaForConditionalGeneration(config)
     if isinstance(vision, nn.Module):
         tower = vlm.model.vision_tower
         weights = {name.removeprefix("vision_model."): tensor for name, tensor in vision.state_dict().items()}
         tower.load_state_dict({name: weights[name] for name in tower.state_dict()})
-    if isinstance(language, nn.Module):
+    if isinstance(language, Qwen2ForCausalLM):
         vlm.model.language_model.load_state_dict(language.model.state_dict())
         if not tied:
             vlm.lm_head.load_state_dict(language.lm_head.state_dict())
@@ -159,7 +159,7 @@ def _image_token(tokenizer: PreTrainedTokenizerBase) -> int:
         if token in vocabulary:
             return vocabulary[token]
     tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
-    return tokenizer.convert_tokens_to_ids("<image>")
+    return tokenizer.get_vocab()["<image>"]
 
 
 def default_image_processor(vision_config: Any) -> Any:
@@ -316,7 +316,7 @@ def copy_processor(source: Path, target: Path) -> None:
             shutil.copyfile(source / name, target / name)
 
 
-def save_part(vlm: LlavaForConditionalGeneration, part: str, folder: Path, processor_from: Path) -> None:
+def save_part(vlm: Any, part: str, folder: Path, processor_from: Path) -> None:
     """One part of a LLaVA model as a checkpoint of its own: `vision` with its preprocessing, `language` with its
     tokenizer. The inverse of `assemble`."""
     with replacing_folder(folder) as partial:

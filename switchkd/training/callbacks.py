@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -91,9 +92,14 @@ class ProgressBar(TrainerCallback):
 
 
 class StopOnSignal(TrainerCallback):
-    """Ctrl-C and SIGTERM finish the step, save a checkpoint and end the training; a second Ctrl-C ends it at once."""
+    """Ctrl-C and SIGTERM finish the step, save a checkpoint and end the training; a second Ctrl-C ends it at once.
 
-    def __init__(self) -> None:
+    Args:
+        request: a file that asks for the same when it appears; signals don't reach processes behind a launcher in order.
+    """
+
+    def __init__(self, request: Path) -> None:
+        self._request = request
         self.received: signal.Signals | None = None
         self._before: dict[signal.Signals, Any] = {}
 
@@ -112,10 +118,11 @@ class StopOnSignal(TrainerCallback):
             control.should_training_stop = True
 
     def _anyone_stopped(self, args: TrainingArguments) -> bool:
+        asked = self.received is not None or self._request.exists()
         if args.world_size == 1:
-            return self.received is not None
-        # The processes hear of a signal at different moments; all have to stop after the same step.
-        flag = torch.tensor(float(self.received is not None), device=args.device)
+            return asked
+        # The processes hear of it at different moments; all have to stop after the same step.
+        flag = torch.tensor(float(asked), device=args.device)
         torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
         return bool(flag.item())
 

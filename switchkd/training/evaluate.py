@@ -17,7 +17,7 @@ from switchkd.models.layout import image_tokens, read_layout
 from switchkd.models.vlm import load_vlm
 from switchkd.preprocess import Preprocess, open_image
 from switchkd.prompt import ChatPrompt
-from switchkd.scoring import Score, normalise, score_by_kind
+from switchkd.scoring import Score, is_right, score_by_kind
 
 
 class Answerer:
@@ -87,7 +87,5 @@ def _chunks(items: list[int], size: int) -> Iterator[list[int]]:
 
 def score_answers(questions: list[Question], answers: list[str]) -> dict[str, Score]:
     """Exact-match accuracy by kind after VQA's normalisation."""
-    right = [
-        normalise(answer) == normalise(question.answer) for question, answer in zip(questions, answers, strict=True)
-    ]
+    right = [is_right(answer, question.answer) for question, answer in zip(questions, answers, strict=True)]
     return score_by_kind([question.kind for question in questions], right)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
 
 from switchkd.errors import MissingDependencyError, SkdError
-from switchkd.training.stages import RECORD, Interrupted, StageJob, run_stage
+from switchkd.training.stages import RECORD, STOP_REQUEST, Interrupted, StageJob, run_stage
 
 # What stopped workers leave for the parent, so that it tells a stop from a failure.
 STOP_NOTE = "stopped.txt"
@@ -37,19 +40,29 @@ def run_distributed(job: StageJob, console: Console) -> Path:
 
     if not torch.cuda.is_available():
         environment.setdefault("DS_ACCELERATOR", "cpu")
-    process = subprocess.Popen(command, env=environment)
-    try:
+    request, note = job.folder / STOP_REQUEST, job.folder / STOP_NOTE
+    for leftover in (request, note):
+        leftover.unlink(missing_ok=True)
+    # In a session of its own: a Ctrl-C that reached launcher and workers at once would cut their checkpoint short.
+    process = subprocess.Popen(command, env=environment, start_new_session=True)
+    with _on_signal(request.touch):
         status = process.wait()
-    except KeyboardInterrupt:
-        # The terminal sent Ctrl-C to the workers too; they save and end by themselves.
-        status = process.wait()
+    request.unlink(missing_ok=True)
     if (job.folder / RECORD).exists():
         return job.folder / "model"
-    if (job.folder / STOP_NOTE).exists():
-        note = (job.folder / STOP_NOTE).read_text()
-        (job.folder / STOP_NOTE).unlink()
-        raise Interrupted(note)
+    if note.exists():
+        raise Interrupted(note.read_text())
     raise SkdError(f"Stage '{job.title}' failed in {job.processes} processes (status {status}); see the lines above.")
+
+
+@contextmanager
+def _on_signal(react: Callable[[], None]) -> Iterator[None]:
+    before = {number: signal.signal(number, lambda *_: react()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def main(path: Path) -> None:

@@ -139,7 +139,9 @@ class Part:
 class Model:
     """A vision-language model: a ready checkpoint, or two parts and the stages that train them."""
 
-    checkpoint: str = setting("", help="A LLaVA folder, hub name or asset:NAME to start from.")
+    checkpoint: str = setting(
+        "", help="A LLaVA folder, hub name or asset:NAME: a teacher is taken as it is, a student starts from it."
+    )
     vision: str = setting("", help="Vision part: folder, hub name, asset:NAME or part:NAME.")
     language: str = setting("", help="Language part: folder, hub name, asset:NAME or part:NAME.")
     feature_layer: int = setting(-1, help="Hidden layer of the tower that feeds the projector.")
@@ -287,7 +289,11 @@ def _kind(hint: type) -> str:
 
 
 def _check_references(recipe: Recipe) -> None:
-    owners = [("teacher", recipe.teacher), ("student", recipe.student), *recipe.parts.items()]
+    owners: list[tuple[str, Model | Part]] = [
+        ("teacher", recipe.teacher),
+        ("student", recipe.student),
+        *recipe.parts.items(),
+    ]
     for owner, entry in owners:
         for name in (*entry.stages, *getattr(entry, "baseline", ())):
             if name not in recipe.stages:

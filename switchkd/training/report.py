@@ -12,7 +12,7 @@ import yaml
 from switchkd.data.questions import Question, read_questions
 from switchkd.errors import SkdError
 from switchkd.files import file_sha256, folder_sha256, write_text
-from switchkd.scoring import Score
+from switchkd.scoring import Score, is_right
 from switchkd.training.evaluate import Answerer, answer_all, score_answers
 from switchkd.training.run import Run
 from switchkd.training.stages import RECORD
@@ -25,20 +25,23 @@ def evaluate_models(run: Run, models: Mapping[str, Path]) -> dict[str, dict[str,
 
     Answers are kept under reports/answers/ and read again for the same model and questions.
     """
-    file, images = run.questions("test")
+    file, _ = run.questions("test")
     if not file.is_file():
         return None
-    questions = read_questions(file, images)
-    results = {}
-    for name, folder in models.items():
-        key = f"{folder_sha256(folder)[:12]}-{file_sha256(file)[:12]}"
-        kept = run.folder / "reports" / "answers" / f"{key}.json"
-        if not kept.exists():
-            answers = answer_all(Answerer(folder), questions, run.console, title=f"asking {name}")
-            write_answers(kept, questions, answers, score_answers(questions, answers))
-        results[name] = read_scores(kept)
+    results = {name: read_scores(kept_answers(run, folder, "test", name)) for name, folder in models.items()}
     write_text(run.folder / "reports" / "accuracy.json", json.dumps(_plain(results), indent=2) + "\n")
     return results
+
+
+def kept_answers(run: Run, model: Path, split: str, name: str) -> Path:
+    """The file with a model's answers to a split's questions; asked now where they weren't before."""
+    file, images = run.questions(split)
+    kept = run.folder / "reports" / "answers" / f"{folder_sha256(model)[:12]}-{file_sha256(file)[:12]}.json"
+    if not kept.exists():
+        questions = read_questions(file, images)
+        answers = answer_all(Answerer(model), questions, run.console, title=f"asking {name}")
+        write_answers(kept, questions, answers, score_answers(questions, answers))
+    return kept
 
 
 def blind_scores(run: Run) -> dict[str, float] | None:
@@ -76,6 +79,12 @@ def read_scores(path: Path) -> dict[str, Score]:
     """The scores that `write_answers` wrote."""
     plain = json.loads(path.read_text(encoding="utf-8"))["scores"]
     return {kind: Score(entry["right"], entry["total"]) for kind, entry in plain.items()}
+
+
+def read_right(path: Path) -> list[bool]:
+    """Which questions were answered right, in the file's order."""
+    rows = json.loads(path.read_text(encoding="utf-8"))["answers"]
+    return [is_right(row["answer"], row["expected"]) for row in rows]
 
 
 def _plain(results: Mapping[str, Mapping[str, Score]]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,14 @@ from switchkd.training.stages import RECORD, StageJob, run_stage
 
 # Sentences that the small tokenizer is learned from.
 _TOKENIZER_SENTENCES = 4000
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What may differ between models of one recipe."""
+
+    distillation: Distillation
+    seed: int  # of the new projector and of the sample order
 
 
 class Run:
@@ -92,15 +101,24 @@ class Run:
 
     def teacher(self) -> Path:
         """The teacher's folder: a ready checkpoint, or trained here."""
-        return self._once("teacher", lambda: self._model("teacher", self.recipe.teacher, self.recipe.teacher.stages))
+        return self._once(
+            "teacher", lambda: self._model("teacher", self.recipe.teacher, self.recipe.teacher.stages, self._settings)
+        )
 
     def student(self) -> Path:
         """The distilled student's folder."""
-        return self._once("student", lambda: self._model("student", self.recipe.student, self.recipe.student.stages))
+        return self._once("student", lambda: self.student_variant(self.recipe.student.stages))
 
     def baseline(self) -> Path:
         """The student's undistilled twin."""
-        return self._once("baseline", lambda: self._model("student", self.recipe.student, self.recipe.student.baseline))
+        return self._once("baseline", lambda: self.student_variant(self.recipe.student.baseline))
+
+    def student_variant(
+        self, stages: tuple[str, ...], *, distillation: Distillation | None = None, seed: int | None = None
+    ) -> Path:
+        """A student trained by other stages, another objective or from another seed than the recipe's."""
+        settings = _Settings(distillation or self.recipe.distillation, self.recipe.seed if seed is None else seed)
+        return self._model("student", self.recipe.student, stages, settings)
 
     def part(self, name: str) -> Path:
         """A part that the recipe trains from nothing."""
@@ -113,17 +131,21 @@ class Run:
                 point_to(self.folder / name, self._made[name])
         return self._made[name]
 
-    def _model(self, role: str, model: Model, stages: tuple[str, ...]) -> Path:
+    @property
+    def _settings(self) -> _Settings:
+        return _Settings(self.recipe.distillation, self.recipe.seed)
+
+    def _model(self, role: str, model: Model, stages: tuple[str, ...], settings: _Settings) -> Path:
         if model.checkpoint:
             start = self._resolve(model.checkpoint)
         elif model.vision and model.language:
-            start = self._assemble(role, model)
+            start = self._assemble(role, model, settings.seed)
         else:
             raise RecipeError(f"{role} needs a checkpoint, or a vision and a language part.")
         if any(self.recipe.stages[name].distill for name in stages):
             # Found out now, not after the hours of an undistilled first stage.
             check_compatibility(self.teacher(), start)
-        return self._train(role, start, stages)
+        return self._train(role, start, stages, settings)
 
     def _resolve(self, reference: str) -> Path:
         kind, _, name = reference.partition(":")
@@ -133,13 +155,13 @@ class Run:
             return asset(name)
         return resolve_checkpoint(reference)
 
-    def _assemble(self, role: str, model: Model) -> Path:
+    def _assemble(self, role: str, model: Model, seed: int) -> Path:
         vision, language = self._resolve(model.vision), self._resolve(model.language)
         inputs = {
             "vision": folder_sha256(vision),
             "language": folder_sha256(language),
             "feature_layer": model.feature_layer,
-            "seed": self.recipe.seed,
+            "seed": seed,
         }
 
         def build() -> Any:
@@ -171,7 +193,7 @@ class Run:
             return assemble(vision, language(), load_tokenizer(self._tokenizer()))
 
         start = self._build_start(name, inputs, build)
-        trained = self._train(name, start, part.stages)
+        trained = self._train(name, start, part.stages, self._settings)
         target = trained.parent / part.kind
         if not target.exists():
             save_part(load_vlm(trained), part.kind, target, trained)
@@ -191,35 +213,34 @@ class Run:
     def _build_start(self, role: str, inputs: dict[str, Any], build: Callable[[], Any]) -> Path:
         folder = self.folder / "stages" / f"{role}-start-{_fingerprint(inputs)}" / "model"
         if not folder.exists():
-            torch.manual_seed(self.recipe.seed)
+            torch.manual_seed(inputs["seed"])
             vlm, processor = build()
             save_vlm(vlm, folder, processor)
         return folder
 
     # Stages --------------------------------------------------------------------------------------------------------
 
-    def _train(self, role: str, start: Path, stages: tuple[str, ...]) -> Path:
+    def _train(self, role: str, start: Path, stages: tuple[str, ...], settings: _Settings) -> Path:
         model = start
         for name in stages:
-            model = self.stage(role, name, model)
+            model = self._stage(role, name, model, settings)
         return model
 
-    def stage(self, role: str, name: str, student: Path, distillation: Distillation | None = None) -> Path:
+    def _stage(self, role: str, name: str, student: Path, settings: _Settings) -> Path:
         """Runs stage `name` on the model folder `student`, unless its result is already there."""
         stage = self.recipe.stages[name]
         teacher = self.teacher() if stage.distill else None
         file, images = self.data_set(stage.data)
         if not file.is_file():
             raise RecipeError(f"Stage '{name}' reads {file}, which doesn't exist: set data.sets.{stage.data}.file.")
-        distillation = distillation or self.recipe.distillation
         inputs = {
             "stage": result_settings(stage),
-            "distillation": to_plain(distillation) if teacher else None,
+            "distillation": to_plain(settings.distillation) if teacher else None,
             "student": folder_sha256(student),
             "teacher": teacher and folder_sha256(teacher),
             "data": file_sha256(file),
             "max_length": self.recipe.data.max_length,
-            "seed": self.recipe.seed,
+            "seed": settings.seed,
         }
         folder = self.folder / "stages" / f"{role}-{name}-{_fingerprint(inputs)}"
         if (folder / RECORD).exists():
@@ -235,9 +256,9 @@ class Run:
             images=images,
             cache=self.folder / "data-index",
             stage=stage,
-            distillation=distillation,
+            distillation=settings.distillation,
             data=self.recipe.data,
-            seed=self.recipe.seed,
+            seed=settings.seed,
             deepspeed=str(resources.files("switchkd.recipes") / "deepspeed" / "zero2.json")
             if self._processes
             else None,

@@ -38,6 +38,8 @@ from switchkd.training.trainer import COMPLETE, SwitchTrainer, freeze_parts
 
 RECORD = "stage.json"
 JOB = "job.json"
+# Appears in a stage's folder to ask its processes to stop.
+STOP_REQUEST = "stop"
 # Processes that look through a data file before training.
 _CHECKERS = max(1, min(8, os.cpu_count() or 1))
 
@@ -102,7 +104,7 @@ def run_stage(job: StageJob, console: Console) -> Path:
         raise SkdError(f"Stage '{job.title}' trains no part: name some in stages.….trainable.")
     student = load_vlm(job.student, SwitchStudent)
     freeze_parts(student, stage.trainable)
-    stop = StopOnSignal()
+    stop = StopOnSignal(job.folder / STOP_REQUEST)
     trainer = SwitchTrainer(
         student,
         Objective(job.distillation),
@@ -110,7 +112,8 @@ def run_stage(job: StageJob, console: Console) -> Path:
         rows=prompt.length,
         lengths=dataset.lengths,
         switch=_switch(job, student, prompt, console),
-        lambda_switch=job.distillation.lambda_switch,
+        # The switch teaches the tower alone; where that is frozen, its pass is spared.
+        lambda_switch=job.distillation.lambda_switch if "vision" in stage.trainable else 0.0,
         args=_arguments(job),
         train_dataset=dataset,
         data_collator=Collator(prompt.token_id("pad_token") or 0),
@@ -138,7 +141,7 @@ def open_data(job: StageJob, prompt: ChatPrompt) -> tuple[LlavaDataset, Report]:
         prompt,
         image_tokens=image_tokens(read_layout(job.student)),
         max_length=job.data.max_length,
-        verify=job.data.verify,
+        verify="full" if job.data.verify == "full" else "header",
     )
     # One process checks, the others read what it stored.
     index = build_index(source, workers=_CHECKERS if job.processes == 1 else 0, cache=job.cache)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_model, save_model
 from torch import Tensor
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 
 from switchkd.data.sampler import LengthGroupedSampler
 from switchkd.losses.objective import Objective, Terms
@@ -18,6 +20,7 @@ from switchkd.training.recipe import Stage
 
 # Written last into a checkpoint; one without it was cut short and is never resumed from.
 COMPLETE = "complete"
+_WEIGHTS = "model.safetensors"
 TERM_NAMES = ("ce", "align", "vsd")
 
 
@@ -42,6 +45,17 @@ def _depth(tower: Any) -> int:
     return len(tower.encoder.layers)
 
 
+class SamplerEpoch(TrainerCallback):
+    """Tells the sampler which epoch begins. accelerate doesn't reach it through the wrappers of a resumed or shared
+    data loader, and each resumed epoch would repeat the order of the first."""
+
+    def __init__(self, sampler: LengthGroupedSampler, steps_per_epoch: int):
+        self._sampler, self._steps_per_epoch = sampler, steps_per_epoch
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._sampler.set_epoch(state.global_step // self._steps_per_epoch)
+
+
 class SwitchTrainer(Trainer):
     """Trains a student on L = L_CE + λ1·Align + λ2·VSD (paper, equation 1).
 
@@ -61,7 +75,9 @@ class SwitchTrainer(Trainer):
         **kwargs: Any,
     ):
         super().__init__(model=student, **kwargs)
-        self.objective, self.stage, self.rows, self.lengths = objective, stage, rows, lengths
+        self.student = student
+        self.objective: Objective = objective
+        self.stage, self.rows, self.lengths = stage, rows, lengths
         self.switch = None if switch is None else switch.to(self.args.device)
         self.lambda_switch = lambda_switch
         # The loss below is the token sum over the whole batch divided by its supervised tokens.
@@ -124,10 +140,10 @@ class SwitchTrainer(Trainer):
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """AdamW with one group for each trainable part and for what decays and what doesn't."""
         if self.optimizer is None:
-            decaying = set(self.get_decay_parameter_names(self.model))
-            names = {id(parameter): name for name, parameter in self.model.named_parameters()}
+            decaying = set(self.get_decay_parameter_names(self.student))
+            names = {id(parameter): name for name, parameter in self.student.named_parameters()}
             groups = []
-            for part, modules in part_modules(self.model).items():
+            for part, modules in part_modules(self.student).items():
                 # A tied head is the embedding: it is counted once.
                 unique = {id(p): p for module in modules for p in module.parameters() if p.requires_grad}
                 for decays in (True, False):
@@ -146,10 +162,24 @@ class SwitchTrainer(Trainer):
         }
 
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedSampler:
-        return LengthGroupedSampler(self.lengths, batch_size=self.stage.batch_size, seed=self.args.seed)
+        sampler = LengthGroupedSampler(self.lengths, batch_size=self.stage.batch_size, seed=self.args.seed)
+        self.add_callback(SamplerEpoch(sampler, math.ceil(len(self.lengths) / self.stage.batch_size)))
+        return sampler
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """A checkpoint's weights under the module's own names: Trainer would write the hub's names, and silently find
+        none of them when it reads them back. DeepSpeed keeps the weights in its own files."""
+        folder = Path(output_dir or str(self.args.output_dir))
+        if self.args.should_save:
+            folder.mkdir(parents=True, exist_ok=True)
+            if not self.is_deepspeed_enabled:
+                save_model(self.student, str(folder / _WEIGHTS))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        load_model(self.student, str(Path(resume_from_checkpoint) / _WEIGHTS))
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            (Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}" / COMPLETE).touch()
+            (Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}" / COMPLETE).touch()

@@ -1,7 +1,6 @@
 """The real commands, in this process: what they make, what they print, what they refuse."""
 
 import json
-import os
 from pathlib import Path
 
 import click
@@ -208,7 +207,7 @@ def test_init_from_checkpoints_keeps_their_weights(tmp_path):
 def test_mistakes_are_one_line(arguments, message):
     output = skd(*arguments, fails=True)
     assert message in output.replace("\n", " ")
-    assert not [name for name in os.listdir() if name != "runs"], "nothing half-made is left"
+    assert not [path for path in Path().iterdir() if path.name != "runs"], "nothing half-made is left"
 
 
 def test_help_of_every_command_names_its_options():

@@ -1,10 +1,15 @@
 """Two DeepSpeed ZeRO-2 processes give the losses of one process without it."""
 
-import os
+import contextlib
+import json
+import signal
+import subprocess
+import sys
 from importlib import resources
 from pathlib import Path
 
 import pytest
+import yaml
 from helpers import QUIET, losses, stage_job, train
 
 from switchkd.errors import SkdError
@@ -58,4 +63,56 @@ def test_a_failing_worker_is_one_line(tmp_path, student_folder, mixed_data, capf
     with pytest.raises(SkdError, match="failed in 2 processes"):
         run_distributed(job, QUIET)
     assert "can't be split over 2 processes" in capfd.readouterr().err
-    assert os.listdir(tmp_path / "s") == ["job.json"] or not (tmp_path / "s" / "model").exists()
+    assert not (tmp_path / "s" / "model").exists()
+
+
+def test_a_stopped_launcher_saves_and_goes_on(tmp_path, student_folder, teacher_folder, mixed_data):
+    """A signal to `skd` reaches the workers as a request; the resumed run repeats the uninterrupted trace."""
+    tune = {
+        "data": "mixed",
+        "distill": True,
+        "steps": 8,
+        "batch_size": 4,
+        "micro_batch": 2,
+        "log_every": 1,
+        "save_every": 1,
+    }
+    content = {
+        "data": {"source": "files", "folder": "/", "test": "none.json"}
+        | {"sets": {"mixed": {"file": str(mixed_data[0]), "images": str(mixed_data[1])}}},
+        "teacher": {"checkpoint": str(teacher_folder)},
+        "student": {"checkpoint": str(student_folder), "stages": ["dft"]},
+        "stages": {"dft": tune},
+    }
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(content))
+
+    def start(run):
+        command = [
+            "-m",
+            "switchkd.cli",
+            "distill",
+            "--recipe",
+            str(recipe),
+            "--run",
+            str(tmp_path / run),
+            "--nproc",
+            "2",
+        ]
+        return subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    def trace(run):
+        record = json.loads(next((tmp_path / run / "stages").glob("*/stage.json")).read_text())
+        return [entry["loss"] for entry in record["log"] if "loss" in entry]
+
+    whole = start("whole").communicate(timeout=300)[0]
+    process = start("stopped")
+    while process.poll() is None and not list((tmp_path / "stopped").glob("stages/*/checkpoints/checkpoint-2")):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=0.02)
+    process.send_signal(signal.SIGTERM)
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 1 and "goes on from there" in output, output
+    resumed = start("stopped").communicate(timeout=300)[0]
+    assert "goes on from step" in resumed, (whole, resumed)
+    assert trace("stopped") == trace("whole")

@@ -1,0 +1,74 @@
+# make demo   install everything here and run the default recipe
+# make test   install everything here, lint, and run the tests
+# All of it can be repeated: what is there already is not made again.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Test processes. Each computes in one thread: on a busy machine two make a step ten times slower, not faster.
+TEST_JOBS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadgroup
+
+pinned = $(shell grep '^$(1)==' constraints.txt)
+TORCH := $(call pinned,torch)
+LLAMA := $(call pinned,llama-cpp-python)
+
+# llama.cpp takes minutes to compile, so its wheel is kept outside the environment. A ready one serves as well:
+# make test SKD_LLAMA_WHEEL=path/to/llama_cpp_python-….whl
+WHEELS := .cache/wheels
+SKD_LLAMA_WHEEL ?=
+BUILD_JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
+LLAMA_CMAKE_ARGS ?= -DGGML_NATIVE=ON -DLLAMA_OPENSSL=OFF
+
+.PHONY: demo test test-all lint format setup gguf clean
+
+demo: setup
+	$(BIN)/skd distill
+
+test: lint gguf
+	$(PYTEST)
+
+test-all: lint gguf
+	$(PYTEST) -m "slow or not slow"
+
+# mypy finds switchkd.export in export/ and so on through links, as the installed package would lie.
+MYPY_TREE := .cache/mypy/switchkd
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@rm -rf $(MYPY_TREE) && mkdir -p $(MYPY_TREE)
+	@ln -s $(addprefix $(CURDIR)/,$(wildcard switchkd/*) cli export hardware runtime) $(MYPY_TREE)
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+setup: $(VENV)/.setup
+
+$(VENV)/.setup: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "skd needs Python 3.11 or newer: make PYTHON=python3.11 …")'
+	@$(PIP) --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@echo "installing into $(VENV): $(TORCH), then the rest of the tested set"
+	@$(PIP) install --quiet $(TORCH)
+	@$(PIP) install --quiet --constraint constraints.txt --editable '.[train,dev]'
+	@touch $@
+
+gguf: $(VENV)/.gguf
+
+$(VENV)/.gguf: $(VENV)/.setup $(or $(SKD_LLAMA_WHEEL),$(WHEELS)/.$(LLAMA))
+	@$(PIP) install --quiet --constraint constraints.txt $(or $(SKD_LLAMA_WHEEL),$(WHEELS)/llama_cpp_python-*.whl) --editable '.[gguf]'
+	@touch $@
+
+$(WHEELS)/.$(LLAMA): | $(VENV)/.setup
+	@echo "compiling $(LLAMA), once; about six minutes on two cores"
+	@rm -rf $(WHEELS) && mkdir -p $(WHEELS)
+	@CMAKE_ARGS="$(LLAMA_CMAKE_ARGS)" CMAKE_BUILD_PARALLEL_LEVEL=$(BUILD_JOBS) \
+		$(PIP) wheel --quiet --no-deps --wheel-dir $(WHEELS) $(LLAMA)
+	@touch $@
+
+# Leaves the compiled wheel and the runs.
+clean:
+	rm -rf $(VENV) .cache/mypy build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,214 @@
+"""Ablations: students that differ in one thing, from several seeds, with equal steps and data (paper, tables 3 to 5)."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from switchkd.errors import RecipeError
+from switchkd.files import write_text
+from switchkd.scoring import Paired, mean_interval, pair
+from switchkd.training.recipe import METHODS, Distillation, Recipe
+from switchkd.training.report import blind_scores, kept_answers, read_right, read_scores
+from switchkd.training.run import Run
+
+SFT, SWITCH = "sft", "dbild-rkl+switch"
+# Table 4's losses without the switch, and table 3's method with it.
+LOSSES = (SFT, *METHODS, SWITCH)
+# Table 5: which of the two stages distils.
+SCHEMES = ("pt-sft", "dpt-sft", "pt-dft", "dpt-dft")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of an ablation: which stages train a student, and with which objective."""
+
+    name: str
+    stages: tuple[str, ...]
+    distillation: Distillation
+
+
+def variant(name: str, recipe: Recipe) -> Variant:
+    """A row by its name: `sft`, a loss, a loss `+switch`, or a scheme such as `dpt-sft`.
+
+    Raises:
+        RecipeError: no such row, or a scheme's stage that the recipe lacks.
+    """
+    base = recipe.distillation
+    if name == SFT:
+        return Variant(name, recipe.student.baseline, base)
+    if name in SCHEMES:
+        stages = tuple(name.split("-"))
+        missing = [stage for stage in stages if stage not in recipe.stages]
+        if missing:
+            raise RecipeError(f"The scheme {name} needs a stage '{missing[0]}', which the recipe doesn't have.")
+        return Variant(name, stages, base)
+    method, _, switch = name.partition("+")
+    if method not in METHODS or switch not in ("", "switch"):
+        raise RecipeError(f"There is no ablation '{name}'; possible are {', '.join((*LOSSES, *SCHEMES))}.")
+    weight = base.lambda_switch if switch else 0.0
+    if switch and not weight:
+        raise RecipeError(f"{name} needs distillation.lambda_switch above 0.")
+    return Variant(name, recipe.student.stages, replace(base, method=method, lambda_switch=weight))
+
+
+@dataclass(frozen=True)
+class Result:
+    """One student's answers."""
+
+    name: str
+    seed: int
+    accuracy: float
+    right: tuple[bool, ...]
+
+
+def run_ablation(run: Run, names: tuple[str, ...], seeds: tuple[int, ...], *, split: str, jobs: int) -> dict[str, Any]:
+    """Trains and asks every row from every seed; what is already there is not done again.
+
+    Args:
+        run: whose teacher, parts and data all rows share.
+        split: `validation` for choosing settings, `test` for the final figures.
+        jobs: students trained at once, each in one process.
+
+    Returns:
+        What reports/ablation-SPLIT.json holds: {row: {"accuracy": [per seed], "gap_closed": mean, ...}, "teacher", "blind"}.
+    """
+    rows = [variant(name, run.recipe) for name in names]
+    teacher = kept_answers(run, run.teacher(), split, "teacher")
+    run.data_set(run.recipe.stages[rows[0].stages[-1]].data)
+    tasks = [(row, seed) for seed in seeds for row in rows]
+    results = {(result.name, result.seed): result for result in _work(run, tasks, split, jobs)}
+    summary = summarise(names, seeds, results, read_scores(teacher)["all"].accuracy, blind_scores(run), split)
+    write_text(run.folder / "reports" / f"ablation-{split}.json", json.dumps(summary, indent=1) + "\n")
+    return summary
+
+
+def _work(run: Run, tasks: list[tuple[Variant, int]], split: str, jobs: int) -> Iterator[Result]:
+    if jobs == 1:
+        for row, seed in tasks:
+            yield _train_and_ask(run, row, seed, split)
+            run.console.print(f"{row.name} from seed {seed} is done")
+        return
+    # The stage that rows share is trained once, before they start side by side.
+    for stages, distillation, seed in {(row.stages[:1], row.distillation, seed) for row, seed in tasks}:
+        run.student_variant(stages, distillation=distillation, seed=seed)
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        futures = {
+            pool.submit(_in_process, run.folder, run.recipe, row, seed, split): (row, seed) for row, seed in tasks
+        }
+        for done, future in enumerate(as_completed(futures), 1):
+            row, seed = futures[future]
+            result = future.result()
+            run.console.print(f"{done}/{len(tasks)}  {row.name} from seed {seed}: {100 * result.accuracy:.1f} %")
+            yield result
+
+
+def _in_process(folder: Path, recipe: Recipe, row: Variant, seed: int, split: str) -> Result:
+    return _train_and_ask(Run(folder, recipe, Console(quiet=True)), row, seed, split)
+
+
+def _train_and_ask(run: Run, row: Variant, seed: int, split: str) -> Result:
+    model = run.student_variant(row.stages, distillation=row.distillation, seed=seed)
+    right = read_right(kept_answers(run, model, split, f"{row.name}, seed {seed}"))
+    return Result(row.name, seed, sum(right) / len(right), tuple(right))
+
+
+def summarise(
+    names: tuple[str, ...],
+    seeds: tuple[int, ...],
+    results: dict[tuple[str, int], Result],
+    teacher: float,
+    blind: dict[str, float] | None,
+    split: str,
+) -> dict[str, Any]:
+    """Accuracies, shares of the gap between the first row and the teacher that are closed, and paired tests."""
+    first = [results[names[0], seed] for seed in seeds]
+    base = sum(result.accuracy for result in first) / len(first)
+    summary: dict[str, Any] = {}
+    for name in names:
+        of_row = [results[name, seed] for seed in seeds]
+        mean, half = mean_interval([result.accuracy for result in of_row])
+        summary[name] = {
+            "accuracy": [result.accuracy for result in of_row],
+            "mean": mean,
+            "interval_half_width": half,
+            "gap_closed": (mean - base) / (teacher - base) if teacher != base else None,
+            "against_first": _paired(first, of_row),
+        }
+    if SWITCH in names and "dbild-rkl" in names:
+        without, with_switch = ([results[name, seed] for seed in seeds] for name in ("dbild-rkl", SWITCH))
+        summary[SWITCH]["against_without_switch"] = _paired(without, with_switch)
+    return summary | {
+        "teacher": teacher,
+        "blind": None if blind is None else blind["all"],
+        "seeds": list(seeds),
+        "split": split,
+        "questions": len(first[0].right),
+    }
+
+
+def _paired(first: list[Result], second: list[Result]) -> dict[str, float | int]:
+    """McNemar's test over the questions of all seeds, each seed paired with itself."""
+    pairs = [pair(one.right, two.right) for one, two in zip(first, second, strict=True)]
+    total = Paired(*(sum(getattr(p, name) for p in pairs) for name in ("only_first", "only_second", "total")))
+    return {
+        "difference": total.difference,
+        "only_first": total.only_first,
+        "only_second": total.only_second,
+        "p_value": total.p_value,
+    }
+
+
+def markdown_table(summary: dict[str, Any]) -> str:
+    """The table as Markdown, in the form of the paper's tables 3 and 4."""
+    rows = [name for name, entry in summary.items() if isinstance(entry, dict)]
+    count = len(summary["seeds"])
+    lines = [
+        f"| method | accuracy, % ({count} seeds) | mean ± 95 % | gap closed | against {rows[0]}: points, p |",
+        "|---|---|---:|---:|---|",
+    ]
+    for name in rows:
+        entry = summary[name]
+        each = ", ".join(f"{100 * accuracy:.1f}" for accuracy in entry["accuracy"])
+        gap = "" if entry["gap_closed"] is None else f"{100 * entry['gap_closed']:.0f} %"
+        test = entry["against_first"]
+        against = "" if name == rows[0] else f"{100 * test['difference']:+.1f}, p = {test['p_value']:.2g}"
+        mean = f"{100 * entry['mean']:.1f} ± {100 * entry['interval_half_width']:.1f}"
+        lines.append(f"| {name} | {each} | {mean} | {gap} | {against} |")
+    lines.append(f"| teacher | | {100 * summary['teacher']:.1f} | 100 % | |")
+    if summary["blind"] is not None:
+        lines.append(f"| blind | | {100 * summary['blind']:.1f} | | |")
+    return "\n".join(lines) + "\n"
+
+
+def draw_ablation(summary: dict[str, Any], path: Path) -> None:
+    """A picture of the rows: every seed, their mean and interval, between the first row and the teacher."""
+    from matplotlib.figure import Figure
+
+    rows = [name for name, entry in summary.items() if isinstance(entry, dict)]
+    figure = Figure(figsize=(7.5, 0.45 * len(rows) + 1.2), layout="constrained")
+    axes = figure.add_subplot()
+    for position, name in enumerate(rows):
+        entry = summary[name]
+        mean, half = 100 * entry["mean"], 100 * entry["interval_half_width"]
+        axes.errorbar(mean, position, xerr=half, fmt="o", capsize=3, color="C0")
+        axes.scatter(
+            [100 * accuracy for accuracy in entry["accuracy"]], [position] * len(entry["accuracy"]), s=12, color="0.4"
+        )
+    axes.axvline(100 * summary["teacher"], color="C2", linewidth=1, label="teacher")
+    axes.axvline(100 * summary[rows[0]]["mean"], color="C3", linewidth=1, linestyle="--", label=rows[0])
+    axes.set(yticks=range(len(rows)), yticklabels=rows, xlabel=f"accuracy on {summary['split']}, %")
+    axes.invert_yaxis()
+    axes.legend(fontsize=8)
+    axes.grid(axis="x", alpha=0.3)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,74 @@
+"""Scores against hand-worked values and scipy."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from switchkd.scoring import Paired, Score, is_right, mean_interval, normalise, pair, score_by_kind
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("The Red Car.", "red car"),
+        ("two", "2"),
+        ("A  bus\n", "bus"),
+        ("1,000", "1000"),
+        ("0.5", "0.5"),
+        ("no sign!", "no sign"),
+        ("Yes, it is", "yes it is"),
+    ],
+)
+def test_normalisation(answer, expected):
+    assert normalise(answer) == expected
+
+
+def test_right_means_equal_after_normalisation():
+    assert is_right("The answer", "answer") and is_right("Two", "2") and not is_right("left", "far left")
+
+
+@pytest.mark.parametrize(("right", "total"), [(0, 10), (10, 10), (7, 10), (150, 2000), (1999, 2000)])
+def test_wilson_interval_is_scipys(right, total):
+    reference = stats.binomtest(right, total).proportion_ci(0.95, method="wilson")
+    assert Score(right, total).interval() == pytest.approx((reference.low, reference.high), abs=1e-6)
+
+
+def test_an_empty_group_is_nan():
+    assert math.isnan(Score(0, 0).accuracy) and math.isnan(Score(0, 0).interval()[0])
+
+
+def test_kinds_are_counted_apart_and_together():
+    scores = score_by_kind(["b", "a", "b"], [True, False, False])
+    assert list(scores) == ["a", "b", "all"]
+    assert (scores["a"], scores["b"], scores["all"]) == (Score(0, 1), Score(1, 2), Score(1, 3))
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 10, 31])
+def test_mean_interval_is_students(count):
+    values = np.random.default_rng(count).normal(size=count)
+    mean, half = mean_interval(values.tolist())
+    reference = stats.t.interval(0.95, count - 1, values.mean(), stats.sem(values))
+    assert (mean - half, mean + half) == pytest.approx(reference, rel=1e-4)
+
+
+@pytest.mark.parametrize("count", [50])
+def test_mean_interval_of_many_is_nearly_normal(count):
+    values = np.random.default_rng(0).normal(size=count).tolist()
+    assert mean_interval(values)[1] == pytest.approx(1.96 * stats.sem(values), rel=1e-3)
+    assert math.isnan(mean_interval([1.0])[1])
+
+
+@pytest.mark.parametrize(("first", "second"), [(0, 0), (5, 1), (1, 5), (40, 60), (300, 200)])
+def test_mcnemar_is_the_binomial_test(first, second):
+    paired = Paired(first, second, 1000)
+    expected = stats.binomtest(first, first + second).pvalue if first + second else 1.0
+    assert paired.p_value == pytest.approx(expected, rel=1e-9)
+    assert paired.difference == (second - first) / 1000
+
+
+def test_pairs_are_counted_by_question():
+    assert pair([True, True, False, False], [True, False, True, True]) == Paired(1, 2, 4)
+    with pytest.raises(ValueError):
+        pair([True], [True, False])

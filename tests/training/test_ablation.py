@@ -1,0 +1,69 @@
+"""Ablations: what differs, what doesn't, and the figures made of it."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from switchkd.cli.main import main
+from switchkd.errors import RecipeError
+from switchkd.training.ablation import LOSSES, SCHEMES, Result, markdown_table, summarise, variant
+from switchkd.training.recipe import load_recipe
+
+
+def test_rows_differ_in_what_they_name():
+    recipe = load_recipe("roadscenes")
+    rows = {name: variant(name, recipe) for name in (*LOSSES, *SCHEMES)}
+    assert rows["sft"].stages == recipe.student.baseline == rows["pt-sft"].stages
+    assert rows["dbild-rkl"].distillation.lambda_switch == 0 < rows["dbild-rkl+switch"].distillation.lambda_switch
+    assert rows["bild-fkl"].distillation.method == "bild-fkl"
+    assert rows["dpt-dft"].stages == ("dpt", "dft")
+    with pytest.raises(RecipeError, match="no ablation 'magic'"):
+        variant("magic", recipe)
+
+
+def test_the_figures_are_worked_by_hand():
+    """Two seeds, four questions: first row right in 1 and 3 of 4, second in 2 and 4, teacher in all."""
+    right = {
+        ("sft", 0): (True, False, False, False),
+        ("sft", 1): (True, True, True, False),
+        ("dbild-rkl", 0): (False, True, True, False),
+        ("dbild-rkl", 1): (True, True, True, True),
+    }
+    results = {key: Result(*key, sum(answers) / 4, answers) for key, answers in right.items()}
+    summary = summarise(("sft", "dbild-rkl"), (0, 1), results, 1.0, {"all": 0.3}, "test")
+    row = summary["dbild-rkl"]
+    assert row["accuracy"] == [0.5, 1.0] and row["mean"] == 0.75
+    assert row["gap_closed"] == pytest.approx((0.75 - 0.5) / (1 - 0.5))
+    assert (row["against_first"]["only_first"], row["against_first"]["only_second"]) == (1, 3)
+    assert row["against_first"]["difference"] == pytest.approx(2 / 8)
+    table = markdown_table(summary)
+    assert "| dbild-rkl | 50.0, 100.0 | 75.0" in table and "| 50 % | +25.0" in table and "| blind | | 30.0" in table
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_the_command_is_resumable_and_shares_what_it_can(tmp_path, monkeypatch, student_folder, teacher_folder, jobs):
+    monkeypatch.chdir(tmp_path)
+    settings = {
+        "roadscenes": "{size: 56, train: 24, val: 2, test: 2, text: 4}",
+        "teacher": f"{{checkpoint: {teacher_folder}}}",
+        "student.checkpoint": str(student_folder),
+        **{f"stages.{name}": "{data: finetune, steps: 2, batch_size: 4}" for name in ("pt", "sft")},
+        "stages.dft": "{data: finetune, steps: 2, batch_size: 4, distill: true, learning_rate: 1.0e-2}",
+    }
+    flags = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    command = ["ablate", "--rows", "sft,dbild-rkl,dbild-rkl+switch", "--seeds", "2", "--split", "validation", *flags]
+    for _ in range(2):
+        result = CliRunner().invoke(main, [*command, "--jobs", str(jobs)])
+        assert result.exit_code == 0, (result.output, result.exception)
+        stages = sorted(path.parent.name for path in tmp_path.glob("runs/roadscenes/stages/*/stage.json"))
+        assert [sum(name.startswith(f"student-{stage}-") for name in stages) for stage in ("pt", "sft", "dft")] == [
+            2,
+            2,
+            4,
+        ]
+    reports = tmp_path / "runs" / "roadscenes" / "reports"
+    summary = json.loads((reports / "ablation-validation.json").read_text())
+    assert [len(summary[name]["accuracy"]) for name in ("sft", "dbild-rkl", "dbild-rkl+switch")] == [2, 2, 2]
+    assert summary["questions"] == 16 and "against_without_switch" in summary["dbild-rkl+switch"]
+    assert (reports / "ablation-validation.png").stat().st_size > 5000
