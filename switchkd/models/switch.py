@@ -44,6 +44,7 @@ def answer_logits(
     *,
     image_token_id: int | None = None,
     rows: int | None = None,
+    idle: bool = False,
 ) -> Tensor:
     """Next-token logits at the answer positions alone: the head never sees the rest.
 
@@ -54,6 +55,7 @@ def answer_logits(
         answers: bool [B, T-1] from `answer_positions`.
         image_token_id: the placeholder in `input_ids`, where it isn't this model's own.
         rows: keep the first `rows` entries of the vocabulary: the tokenizer's real length.
+        idle: the features belong to no placeholder; they change no logit and get gradients of zero.
 
     Returns:
         [A, rows] with A = answers.sum(), in row-major order of `answers`.
@@ -67,7 +69,7 @@ def answer_logits(
     embeds = vlm.get_input_embeddings()(input_ids.masked_fill(image_mask, 0))  # [B, T, W]
     expected = 0 if features is None else features.shape[0] * features.shape[1]
     # masked_scatter silently ignores surplus features, so they are counted.
-    if int(image_mask.sum()) != expected:
+    if int(image_mask.sum()) != (0 if idle else expected):
         raise ValueError(f"{int(image_mask.sum())} image tokens for {expected} image features")
     if features is not None:
         projected = vlm.model.multi_modal_projector(features).to(embeds.dtype)  # [I, P, W]
@@ -83,13 +85,21 @@ class SwitchStudent(LlavaForConditionalGeneration):
     """A LLaVA student whose forward returns what a training step needs: answer logits, and the tower's features for the
     switch, from one pass of the tower. It adds no parameter and no state, and is saved as plain LLaVA."""
 
+    # Data-parallel processes reduce gradients of all parameters, in the order in which the backward pass makes them.
+    # Where this is set, text alone goes the same way as a picture: a black one is seen, and stands nowhere.
+    always_look = False
+
     def forward(self, input_ids, attention_mask, labels, pixel_values=None, rows=None, **_):  # type: ignore[override]
         """→ (logits [A, rows], features [I, P, W_v] or None); see `answer_logits`."""
-        features = None
-        if pixel_values is not None:
-            features = vision_features(self, pixel_values.to(self.dtype))
-        logits = answer_logits(self, features, input_ids, attention_mask, answer_positions(labels), rows=rows)
-        return logits, features
+        nothing_to_see = pixel_values is None
+        if nothing_to_see and self.always_look:
+            side = self.config.vision_config.image_size
+            pixel_values = torch.zeros(1, 3, side, side, device=input_ids.device)
+        features = None if pixel_values is None else vision_features(self, pixel_values.to(self.dtype))
+        logits = answer_logits(
+            self, features, input_ids, attention_mask, answer_positions(labels), rows=rows, idle=nothing_to_see
+        )
+        return logits, None if nothing_to_see else features
 
 
 class Switch(torch.nn.Module):

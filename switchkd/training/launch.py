@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
 from switchkd.errors import MissingDependencyError, SkdError
@@ -36,8 +37,6 @@ def run_distributed(job: StageJob, console: Console) -> Path:
         *("-m", "switchkd.training.launch", str(path)),
     ]
     environment = {"OMP_NUM_THREADS": "1", **os.environ}
-    import torch
-
     if not torch.cuda.is_available():
         environment.setdefault("DS_ACCELERATOR", "cpu")
     request, note = job.folder / STOP_REQUEST, job.folder / STOP_NOTE
@@ -78,6 +77,10 @@ def main(path: Path) -> None:
         if rank == 0:
             print(f"Error: {error}", file=sys.stderr)
         sys.exit(1)
+    # A process that leaves while another still talks to it takes that one down.
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -80,6 +80,7 @@ class SwitchTrainer(Trainer):
         self.stage, self.rows, self.lengths = stage, rows, lengths
         self.switch = None if switch is None else switch.to(self.args.device)
         self.lambda_switch = lambda_switch
+        student.always_look = self.accelerator.num_processes > 1
         # The loss below is the token sum over the whole batch divided by its supervised tokens.
         self.model_accepts_loss_kwargs = True
         self._loss_shifts_labels = True
