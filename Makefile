@@ -19,7 +19,9 @@ LLAMA := $(call pinned,llama-cpp-python)
 WHEELS := .cache/wheels
 SKD_LLAMA_WHEEL ?=
 BUILD_JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
-LLAMA_CMAKE_ARGS ?= -DGGML_NATIVE=ON -DLLAMA_OPENSSL=OFF
+# llama.cpp's AMX kernels end the process at the first prompt of a quantized model (llama.cpp's issue 20824).
+NO_AMX := $(if $(filter x86_64,$(shell uname -m)),-DCMAKE_C_FLAGS=-mno-amx-int8 -DCMAKE_CXX_FLAGS=-mno-amx-int8)
+LLAMA_CMAKE_ARGS ?= -DGGML_NATIVE=ON -DLLAMA_OPENSSL=OFF $(NO_AMX)
 
 .PHONY: demo test test-all lint format setup gguf clean
 

@@ -17,8 +17,11 @@ if TYPE_CHECKING:
 @click.option("--image", type=click.Path(path_type=Path), help="Picture to talk about.")
 @click.option("--prompt", help="One question. Without it, questions are read line by line until the input ends.")
 @click.option("--threads", type=click.IntRange(min=1), help="Processor threads. Default: all.")
+@click.option("--device", default="cpu", show_default=True, help="Where an ONNX export runs; `skd doctor` lists them.")
 @click.option("--max-tokens", type=click.IntRange(min=1), default=256, show_default=True, help="Longest answer.")
-def chat_command(variant: str, image: Path | None, prompt: str | None, threads: int | None, max_tokens: int) -> None:
+def chat_command(
+    variant: str, image: Path | None, prompt: str | None, threads: int | None, device: str, max_tokens: int
+) -> None:
     """Ask VARIANT: an export folder, the name of one of the newest run's exports, or a checkpoint.
 
     The answer appears as it is generated.
@@ -27,7 +30,7 @@ def chat_command(variant: str, image: Path | None, prompt: str | None, threads: 
     from switchkd.runtime.variants import open_engine
 
     picture = open_image(image) if image else None
-    with open_engine(variant, threads=threads) as engine:
+    with open_engine(variant, threads=threads, device=device) as engine:
         features = None if picture is None else engine.encode_image(picture)
         if prompt is not None:
             _ask(engine, [_question(prompt, with_picture=picture is not None)], features, max_tokens)

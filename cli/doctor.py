@@ -14,7 +14,8 @@ _EXTRAS = {
     "base": ("reading data, running exports", ("click", "rich", "numpy", "pillow", "tokenizers", "jinja2", "pyyaml")),
     "train": ("skd init, distill, train, eval", ("torch", "transformers", "accelerate", "deepspeed", "matplotlib")),
     "gguf": ("skd export --format gguf, and running it", ("gguf", "llama-cpp-python")),
-    "onnx": ("skd export --format onnx, and running it", ("onnxruntime",)),
+    "onnx": ("running ONNX exports", ("onnxruntime",)),
+    "onnx-export": ("skd export --format onnx", ("torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime-genai")),
 }
 
 
@@ -41,7 +42,7 @@ def doctor_command() -> None:
         )
         table.add_row(purpose, listed, advice)
     console.print(table)
-    for line in (_accelerator(), _distributed()):
+    for line in (_accelerator(), _llama(), _devices(), _distributed()):
         if line:
             console.print(line)
 
@@ -69,6 +70,27 @@ def _accelerator() -> str:
         return "no GPU that torch can use: training runs on the CPU"
     names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return f"GPUs: {', '.join(names)}"
+
+
+def _llama() -> str:
+    if _version("llama-cpp-python") is None:
+        return ""
+    from switchkd.runtime.llama_build import can_rearrange_weights, unused_instructions
+
+    unused = unused_instructions()
+    if unused:
+        return f"llama.cpp: the build leaves {', '.join(unused)} of this processor unused; `make gguf` compiles one that doesn't"
+    if not can_rearrange_weights():
+        return "llama.cpp: built with AMX kernels, which crash; it runs without its fastest ones, `make gguf` compiles them"
+    return "llama.cpp: the build uses what this processor has"
+
+
+def _devices() -> str:
+    if _version("onnxruntime") is None:
+        return ""
+    from switchkd.runtime.onnx_engine import devices
+
+    return f"--device of ONNX exports: {', '.join(devices())}"
 
 
 def _distributed() -> str:

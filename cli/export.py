@@ -12,23 +12,20 @@ if TYPE_CHECKING:
 
     from switchkd.manifest import Manifest
 
-_QUANTS = ("q4", "q4_0", "q4_k_m", "q5_k_m", "q8", "f16", "f32")
-
 
 @click.command("export")
 @click.argument("checkpoint", required=False, type=click.Path(path_type=Path))
-@click.option("--format", type=click.Choice(["gguf"]), default="gguf", show_default=True, help="File format.")
+@click.option("--format", type=click.Choice(["gguf", "onnx"]), default="gguf", show_default=True, help="File format.")
 @click.option(
     "--quant",
-    type=click.Choice(_QUANTS),
     default="q4",
     show_default=True,
-    help="Precision of the language model; q4 is q4_k_m where the shape allows it, else q4_0.",
+    help="Precision of the language model. gguf: q4, q4_0, q4_k_m, q5_k_m, q8, f16, f32 (q4 is q4_k_m where the shape "
+    "allows it, else q4_0); onnx: q4, q8, fp16, fp32.",
 )
 @click.option(
     "--vision-quant",
-    type=click.Choice(["f16", "q8_0", "q4_0", "f32"]),
-    help="Precision of tower and projector. Default: f16, with f32 everywhere f32.",
+    help="Precision of tower and projector. gguf: f16 (default), q8_0, q4_0, f32; onnx: q8, fp16, fp32.",
 )
 @click.option(
     "--calibrate",

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from typing import Any
 
 import click
 
 import switchkd
 from switchkd.cli.ablate import ablate_command
+from switchkd.cli.attention import attention_command
+from switchkd.cli.chat import chat_command
 from switchkd.cli.data import data_group
 from switchkd.cli.distill import distill_command, train_command
 from switchkd.cli.doctor import doctor_command
 from switchkd.cli.evaluate import eval_command
+from switchkd.cli.export import export_command
 from switchkd.cli.init import init_command
+from switchkd.cli.probe import probe_command
 from switchkd.cli.recipe import recipe_command
 from switchkd.errors import SkdError
 
@@ -62,8 +68,11 @@ def main(debug: bool) -> None:
     \b
     skd distill                              train the default recipe's student
     skd export --format gguf --quant q4      make a file of it that a small computer runs
-    skd bench --device cpu                   measure what was exported
+    skd chat runs/latest/exports/VARIANT --image FILE   ask it about a picture
     """
+    # An asked-for end cleans up like Ctrl-C; training replaces this by a handler that saves first.
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 for command in (
@@ -71,7 +80,11 @@ for command in (
     distill_command,
     train_command,
     eval_command,
+    export_command,
+    chat_command,
     ablate_command,
+    attention_command,
+    probe_command,
     data_group,
     recipe_command,
     doctor_command,

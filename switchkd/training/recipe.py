@@ -140,7 +140,9 @@ class Model:
     """A vision-language model: a ready checkpoint, or two parts and the stages that train them."""
 
     checkpoint: str = setting(
-        "", help="A LLaVA folder, hub name or asset:NAME: a teacher is taken as it is, a student starts from it."
+        "",
+        help="A LLaVA folder, hub name or asset:NAME: a teacher is taken as it is, a student starts from it. "
+        "whole:NAME is the whole model in which part NAME was trained; from it a teacher starts too.",
     )
     vision: str = setting("", help="Vision part: folder, hub name, asset:NAME or part:NAME.")
     language: str = setting("", help="Language part: folder, hub name, asset:NAME or part:NAME.")
@@ -298,9 +300,10 @@ def _check_references(recipe: Recipe) -> None:
         for name in (*entry.stages, *getattr(entry, "baseline", ())):
             if name not in recipe.stages:
                 raise RecipeError(f"Recipe: {owner} names stage '{name}', which isn't in stages.")
-        for kind in ("vision", "language"):
-            reference = getattr(entry, kind)
-            if isinstance(reference, str) and reference.startswith("part:") and reference[5:] not in recipe.parts:
+        for kind in ("checkpoint", "vision", "language"):
+            reference = getattr(entry, kind, "")
+            prefix, _, part = reference.partition(":") if isinstance(reference, str) else ("", "", "")
+            if prefix in ("part", "whole") and part not in recipe.parts:
                 raise RecipeError(f"Recipe: {owner}.{kind} is '{reference}', which isn't in parts.")
     for name, stage in recipe.stages.items():
         if stage.data not in recipe.data.sets:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,17 @@ import yaml
 from switchkd.data.questions import Question, read_questions
 from switchkd.errors import SkdError
 from switchkd.files import file_sha256, folder_sha256, write_text
-from switchkd.scoring import Score, is_right
+from switchkd.models.vlm import resolve_checkpoint
+from switchkd.runs import latest_run
+from switchkd.scoring import Score, is_right, normalise
 from switchkd.training.evaluate import Answerer, answer_all, score_answers
-from switchkd.training.run import Run
+from switchkd.training.run import Run, asset
 from switchkd.training.stages import RECORD
 
 _CURVES = {"loss": "loss", "ce": "cross entropy", "align": "Align", "vsd": "visual switch"}
+# Names that reports give to a run's models, and the links that the run keeps to them.
+_LINKS = {"teacher": "teacher", "SFT": "baseline", "Switch-KD": "student"}
+TEACHER = "teacher"
 
 
 def evaluate_models(run: Run, models: Mapping[str, Path]) -> dict[str, dict[str, Score]] | None:
@@ -29,8 +34,22 @@ def evaluate_models(run: Run, models: Mapping[str, Path]) -> dict[str, dict[str,
     if not file.is_file():
         return None
     results = {name: read_scores(kept_answers(run, folder, "test", name)) for name, folder in models.items()}
-    write_text(run.folder / "reports" / "accuracy.json", json.dumps(_plain(results), indent=2) + "\n")
+    plain = _plain(results) | {"agreement_with_teacher": agreement(run, models)}
+    write_text(run.folder / "reports" / "accuracy.json", json.dumps(plain, indent=2) + "\n")
     return results
+
+
+def agreement(run: Run, models: Mapping[str, Path]) -> dict[str, float]:
+    """Share of the test questions that each student answers like the teacher, right or wrong, after normalisation;
+    empty where the teacher is not among the models."""
+    if TEACHER not in models:
+        return {}
+    answers = {name: read_answers(kept_answers(run, folder, "test", name)) for name, folder in models.items()}
+    teacher = [normalise(row["answer"]) for row in answers.pop(TEACHER)]
+    return {
+        name: sum(normalise(row["answer"]) == other for row, other in zip(rows, teacher, strict=True)) / len(teacher)
+        for name, rows in answers.items()
+    }
 
 
 def kept_answers(run: Run, model: Path, split: str, name: str) -> Path:
@@ -58,12 +77,84 @@ def recorded_questions(run_folder: Path, split: str) -> tuple[Path, Path]:
     Raises:
         SkdError: the run has no such split.
     """
-    recorded = yaml.safe_load((run_folder / "recipe.yaml").read_text(encoding="utf-8"))["data"]
-    folder = run_folder / "data" if recorded["source"] == "roadscenes" else Path(recorded["folder"] or ".")
-    file = folder / recorded[split]
+    data = recorded_recipe(run_folder)["data"]
+    folder = _data_folder(run_folder, data)
+    file = folder / data[split]
     if not file.is_file():
         raise SkdError(f"The run {run_folder} has no {split} questions; name a file with --data.")
-    return file, folder / recorded["test_images"]
+    return file, folder / data["test_images"]
+
+
+def recorded_conversations(run_folder: Path) -> tuple[Path, Path]:
+    """File and picture folder of the conversations that a run's student (or, without one, its teacher) ends with.
+
+    Raises:
+        SkdError: the run trains neither, or the file is gone.
+    """
+    recipe = recorded_recipe(run_folder)
+    stages = recipe["student"]["stages"] or recipe["teacher"]["stages"]
+    if not stages:
+        raise SkdError(f"The run {run_folder} trains no model, so it has no conversations.")
+    entry = recipe["data"]["sets"][recipe["stages"][stages[-1]]["data"]]
+    folder = _data_folder(run_folder, recipe["data"])
+    if not (folder / entry["file"]).is_file():
+        raise SkdError(f"The run {run_folder} was trained on {folder / entry['file']}, which is gone.")
+    return folder / entry["file"], folder / entry["images"]
+
+
+def recorded_recipe(run_folder: Path) -> dict[str, Any]:
+    """The settings that a run wrote down."""
+    return yaml.safe_load((run_folder / "recipe.yaml").read_text(encoding="utf-8"))
+
+
+def _data_folder(run_folder: Path, data: Mapping[str, Any]) -> Path:
+    return run_folder / "data" if data["source"] == "roadscenes" else Path(data["folder"] or ".")
+
+
+def run_models(run_folder: Path) -> dict[str, Path]:
+    """The models that a run has, teacher first, by the names that reports give them."""
+    models = {name: run_folder / link for name, link in _LINKS.items() if (run_folder / link).exists()}
+    teacher = recorded_recipe(run_folder)["teacher"]
+    if TEACHER not in models and teacher["checkpoint"] and not teacher["stages"]:
+        models = {TEACHER: _recorded_checkpoint(teacher["checkpoint"])} | models
+    return models
+
+
+def student_before(run_folder: Path) -> Path | None:
+    """The student as it was before its first stage; None in a run without one."""
+    if reference := recorded_recipe(run_folder)["student"]["checkpoint"]:
+        return _recorded_checkpoint(reference)
+    starts = sorted((run_folder / "stages").glob("student-start-*/model"), key=lambda path: path.stat().st_mtime)
+    return starts[-1] if starts else None
+
+
+def _recorded_checkpoint(reference: str) -> Path:
+    kind, _, name = reference.partition(":")
+    return asset(name) if kind == "asset" else resolve_checkpoint(reference)
+
+
+def named_models(references: Sequence[str]) -> dict[str, Path]:
+    """Models that a person named, under names short enough for a table; those of the newest run where none is named.
+
+    Raises:
+        SkdError: no such model, or no run yet.
+    """
+    if not references:
+        models = run_models(latest_run())
+        if not models:
+            raise SkdError(f"The run {latest_run()} has no model yet; name a model folder.")
+        return models
+    folders = {reference: resolve_checkpoint(reference) for reference in references}
+    short = {reference: Path(reference).name for reference in folders}
+    unique = len(set(short.values())) == len(short)
+    return {short[reference] if unique else reference: folder for reference, folder in folders.items()}
+
+
+def question_text(messages: Sequence[Mapping[str, Any]]) -> str:
+    """The words of a conversation's last message, without the picture."""
+    content = messages[-1]["content"]
+    parts = content if isinstance(content, list) else [{"text": content}]
+    return " ".join(part["text"].strip() for part in parts if part.get("text"))
 
 
 def write_answers(path: Path, questions: list[Question], answers: list[str], scores: Mapping[str, Score]) -> None:
@@ -81,10 +172,14 @@ def read_scores(path: Path) -> dict[str, Score]:
     return {kind: Score(entry["right"], entry["total"]) for kind, entry in plain.items()}
 
 
+def read_answers(path: Path) -> list[dict[str, str]]:
+    """The rows that `write_answers` wrote: id, kind, expected and answer, in the questions' order."""
+    return json.loads(path.read_text(encoding="utf-8"))["answers"]
+
+
 def read_right(path: Path) -> list[bool]:
     """Which questions were answered right, in the file's order."""
-    rows = json.loads(path.read_text(encoding="utf-8"))["answers"]
-    return [is_right(row["answer"], row["expected"]) for row in rows]
+    return [is_right(row["answer"], row["expected"]) for row in read_answers(path)]
 
 
 def _plain(results: Mapping[str, Mapping[str, Score]]) -> dict[str, Any]:
@@ -147,9 +242,8 @@ def _draw_knees(axes: Any, log: list[dict[str, float]]) -> None:
 
 def where_things_lie(run_folder: Path, models: Mapping[str, Path]) -> str:
     """A few lines that tell where a run's models and reports are."""
-    links = {"teacher": "teacher", "SFT": "baseline", "Switch-KD": "student"}
-    lines = [f"  {name:16} {run_folder / links[name]}" for name in models if (run_folder / links[name]).exists()]
-    for label, name in (("accuracy", "accuracy.json"), ("training curves", "training.png")):
+    lines = [f"  {name:16} {run_folder / _LINKS[name]}" for name in models if (run_folder / _LINKS[name]).exists()]
+    for label, name in (("accuracy", "accuracy.json"), ("training curves", "training.png"), ("answers", "answers.png")):
         if (run_folder / "reports" / name).exists():
             lines.append(f"  {label:16} {run_folder / 'reports' / name}")
     return "\n".join(lines)

@@ -151,6 +151,8 @@ class Run:
         kind, _, name = reference.partition(":")
         if kind == "part":
             return self.part(name)
+        if kind == "whole":
+            return self.part(name).parent / "model"
         if kind == "asset":
             return asset(name)
         return resolve_checkpoint(reference)

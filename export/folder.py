@@ -1,0 +1,175 @@
+"""From a request to a finished export folder: write, prove, quantize, measure, describe, move into place."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import switchkd
+from switchkd.errors import SkdError
+from switchkd.export.checkpoint import Checkpoint
+from switchkd.export.exporter import Build, Exporter, exporter_for
+from switchkd.export.parity import ParityError, Reference, check_stages, measure_loss, run_reference
+from switchkd.export.probes import Probe, synthetic_probes
+from switchkd.files import file_sha256, replacing_folder
+from switchkd.manifest import FileEntry, ImageTokens, Manifest, Source
+from switchkd.runtime.engine import end_token_ids
+from switchkd.runtime.variants import usable_processors
+
+# Probes whose logits are compared at every position, which at a vocabulary of 152,000 takes half a gigabyte each.
+_WHOLE_PROBES = 2
+_SYNTHETIC_PROBES = 4
+# What makes the folder complete in itself, beside the weights.
+_COMPANIONS = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+)
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """What to export, into what."""
+
+    checkpoint: Path  # a LLaVA model folder
+    out: Path  # the export folder
+    format: str = "gguf"
+    quant: str = "q4"
+    vision_quant: str | None = None  # None: the format's default
+    calibration: Sequence[Probe] = field(default_factory=tuple)  # conversations to quantize by
+    held_out: Sequence[Probe] = field(default_factory=tuple)  # questions to measure on; empty: made-up pictures
+    force: bool = False  # replace an existing folder
+    threads: int | None = None  # None: all processors
+
+
+def run_export(request: ExportRequest, progress: Callable[[str], None] = lambda _: None) -> Manifest:
+    """Makes an export folder, whole or not at all.
+
+    Args:
+        progress: told what is being done.
+
+    Raises:
+        CheckpointError: a checkpoint that is damaged or of an unsupported kind; nothing was written then.
+        ParityError: the export differs from its checkpoint.
+        SkdError: the folder exists, or can't be written; a package is missing.
+    """
+    job = _Export(request, progress)
+    if request.out.exists() and not request.force:
+        raise SkdError(f"{request.out} is already there; replace it with --force or choose another --out.")
+    with replacing_folder(request.out) as folder:
+        return job.fill(folder)
+
+
+class _Export:
+    """One export under way; making it checks that it can be done."""
+
+    def __init__(self, request: ExportRequest, progress: Callable[[str], None]) -> None:
+        self._request, self._progress = request, progress
+        self._checkpoint = Checkpoint(request.checkpoint)
+        self._exporter: Exporter = exporter_for(request.format)
+        self._plan = self._exporter.plan(self._checkpoint, request.quant, request.vision_quant)
+        if request.calibration and not self._exporter.calibrates:
+            raise SkdError(f"Nothing in the format {request.format} is quantized by data; leave --calibrate out.")
+        self._threads = request.threads or usable_processors()
+
+    def fill(self, folder: Path) -> Manifest:
+        """Makes everything in an empty folder."""
+        self._progress("running the checkpoint in PyTorch")
+        probes = list(self._request.held_out) or synthetic_probes(_SYNTHETIC_PROBES)
+        references = run_reference(self._checkpoint.folder, probes, every=_WHOLE_PROBES, threads=self._threads)
+        work = folder / "work"
+        plain, stages = self._write_plain(work / "plain", references)
+        build, losses = self._quantize(plain, work / "quantized", references)
+        self._progress("hashing")
+        for role, name in self._plan.contract.files.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            build.files[role].rename(folder / name)
+            if role in build.data:
+                build.data[role].rename((folder / name).with_name(build.data[role].name))
+        shutil.rmtree(work)
+        for name in _COMPANIONS:
+            if (self._checkpoint.folder / name).is_file():
+                shutil.copyfile(self._checkpoint.folder / name, folder / name)
+        manifest = self._describe(folder, {"probes": len(probes), "stages": stages, **losses})
+        manifest.save(folder)
+        return manifest
+
+    def _write_plain(self, folder: Path, references: Sequence[Reference]) -> tuple[Build, dict[str, Any]]:
+        """The unquantized build, and its errors stage by stage."""
+        folder.mkdir(parents=True)
+        self._progress("writing " + " and ".join(sorted(set(self._plan.plain.values()))))
+        build = self._exporter.write(self._checkpoint, self._plan, folder)
+        self._progress("comparing it stage by stage")
+        with self._exporter.open(self._checkpoint, build, threads=self._threads, traced=True) as engine:
+            stages = check_stages(engine, references, self._plan.contract.tolerance)
+        return build, {"precision": dict(self._plan.plain), **stages}
+
+    def _quantize(self, plain: Build, folder: Path, references: Sequence[Reference]) -> tuple[Build, dict[str, Any]]:
+        """The build whose answers are closest to the checkpoint's, and the losses of all that were tried."""
+        folder.mkdir()
+        candidates = (
+            iter([plain])
+            if self._plan.is_plain
+            else self._exporter.candidates(
+                self._checkpoint,
+                self._plan,
+                plain,
+                folder,
+                calibration=self._request.calibration,
+                keep=self._request.out.parent,
+                threads=self._threads,
+            )
+        )
+        self._progress(f"quantizing to {self._plan.quant}")
+        tried: dict[str, tuple[Build, dict[str, Any]]] = {}
+        for build in candidates:
+            self._progress(f"measuring {self._plan.quant} {build.note}")
+            with self._exporter.open(self._checkpoint, build, threads=self._threads, traced=False) as engine:
+                tried[build.note] = build, measure_loss(engine, references)
+        best, loss = min(tried.values(), key=lambda each: each[1]["kl_mean"])
+        limit = self._plan.contract.max_divergence
+        if not loss["kl_mean"] <= limit:
+            raise ParityError(
+                f"Quantized to {self._plan.quant}, the answers drift too far from the checkpoint's: "
+                f"mean KL {loss['kl_mean']:.2g} nats, allowed {limit:.2g}; take a finer --quant."
+            )
+        losses = {note: each for note, (_, each) in tried.items()}
+        return best, {"loss": loss, "max_divergence": limit, "candidates": losses, "chosen": best.note}
+
+    def _describe(self, folder: Path, parity: dict[str, Any]) -> Manifest:
+        checkpoint, plan = self._checkpoint, self._plan
+        roles = {name: role for role, name in plan.contract.files.items()}
+        files = {
+            (name := path.relative_to(folder).as_posix()): FileEntry(
+                role=roles.get(name, ""),
+                bytes=path.stat().st_size,
+                sha256=file_sha256(path),
+                tensor_types=self._exporter.tensor_types(path) if name in roles else {},
+            )
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        }
+        prompt = checkpoint.prompt
+        return Manifest(
+            format=self._request.format,
+            quant=plan.quant,
+            vision_quant=plan.vision_quant,
+            source=Source(checkpoint.folder.resolve().name, checkpoint.sha256),
+            tools={"skd": switchkd.__version__, **self._exporter.tools()},
+            files=files,
+            image=ImageTokens(checkpoint.image_tokens, prompt.image_token, prompt.image_token_id),
+            prompt_template=prompt.template,
+            end_tokens=sorted(end_token_ids(checkpoint.folder, prompt)),
+            context=checkpoint.text["max_position_embeddings"],
+            parity=parity,
+        )

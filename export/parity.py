@@ -1,0 +1,237 @@
+"""Proof that an export is its checkpoint: stage by stage for the unquantized build, by divergence for the quantized one.
+
+The reference is a PyTorch forward of the checkpoint in float32. Stages, in a request's order:
+
+    pixels     [3, H, W]  what the tower reads; the reference is transformers' own image processor
+    features   [P, W_v]   what the projector reads
+    projected  [P, W]     what stands in the prompt for the picture
+    logits     [T, V]     after every position of the prompt
+    greedy                the answer's tokens, one by one through the key-value cache
+
+An error is ‖x − reference‖ / ‖reference‖ over all values of a stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from switchkd.errors import SkdError
+from switchkd.export.probes import Probe
+from switchkd.runtime.engine import Engine
+from switchkd.runtime.torch_engine import quiet_transformers
+from switchkd.runtime.variants import open_engine
+from switchkd.scoring import normalise
+
+Floats = NDArray[np.float32]
+ANSWER_TOKENS = 16
+# Two logits closer than this many tolerances of the row's size may change places without being an error.
+_TIE = 4.0
+
+
+class ParityError(SkdError):
+    """An export that differs from its checkpoint; names the first stage that is off."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the checkpoint does with a probe."""
+
+    probe: Probe
+    ids: list[int]  # the prompt [T]
+    stages: dict[str, Floats]  # "pixels", "features", "projected"; empty for text alone
+    logits: Floats | None  # [T, V], or None where only the answer is compared
+    answer: list[int]  # greedy tokens [A], the end token included
+    rows: Floats  # [A, V] logits from which those were chosen
+
+
+def run_reference(checkpoint: Path, probes: Sequence[Probe], *, every: int, threads: int) -> list[Reference]:
+    """Runs the checkpoint in PyTorch.
+
+    Args:
+        every: how many of the probes keep all stages and the logits of every position; the rest only the answer's.
+
+    Raises:
+        MissingDependencyError: torch or transformers isn't installed.
+    """
+    with open_engine(checkpoint, threads=threads) as engine:
+        pixels = _reference_pixels(checkpoint)
+        return [_refer(engine, probe, pixels, whole=index < every) for index, probe in enumerate(probes)]
+
+
+def check_stages(engine: Engine, references: Sequence[Reference], tolerance: Mapping[str, float]) -> dict[str, Any]:
+    """Compares an unquantized build with the checkpoint.
+
+    Args:
+        engine: made with `traced`.
+        references: those with all stages are compared in all, the others from "greedy" on.
+        tolerance: stage → largest error; a stage that the format doesn't show is left out.
+
+    Returns:
+        Errors by stage (the worst of all probes), tokens compared and near ties that fell the other way.
+
+    Raises:
+        ParityError: with the first stage that is off.
+    """
+    errors: dict[str, float] = {}
+    tokens = ties = 0
+    for reference in references:
+        if reference.logits is None:
+            features = _features(engine, reference.probe)
+        else:
+            features = _compare_stages(engine, reference, tolerance, errors)
+        rows = answer_rows(engine, reference, features)
+        for position, wanted in enumerate(reference.answer):
+            tokens += 1
+            if int(rows[position].argmax()) != wanted:
+                _require_tie(reference, rows, position, tolerance["logits"])
+                ties += 1
+    return {"error": errors, "tolerance": dict(tolerance), "tokens": tokens, "ties": ties}
+
+
+def measure_loss(engine: Engine, references: Sequence[Reference]) -> dict[str, Any]:
+    """How far a build's answers are from the checkpoint's.
+
+    Returns:
+        "kl_mean", "kl_p99", "kl_max": KL(checkpoint ‖ build) in nats of the next-token distributions along the
+        checkpoint's answers; "top1": share of equal first choices; "positions", "probes"; and where expected answers are
+        known, "questions", "accuracy" and "reference_accuracy".
+    """
+    divergences: list[float] = []
+    agreed: list[bool] = []
+    right: list[tuple[bool, bool]] = []  # the checkpoint's answer, the build's
+    for reference in references:
+        features = _features(engine, reference.probe)
+        rows = answer_rows(engine, reference, features)
+        divergences += divergence(reference.rows, rows).tolist()
+        same = rows.argmax(-1) == np.array(reference.answer)
+        agreed += same.tolist()
+        if reference.probe.answer is not None:
+            own = reference.answer
+            if not same.all():
+                own = list(engine.tokens(reference.ids, features, max_new_tokens=ANSWER_TOKENS))
+            right.append((_is_right(engine, reference, reference.answer), _is_right(engine, reference, own)))
+    values = np.array(divergences)
+    report = {
+        "kl_mean": float(values.mean()),
+        "kl_p99": float(np.quantile(values, 0.99)),
+        "kl_max": float(values.max()),
+        "top1": float(np.mean(agreed)),
+        "positions": len(values),
+        "probes": len(references),
+    }
+    if right:
+        reference_right, own_right = np.mean(right, axis=0)
+        report |= {
+            "questions": len(right),
+            "accuracy": float(own_right),
+            "reference_accuracy": float(reference_right),
+        }
+    return report
+
+
+def divergence(reference: Floats, other: Floats) -> NDArray[np.float64]:
+    """KL(reference ‖ other) in nats of softmax distributions: logits [A, V], [A, V] → [A]."""
+    p, q = _log_softmax(reference), _log_softmax(other)
+    return (np.exp(p) * (p - q)).sum(-1)
+
+
+def answer_rows(engine: Engine, reference: Reference, features: Floats | None) -> Floats:
+    """The engine's logits [A, V] along the checkpoint's own answer, with the engine's own features of the picture."""
+    rows = [engine.prefill(reference.ids, features)]
+    rows += [engine.next_token(token) for token in reference.answer[:-1]]
+    return np.stack(rows)
+
+
+def relative_error(value: Floats, reference: Floats) -> float:
+    """‖value − reference‖ / ‖reference‖ over all values; infinite for another shape."""
+    if value.shape != reference.shape:
+        return float("inf")
+    norm = float(np.linalg.norm(reference.ravel())) or 1.0
+    return float(np.linalg.norm((value - reference).ravel())) / norm
+
+
+def _refer(engine: Engine, probe: Probe, pixels: Any, *, whole: bool) -> Reference:
+    image, stages, features = probe.image(), {}, None
+    if image is not None:
+        stages = engine.vision.trace(engine.preprocess.resize(image))
+        features = stages["projected"]
+        stages["pixels"] = pixels(image)
+    ids = engine.encode_prompt(probe.messages)
+    logits = engine.language.prefill(ids, features, every=True) if whole else None
+    row = engine.prefill(ids, features) if logits is None else logits[-1]
+    answer: list[int] = []
+    rows: list[Floats] = []
+    while True:
+        rows.append(row)
+        answer.append(int(row.argmax()))
+        if answer[-1] in engine.end_tokens or len(answer) == ANSWER_TOKENS:
+            break
+        row = engine.next_token(answer[-1])
+    return Reference(probe, ids, stages if whole else {}, logits, answer, np.stack(rows))
+
+
+def _reference_pixels(checkpoint: Path) -> Any:
+    """Picture → pixels by transformers' own image processor, which nothing else here uses."""
+    from transformers import AutoImageProcessor
+
+    with quiet_transformers():
+        processor = AutoImageProcessor.from_pretrained(checkpoint, local_files_only=True)
+    return lambda image: np.asarray(processor(images=image)["pixel_values"][0], np.float32)
+
+
+def _compare_stages(
+    engine: Engine, reference: Reference, tolerance: Mapping[str, float], errors: dict[str, float]
+) -> Floats | None:
+    """Records the errors of all stages; the engine's own features of the picture [P, W]."""
+    own: dict[str, Floats] = {}
+    image = reference.probe.image()
+    if image is not None:
+        own = engine.vision.trace(engine.preprocess.resize(image))
+    for stage, expected in reference.stages.items():
+        if stage in tolerance:  # a format may not show every stage
+            error = relative_error(own[stage], expected) if stage in own else float("nan")
+            _record(stage, error, tolerance, errors)
+    logits = engine.language.prefill(reference.ids, own.get("projected"), every=True)
+    assert reference.logits is not None
+    _record("logits", relative_error(logits, reference.logits), tolerance, errors)
+    return own.get("projected")
+
+
+def _record(stage: str, error: float, tolerance: Mapping[str, float], errors: dict[str, float]) -> None:
+    errors[stage] = max(errors.get(stage, 0.0), error)
+    if not error <= tolerance[stage]:  # NaN is an error too
+        raise ParityError(
+            f"The export differs from its checkpoint, first in its {stage}: "
+            f"relative error {error:.2g}, allowed {tolerance[stage]:.2g}."
+        )
+
+
+def _require_tie(reference: Reference, rows: Floats, position: int, tolerance: float) -> None:
+    row = reference.rows[position]
+    margin = float(row.max() - row[int(rows[position].argmax())])
+    allowed = _TIE * tolerance * float(np.sqrt(np.mean(np.square(row))))
+    if not margin <= allowed:
+        raise ParityError(
+            f"The export differs from its checkpoint, first in its greedy tokens: token {position + 1} of an answer "
+            f"is another one, by a margin of {margin:.2g} where {allowed:.2g} is allowed."
+        )
+
+
+def _features(engine: Engine, probe: Probe) -> Floats | None:
+    image = probe.image()
+    return None if image is None else engine.encode_image(image)
+
+
+def _is_right(engine: Engine, reference: Reference, ids: Sequence[int]) -> bool:
+    return normalise(engine.prompt.decode(ids)) == normalise(reference.probe.answer or "")
+
+
+def _log_softmax(logits: Floats) -> NDArray[np.float64]:
+    shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))

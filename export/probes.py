@@ -1,0 +1,88 @@
+"""Pictures with text to prove, measure or calibrate an export on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from PIL import Image
+
+from switchkd.data.index import RecordFile
+from switchkd.data.questions import read_questions
+from switchkd.data.records import BadRecordError, picture_path, read_record
+from switchkd.data.scan import scan_records
+from switchkd.errors import DataError
+from switchkd.preprocess import open_image
+from switchkd.prompt import Message
+
+_Item = TypeVar("_Item")
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One conversation, with or without a picture."""
+
+    messages: Sequence[Message]
+    picture: Path | Image.Image | None  # None: text alone
+    answer: str | None = None  # the expected one, where it is known
+
+    def image(self) -> Image.Image | None:
+        """The picture, decoded. Raises DataError where it can't be."""
+        return open_image(self.picture) if isinstance(self.picture, Path) else self.picture
+
+
+def synthetic_probes(count: int, seed: int = 0) -> list[Probe]:
+    """Made-up pictures of several shapes, from soft to noisy, with questions of several lengths."""
+    random = np.random.default_rng(seed)
+    questions = ("What is this?", "Describe the picture in one sentence.", "How many cars are there, and where?")
+    return [
+        Probe(_question(questions[index % len(questions)]), _synthetic_picture(random, cells=2 ** (1 + index % 5)))
+        for index in range(count)
+    ]
+
+
+def held_out_probes(file: Path, images: Path | None, count: int) -> list[Probe]:
+    """`count` questions spread evenly over a test file; see `read_questions`."""
+    questions = read_questions(file, images or file.parent)
+    return [Probe(question.messages, question.image, question.answer) for question in _spread(questions, count)]
+
+
+def calibration_probes(file: Path, images: Path | None, count: int) -> list[Probe]:
+    """`count` whole conversations spread evenly over a LLaVA training file; records that can't be used are passed over.
+
+    Raises:
+        DataError: none can be used.
+    """
+    records = RecordFile(file)
+    probes = []
+    for place in _spread(list(scan_records(file)), count):
+        try:
+            record = read_record(records.read(*place))
+            picture = None if record.image is None else picture_path(images or file.parent, record.image)
+        except BadRecordError:
+            continue
+        probes.append(Probe(record.messages, picture))
+    if not probes:
+        raise DataError(
+            f"{file} has no usable record to calibrate on; its pictures are sought in {images or file.parent}."
+        )
+    return probes
+
+
+def _question(text: str) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}]
+
+
+def _synthetic_picture(random: np.random.Generator, cells: int) -> Image.Image:
+    width, height = (int(side) for side in random.integers(40, 400, 2))
+    coarse = random.integers(0, 256, (cells, cells, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def _spread(items: Sequence[_Item], count: int) -> list[_Item]:
+    if count >= len(items):
+        return list(items)
+    return [items[index * len(items) // count] for index in range(count)]

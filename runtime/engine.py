@@ -1,0 +1,256 @@
+"""What every engine is: a vision encoder and a language model behind one interface, greedy decoding, time by phase.
+
+An engine is put together from two parts, so that formats mix: a tower in one format may feed a language model in another.
+Text becomes token ids by `ChatPrompt` and pictures become bytes by `Preprocess`, the same in every engine and in training.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL.Image import Image
+
+from switchkd.errors import CheckpointError, DataError
+from switchkd.preprocess import Preprocess
+from switchkd.prompt import ChatPrompt, Message
+
+Floats = NDArray[np.float32]
+CPU = "cpu"  # the device that every engine runs on
+
+
+class VisionEncoder(Protocol):
+    """Pictures to the embeddings that stand for them in a prompt."""
+
+    def encode(self, pixels: NDArray[np.uint8]) -> Floats:
+        """Bytes [H, W, 3] of exactly the tower's size → projected tokens [P, W]."""
+        ...
+
+    def trace(self, pixels: NDArray[np.uint8]) -> dict[str, Floats]:
+        """The same, with every stage the format shows: some of "pixels" [3, H, W], "features" [P, W_v], always
+        "projected" [P, W]. For checking, not for speed."""
+        ...
+
+    def close(self) -> None:
+        """Frees everything."""
+        ...
+
+
+class LanguageModel(Protocol):
+    """A language model with its memory of one conversation."""
+
+    context: int  # the most tokens it can hold
+
+    def prefill(self, ids: Sequence[int], features: Floats | None = None, *, every: bool = False) -> Floats:
+        """Forgets the last request, reads a prompt, returns next-token logits.
+
+        Args:
+            ids: token ids [T]; the image token stands P times where the picture is.
+            features: the picture's embeddings [P, W], or None for text alone.
+            every: logits after each position instead of after the last.
+
+        Returns:
+            [V], or [T, V] with `every`.
+        """
+        ...
+
+    def step(self, token: int) -> Floats:
+        """Appends one token; next-token logits [V]."""
+        ...
+
+    @property
+    def reused(self) -> int:
+        """How many of the last prompt's tokens were still in memory and not read again."""
+        ...
+
+    def close(self) -> None:
+        """Frees everything."""
+        ...
+
+
+@dataclass
+class Timings:
+    """Wall-clock seconds of one request by phase."""
+
+    preprocess: float = 0.0  # picture to bytes of the tower's size
+    encode: float = 0.0  # bytes to projected tokens
+    prefill: float = 0.0  # prompt to the first token's logits
+    decode: float = 0.0  # all later tokens
+    prompt_tokens: int = 0
+    reused_tokens: int = 0  # of them, not read again
+    new_tokens: int = 0
+
+    @property
+    def first_token(self) -> float:
+        """From the picture to the first token."""
+        return self.preprocess + self.encode + self.prefill
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Decoding speed after the first token; 0 where there was no second one."""
+        return (self.new_tokens - 1) / self.decode if self.new_tokens > 1 and self.decode else 0.0
+
+
+class Engine:
+    """Answers questions about pictures. Use as a context manager, or `close` it.
+
+    Args:
+        name: what to call it in tables.
+        prompt: chat template and tokenizer.
+        preprocess: picture to bytes.
+        vision, language: the two parts, which the engine owns and closes.
+        image_tokens: tokens that one picture takes.
+        end_tokens: ids that end an answer.
+        load_seconds: how long loading took.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        prompt: ChatPrompt,
+        preprocess: Preprocess,
+        vision: VisionEncoder,
+        language: LanguageModel,
+        *,
+        image_tokens: int,
+        end_tokens: frozenset[int],
+        load_seconds: float = 0.0,
+    ) -> None:
+        self.name = name
+        self.prompt, self.preprocess = prompt, preprocess
+        self.vision, self.language = vision, language
+        self.image_tokens, self.end_tokens = image_tokens, end_tokens
+        self.load_seconds = load_seconds
+        self.timings = Timings()  # of the request under way or last finished
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Frees both parts."""
+        self.language.close()
+        self.vision.close()
+
+    def encode_image(self, image: Image) -> Floats:
+        """A picture's projected tokens [P, W]; starts a new request's timings.
+
+        Raises:
+            DataError: a picture that can't be prepared.
+        """
+        self.timings = Timings()
+        with self._timed("preprocess"):
+            pixels = self.preprocess.resize(image)
+        with self._timed("encode"):
+            return self.vision.encode(pixels)
+
+    def encode_prompt(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of a conversation, ready for the assistant's turn. Raises DataError where it doesn't fit."""
+        ids = self.prompt.encode(messages, image_tokens=self.image_tokens, add_generation_prompt=True).ids
+        if len(ids) >= self.language.context:
+            raise DataError(f"The prompt takes {len(ids)} tokens, more than the context of {self.language.context}.")
+        return ids
+
+    def prefill(self, ids: Sequence[int], features: Floats | None = None) -> Floats:
+        """Reads a prompt; logits [V] of the answer's first token."""
+        with self._timed("prefill"):
+            logits = self.language.prefill(ids, features)
+        self.timings.prompt_tokens, self.timings.reused_tokens = len(ids), self.language.reused
+        return logits
+
+    def next_token(self, token: int) -> Floats:
+        """Appends a token; logits [V] of the one after it."""
+        with self._timed("decode"):
+            return self.language.step(token)
+
+    def tokens(self, ids: Sequence[int], features: Floats | None = None, *, max_new_tokens: int = 256) -> Iterator[int]:
+        """The greedy answer's token ids, the end token left out, at most `max_new_tokens` or the context's end."""
+        logits = self.prefill(ids, features)
+        room = min(max_new_tokens, self.language.context - len(ids))
+        for count in range(1, room + 1):
+            token = int(logits.argmax())
+            self.timings.new_tokens = count
+            if token in self.end_tokens:
+                return
+            yield token
+            if count < room:
+                logits = self.next_token(token)
+
+    def generate(
+        self, messages: Sequence[Message], features: Floats | None = None, *, max_new_tokens: int = 256
+    ) -> Iterator[str]:
+        """The greedy answer, piece by piece as it is decoded; a piece is never half a character.
+
+        Args:
+            messages: the conversation, at most one of them with a picture.
+            features: that picture's, from `encode_image`.
+
+        Raises:
+            DataError: messages of a wrong form, a picture without features or the reverse, or too long a prompt.
+        """
+        ids = self.encode_prompt(messages)
+        expected = 0 if features is None else len(features)
+        if ids.count(self.prompt.image_token_id) != expected:
+            raise DataError("The messages and the pictures given with them don't match: one picture, one image part.")
+        pending: list[int] = []
+        for token in self.tokens(ids, features, max_new_tokens=max_new_tokens):
+            pending.append(token)
+            text = self.prompt.decode(pending)
+            if not text.endswith("\ufffd"):  # otherwise the rest of a character is still to come
+                pending.clear()
+                yield text
+        if pending:
+            yield self.prompt.decode(pending)
+
+    def answer(self, messages: Sequence[Message], image: Image | None = None, *, max_new_tokens: int = 256) -> str:
+        """The whole greedy answer, without surrounding white space. Raises as `generate` and `encode_image`."""
+        if image is None:
+            self.timings = Timings()
+        features = None if image is None else self.encode_image(image)
+        return "".join(self.generate(messages, features, max_new_tokens=max_new_tokens)).strip()
+
+    @contextmanager
+    def _timed(self, phase: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        setattr(self.timings, phase, getattr(self.timings, phase) + time.perf_counter() - start)
+
+
+def end_token_ids(folder: Path, prompt: ChatPrompt) -> frozenset[int]:
+    """The ids that end an answer: the tokenizer's end and padding tokens, and those in generation_config.json.
+
+    Raises:
+        CheckpointError: generation_config.json is torn.
+    """
+    named = {prompt.token_id("eos_token"), prompt.token_id("pad_token")} - {None}
+    path = folder / "generation_config.json"
+    try:
+        listed = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
+    except FileNotFoundError:
+        listed = None
+    except (OSError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{path} can't be read: {error}.") from error
+    more = listed if isinstance(listed, list) else [listed]
+    return frozenset(token for token in (*named, *more) if isinstance(token, int))
+
+
+def picture_span(ids: Sequence[int], image_token_id: int, features: Floats | None) -> tuple[int, int]:
+    """Where the picture stands in `ids`, as [start, end); an empty range at the front for text alone.
+
+    Raises:
+        ValueError: the image tokens aren't one unbroken run of as many as there are features.
+    """
+    count = 0 if features is None else len(features)
+    start = list(ids).index(image_token_id) if image_token_id in ids else 0
+    if list(ids).count(image_token_id) != count or any(token != image_token_id for token in ids[start : start + count]):
+        raise ValueError(f"{count} features need as many image tokens in one run")
+    return start, start + count

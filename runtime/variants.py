@@ -1,0 +1,150 @@
+"""From a folder to a running engine: an export by its manifest, a checkpoint by PyTorch."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from switchkd.errors import SkdError
+from switchkd.manifest import FILE_NAME, Manifest
+from switchkd.preprocess import Preprocess
+from switchkd.prompt import ChatPrompt
+from switchkd.runs import RUNS
+from switchkd.runtime.engine import CPU, Engine, LanguageModel, VisionEncoder, end_token_ids
+
+_EXPORTS = RUNS / "latest" / "exports"
+
+
+def find_variant(name: str | Path) -> Path:
+    """The folder of a variant: a path, or a name among the newest run's exports.
+
+    Raises:
+        SkdError: there is neither.
+    """
+    for folder in (Path(name).expanduser(), _EXPORTS / name):
+        if folder.is_dir():
+            return folder
+    known = sorted(path.name for path in _EXPORTS.glob("*") if (path / FILE_NAME).exists())
+    there = f"the newest run has {', '.join(known)}" if known else f"{_EXPORTS} has none; make one with `skd export`"
+    raise SkdError(f"There is no variant {name}: give a folder or a name; {there}.")
+
+
+def open_engine(
+    variant: str | Path,
+    *,
+    threads: int | None = None,
+    context: int = 4096,
+    verify: bool = True,
+    traced: bool = False,
+    device: str = CPU,
+) -> Engine:
+    """An engine for an export folder (by its manifest) or a checkpoint folder (by PyTorch).
+
+    Args:
+        variant: see `find_variant`.
+        threads: processor threads; by default as many as this process may use.
+        context: most tokens of a prompt and its answer together.
+        verify: compare every exported file with its hash first.
+        traced: keep the stages of the vision part visible (`engine.vision.trace`).
+        device: for ONNX exports, one of `onnx_engine.devices`; the others run on the processor.
+
+    Raises:
+        SkdError: the folder is neither, is damaged, or needs a package that isn't installed.
+    """
+    folder = find_variant(variant)
+    threads = threads or usable_processors()
+    start = time.perf_counter()
+    if (folder / FILE_NAME).exists():
+        engine = _open_export(folder, threads, context, verify, traced, device)
+    elif (folder / "config.json").exists():
+        _require_cpu(device, folder, "checkpoint")
+        engine = _open_checkpoint(folder, threads)
+    else:
+        raise SkdError(f"{folder} is neither an export (no {FILE_NAME}) nor a checkpoint (no config.json).")
+    engine.load_seconds = time.perf_counter() - start
+    return engine
+
+
+def _open_export(folder: Path, threads: int, context: int, verify: bool, traced: bool, device: str) -> Engine:
+    manifest = Manifest.load(folder, verify=verify)
+    preprocess = Preprocess.load(folder)
+    vision: VisionEncoder
+    language: LanguageModel
+    if manifest.format == "gguf":
+        _require_cpu(device, folder, "GGUF export")
+        vision, language = _load_gguf(folder, manifest, threads, context, traced)
+    elif manifest.format == "onnx":
+        vision, language = _load_onnx(folder, manifest, preprocess, threads, context, device)
+    else:
+        raise SkdError(f"{folder} is of the format '{manifest.format}', which this version of skd can't run.")
+    return Engine(
+        folder.name,
+        ChatPrompt.load(folder),
+        preprocess,
+        vision,
+        language,
+        image_tokens=manifest.image.tokens,
+        end_tokens=frozenset(manifest.end_tokens),
+    )
+
+
+def _load_gguf(
+    folder: Path, manifest: Manifest, threads: int, context: int, traced: bool
+) -> tuple[VisionEncoder, LanguageModel]:
+    from switchkd.runtime.llama_engine import load_parts
+
+    return load_parts(
+        folder / manifest.file_of("vision"),
+        folder / manifest.file_of("language"),
+        manifest.image.token_id,
+        threads=threads,
+        context=context,
+        # Float32 files are there to be exact; half a key-value cache would undo that.
+        exact=(manifest.quant == "f32", manifest.vision_quant == "f32"),
+        traced=traced,
+    )
+
+
+def _load_onnx(
+    folder: Path, manifest: Manifest, preprocess: Preprocess, threads: int, context: int, device: str
+) -> tuple[VisionEncoder, LanguageModel]:
+    from switchkd.runtime.onnx_engine import load_parts
+
+    vision, embedding, language = (folder / manifest.file_of(role) for role in ("vision", "embedding", "language"))
+    return load_parts(
+        vision,
+        embedding,
+        language,
+        preprocess,
+        manifest.image.token_id,
+        threads=threads,
+        context=min(context, manifest.context),
+        device=device,
+    )
+
+
+def _require_cpu(device: str, folder: Path, kind: str) -> None:
+    if device != CPU:
+        raise SkdError(f"{folder} is a {kind}, which runs on the processor; only ONNX exports run on '{device}'.")
+
+
+def _open_checkpoint(folder: Path, threads: int) -> Engine:
+    from switchkd.runtime.torch_engine import load_parts
+
+    prompt, preprocess = ChatPrompt.load(folder), Preprocess.load(folder)
+    vision, language = load_parts(folder, preprocess, threads)
+    return Engine(
+        folder.name,
+        prompt,
+        preprocess,
+        vision,
+        language,
+        image_tokens=vision.image_tokens,
+        end_tokens=end_token_ids(folder, prompt),
+    )
+
+
+def usable_processors() -> int:
+    """How many processors this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,111 @@
+"""reports/answers.png: a few test pictures with each model's answers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from switchkd.data.questions import Question, read_questions
+from switchkd.preprocess import open_image
+from switchkd.training.figures import caption, save_figure
+from switchkd.training.report import kept_answers, question_text, read_answers, read_right
+from switchkd.training.run import Run
+
+_COLUMNS = 3
+_RIGHT, _WRONG = "#16782c", "#c0241c"
+Pattern = tuple[bool, ...]  # which models answer a question right
+
+
+def draw_gallery(run: Run, models: Mapping[str, Path], *, scenes: int = 6) -> Path | None:
+    """Draws test questions about different pictures: the expected answer, and every model's in green or red.
+
+    One for each way in which the models are right or wrong, most frequent first (`choose`), so that neither flatters.
+
+    Returns:
+        reports/answers.png, or None where the recipe has no test split with pictures.
+    """
+    file, images = run.questions("test")
+    questions = read_questions(file, images) if file.is_file() else []
+    kept = {name: kept_answers(run, folder, "test", name) for name, folder in models.items()} if questions else {}
+    answers = {name: [row["answer"] for row in read_answers(path)] for name, path in kept.items()}
+    right = {name: read_right(path) for name, path in kept.items()}
+    patterns = list(zip(*right.values(), strict=True))
+    chosen = choose(questions, patterns, scenes)
+    if not chosen:
+        return None
+    path = run.folder / "reports" / "answers.png"
+    _draw(questions, answers, patterns, chosen, path)
+    return path
+
+
+def choose(questions: Sequence[Question], patterns: Sequence[Pattern], number: int) -> list[int]:
+    """Questions to show: going round the patterns, most frequent first, each time the first question of that pattern
+    about a picture that isn't shown yet, of the kind shown least.
+
+    Args:
+        patterns: one for each question.
+
+    Returns:
+        At most `number` indices, no picture twice.
+    """
+    counts = Counter(patterns)
+    order = sorted(counts, key=lambda pattern: (-counts[pattern], pattern))
+    chosen: list[int] = []
+    for _ in range(number):
+        for pattern in order:
+            pictures = {questions[index].image for index in chosen} | {None}
+            kinds = Counter(questions[index].kind for index in chosen)
+            left = [i for i, p in enumerate(patterns) if p == pattern and questions[i].image not in pictures]
+            if left and len(chosen) < number:
+                chosen.append(min(left, key=lambda index: (kinds[questions[index].kind], index)))
+    return chosen
+
+
+def _draw(
+    questions: Sequence[Question],
+    answers: Mapping[str, Sequence[str]],
+    patterns: Sequence[Pattern],
+    chosen: Sequence[int],
+    path: Path,
+) -> None:
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    columns = min(_COLUMNS, len(chosen))
+    rows = -(-len(chosen) // columns)
+    size = (3.3 * columns, (3.3 + 0.24 * len(answers)) * rows + 0.3)
+    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(h_pad=0.12))
+    counts = Counter(patterns)
+    for place, index in enumerate(chosen, 1):
+        question, pattern = questions[index], patterns[index]
+        axes = figure.add_subplot(rows, columns, place)
+        axes.imshow(open_image(question.image))  # type: ignore[arg-type]  # `choose` takes none without
+        axes.set(xticks=[], yticks=[])
+        axes.set_title(caption(question_text(question.messages), 90), fontsize=10, wrap=True, parse_math=False)
+        lines = [("expected", question.answer, "black")]
+        for (name, each), is_right in zip(answers.items(), pattern, strict=True):
+            lines.append((name, each[index], _RIGHT if is_right else _WRONG))
+        for line, (name, text, colour) in enumerate(lines):
+            mark = "" if colour == "black" else " ✓" if colour == _RIGHT else " ✗"
+            _write(axes, line, f"{name}: {caption(text, 40) or '(nothing)'}{mark}", colour)
+        share = f"{100 * counts[pattern] / len(patterns):.0f} % of the questions go this way"
+        _write(axes, len(lines), share, "0.45", size=8)
+    figure.suptitle("Answers to held-out questions: one for each way of being right or wrong", fontsize=11)
+    save_figure(figure, path)
+
+
+def _write(axes: Any, line: int, text: str, colour: str, size: int = 10) -> None:
+    """A line of text below the picture."""
+    axes.annotate(
+        text,
+        (0, 0),
+        xytext=(0, -6 - 14 * line),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        va="top",
+        fontsize=size,
+        color=colour,
+        parse_math=False,
+    )

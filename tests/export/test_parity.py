@@ -1,0 +1,155 @@
+"""The comparison itself: known divergences, and every kind of damage named by the stage where it first shows."""
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from gguf import GGUFReader
+from llava_models import make_checkpoint, picture, question
+from scipy.special import rel_entr, softmax
+
+from switchkd.export.checkpoint import Checkpoint
+from switchkd.export.exporter import Build
+from switchkd.export.gguf_exporter import EXPORTER
+from switchkd.export.parity import (
+    ParityError,
+    check_stages,
+    divergence,
+    measure_loss,
+    relative_error,
+    run_reference,
+)
+from switchkd.export.probes import Probe, synthetic_probes
+
+
+def test_divergence_equals_scipy():
+    random = np.random.default_rng(0)
+    p, q = random.normal(0, 3, (2, 20, 50)).astype(np.float32)
+    expected = rel_entr(softmax(p.astype(float), -1), softmax(q.astype(float), -1)).sum(-1)
+    np.testing.assert_allclose(divergence(p, q), expected, rtol=1e-6)
+    assert np.abs(divergence(p, p + 5)).max() < 1e-6
+
+
+def test_divergence_by_hand():
+    p, q = np.log([[0.5, 0.5]]), np.log([[0.25, 0.75]])
+    np.testing.assert_allclose(divergence(p, q), 0.5 * np.log(2) + 0.5 * np.log(2 / 3))
+
+
+def test_relative_error():
+    assert relative_error(np.array([3.0, 4.4]), np.array([3.0, 4.0])) == pytest.approx(0.08)
+    assert relative_error(np.zeros(3), np.zeros(3)) == 0
+    assert relative_error(np.zeros(3), np.zeros((3, 1))) == np.inf
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """(checkpoint, plan, float16 build, references)."""
+    folder = tmp_path_factory.mktemp("parity")
+    checkpoint = Checkpoint(make_checkpoint(folder / "student"))
+    plan = EXPORTER.plan(checkpoint, "f16", None)
+    (folder / "build").mkdir()
+    build = EXPORTER.write(checkpoint, plan, folder / "build")
+    probes = [*synthetic_probes(2), Probe(question("is the light green ?", before="look :"), picture(3))]
+    probes.append(Probe([{"role": "user", "content": "how many cars ?"}], None))
+    return checkpoint, plan, build, run_reference(checkpoint.folder, probes, every=4, threads=1)
+
+
+def compare(exported, build):
+    checkpoint, plan, _, references = exported
+    with EXPORTER.open(checkpoint, build, threads=1, traced=True) as engine:
+        return check_stages(engine, references, plan.contract.tolerance)
+
+
+def damaged(exported, tmp_path, role, change) -> Build:
+    """A copy of the build with `change` made to one file."""
+    build = exported[2]
+    path = shutil.copyfile(build.files[role], tmp_path / f"{role}.gguf")
+    reader = GGUFReader(path, "r+")
+    change(reader)
+    reader.data.flush()
+    return replace(build, files={**build.files, role: path})
+
+
+def add(name, amount):
+    def change(reader):
+        tensor = next(tensor for tensor in reader.tensors if tensor.name == name)
+        tensor.data[:] += amount
+
+    return change
+
+
+def set_key(name, value):
+    def change(reader):
+        field = reader.fields[name]
+        for part in field.data:
+            field.parts[part][:] = value
+
+    return change
+
+
+def test_the_undamaged_build_passes(exported):
+    report = compare(exported, exported[2])
+    assert list(report["error"]) == ["pixels", "features", "projected", "logits"]
+    assert report["tokens"] == sum(len(reference.answer) for reference in exported[3])
+
+
+@pytest.mark.parametrize(
+    ("role", "change", "stage"),
+    [
+        ("vision", set_key("clip.vision.image_mean", 0.48), "pixels"),
+        ("vision", set_key("clip.vision.attention.layer_norm_epsilon", 0.1), "features"),
+        ("vision", set_key("clip.use_gelu", 0), "features"),
+        ("vision", add("v.position_embd.weight", 0.05), "features"),
+        ("vision", add("v.patch_embd.bias", 0.05), "features"),
+        ("vision", add("v.blk.2.ffn_down.bias", 0.05), "features"),
+        ("vision", add("mm.0.bias", 0.1), "projected"),
+        ("vision", add("mm.2.weight", 0.01), "projected"),
+        ("language", set_key("qwen2.rope.freq_base", 1e4), "logits"),
+        ("language", set_key("qwen2.attention.layer_norm_rms_epsilon", 0.1), "logits"),
+        ("language", add("blk.1.attn_k.bias", 0.5), "logits"),
+        ("language", add("blk.2.attn_v.bias", 0.05), "logits"),
+        ("language", add("blk.0.ffn_gate.weight", 0.01), "logits"),
+        ("language", add("output_norm.weight", 0.1), "logits"),
+    ],
+)
+def test_damage_is_named_by_its_stage(exported, tmp_path, role, change, stage):
+    with pytest.raises(ParityError, match=f"first in its {stage}: relative error") as error:
+        compare(exported, damaged(exported, tmp_path, role, change))
+    assert "\n" not in str(error.value)
+
+
+def test_a_stage_that_is_not_shown_does_not_pass(exported, monkeypatch):
+    from switchkd.runtime import llama_vision
+
+    monkeypatch.setattr(llama_vision, "_stage", lambda tensor: None)
+    with pytest.raises(ParityError, match="first in its pixels: relative error nan"):
+        compare(exported, exported[2])
+
+
+def test_a_faulty_cache_shows_in_the_greedy_tokens(exported, monkeypatch):
+    """Every prompt is read rightly, but the tokens after it at wrong positions."""
+    from switchkd.runtime.llama_engine import LlamaLanguage
+
+    def forgetful(self, token):
+        self._forget_to(3)
+        return self._decode(tokens=[token])[-1]
+
+    monkeypatch.setattr(LlamaLanguage, "step", forgetful)
+    with pytest.raises(ParityError, match="first in its greedy tokens"):
+        compare(exported, exported[2])
+
+
+def test_loss_counts_answers(exported):
+    """The reference against itself, with expected answers of which one in two is right."""
+    checkpoint, _, build, references = exported
+    with EXPORTER.open(checkpoint, build, threads=1, traced=False) as engine:
+        said = [engine.prompt.decode(reference.answer) for reference in references]
+        expected = [said[0], "certainly not this", said[2], "nor this"]
+        marked = [
+            replace(reference, probe=replace(reference.probe, answer=answer))
+            for reference, answer in zip(references, expected, strict=True)
+        ]
+        report = measure_loss(engine, marked)
+    assert report["questions"] == 4 and report["accuracy"] == report["reference_accuracy"] == 0.5
+    assert report["kl_max"] < 1e-4 and report["top1"] == 1.0

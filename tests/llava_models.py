@@ -1,0 +1,69 @@
+"""Small LLaVA checkpoints with random, non-zero weights and biases, and a picture to show them."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+SENTENCES = ["a red car is on the left", "how many cars ? two", "is the light green ? yes", "Straße 12, naïve"] * 10
+
+
+def make_checkpoint(
+    folder: Path,
+    *,
+    vision: str = "siglip-so400m-patch14-384",
+    tied: bool = True,
+    feature_layer: int = -1,
+    width: int = 64,
+    vision_width: int = 96,
+    seed: int = 0,
+    **vision_settings,
+) -> Path:
+    """A checkpoint in the real shapes' proportions, with widths that quantize: multiples of 32, heads of 16 and 24."""
+    import torch
+    from transformers import AutoConfig
+
+    from switchkd.models.shapes import load_shape
+    from switchkd.models.tokenizer import save_tokenizer, train_tokenizer
+    from switchkd.models.vlm import assemble, load_tokenizer, save_vlm
+
+    words = folder.with_name(f"{folder.name}-words")
+    save_tokenizer(train_tokenizer(SENTENCES, 400), words)
+    text = {
+        **load_shape("qwen2.5-0.5b", shrink=True),
+        "hidden_size": width,
+        "intermediate_size": 160,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 410,
+        "tie_word_embeddings": tied,
+    }
+    tower = {
+        **load_shape(vision, shrink=True),
+        "hidden_size": vision_width,
+        "intermediate_size": 176,
+        "num_attention_heads": 4,
+        **vision_settings,
+    }
+    torch.manual_seed(seed)
+    configs = [AutoConfig.for_model(**settings) for settings in (tower, text)]
+    vlm, processor = assemble(*configs, load_tokenizer(words), feature_layer=feature_layer)
+    for parameter in vlm.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.08)
+        else:
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    save_vlm(vlm, folder, processor)
+    return folder
+
+
+def picture(seed: int = 0, width: int = 90, height: int = 60) -> Image.Image:
+    """A colourful picture, another for each seed."""
+    cells = np.random.default_rng(seed).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    return Image.fromarray(cells).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def question(text: str = "how many cars ?", before: str = "") -> list[dict]:
+    """One user turn about a picture."""
+    parts = [{"type": "text", "text": before}] if before else []
+    return [{"role": "user", "content": [*parts, {"type": "image"}, {"type": "text", "text": text}]}]
