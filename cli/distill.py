@@ -41,10 +41,14 @@ def train_command(
 
 def _report(run, models) -> None:  # type: ignore[no-untyped-def]
     from switchkd.cli.tables import accuracy_table
-    from switchkd.training.report import blind_scores, draw_curves, evaluate_models, where_things_lie
+    from switchkd.training.gallery import draw_gallery
+    from switchkd.training.report import agreement, blind_scores, draw_curves, evaluate_models, where_things_lie
 
     results = evaluate_models(run, models)
     if results is not None:
         run.console.print(accuracy_table(results, blind_scores(run)))
+        for name, share in agreement(run, models).items():
+            run.console.print(f"  {name} answers {100 * share:.1f} % of the questions like the teacher")
+        draw_gallery(run, models)
     draw_curves(run.folder)
     run.console.print(where_things_lie(run.folder, models))

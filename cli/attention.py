@@ -1,0 +1,35 @@
+"""`skd attention`: where models look for their answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command("attention")
+@click.argument("models", nargs=-1)
+@click.option("--image", type=click.Path(path_type=Path), required=True, help="Picture to ask about.")
+@click.option("--prompt", required=True, help="Question about it.")
+@click.option("--layer", type=int, help="One layer of the language model, from 0; -1 is the last. Default: their mean.")
+@click.option("--out", type=click.Path(path_type=Path), help="Default: attention.png among the newest run's reports.")
+def attention_command(models: tuple[str, ...], image: Path, prompt: str, layer: int | None, out: Path | None) -> None:
+    """Draw where MODELs look: attention of the answer's first position to the picture, one panel a model.
+
+    Bare, it draws the newest run's teacher and students side by side.
+    """
+    from rich.console import Console
+
+    from switchkd.runs import RUNS, latest_run
+    from switchkd.training.attention import draw_looks, look
+    from switchkd.training.report import named_models
+
+    folders = named_models(models)
+    looks = {name: look(folder, image, prompt, layer) for name, folder in folders.items()}
+    if out is None:
+        out = latest_run() / "reports" / "attention.png" if (RUNS / "latest").exists() else Path("attention.png")
+    draw_looks(looks, prompt, out)
+    console = Console(soft_wrap=True, highlight=False)
+    for name, each in looks.items():
+        console.print(f"{name}: {each.answer}", markup=False)
+    console.print(f"written to {out}", markup=False)
