@@ -23,7 +23,7 @@ BUILD_JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 NO_AMX := $(if $(filter x86_64,$(shell uname -m)),-DCMAKE_C_FLAGS=-mno-amx-int8 -DCMAKE_CXX_FLAGS=-mno-amx-int8)
 LLAMA_CMAKE_ARGS ?= -DGGML_NATIVE=ON -DLLAMA_OPENSSL=OFF $(NO_AMX)
 
-.PHONY: demo test test-all lint format setup gguf clean
+.PHONY: assets demo test test-all lint format setup gguf clean
 
 demo: setup
 	$(BIN)/skd distill
@@ -33,6 +33,10 @@ test: lint gguf
 
 test-all: lint gguf
 	$(PYTEST) -m "slow or not slow"
+
+# Hours on two cores; goes on where it stopped.
+assets: setup
+	$(BIN)/skd assets
 
 # mypy finds switchkd.export in export/ and so on through links, as the installed package would lie.
 MYPY_TREE := .cache/mypy/switchkd

@@ -11,6 +11,7 @@ import click
 
 import switchkd
 from switchkd.cli.ablate import ablate_command
+from switchkd.cli.assets import assets_command
 from switchkd.cli.attention import attention_command
 from switchkd.cli.chat import chat_command
 from switchkd.cli.data import data_group
@@ -87,6 +88,7 @@ for command in (
     probe_command,
     data_group,
     recipe_command,
+    assets_command,
     doctor_command,
 ):
     main.add_command(command)

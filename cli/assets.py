@@ -1,0 +1,25 @@
+"""`skd assets`: the parts that ship with the package, made anew."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from switchkd.cli.options import open_run
+
+
+@click.command("assets")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("switchkd/assets"), show_default=True, help="Where."
+)
+@click.option("--run", "run_name", default="assets", show_default=True, help="Run folder that they are made in.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one setting of the recipe.")
+def assets_command(out: Path, run_name: str, overrides: tuple[str, ...]) -> None:
+    """Make the tower, language models and teacher that ship with the package from their recipe and seed.
+
+    Takes hours on two cores, can be interrupted and started again; each gets a card with its accuracy.
+    """
+    from switchkd.training.assets import make_assets
+
+    make_assets(open_run("assets", overrides, run_name, None, True), out)
