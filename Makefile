@@ -25,8 +25,12 @@ LLAMA_CMAKE_ARGS ?= -DGGML_NATIVE=ON -DLLAMA_OPENSSL=OFF $(NO_AMX)
 
 .PHONY: assets demo test test-all lint format setup gguf clean
 
-demo: setup
+PICTURE := runs/latest/data/images/test/000000.png
+
+demo: setup gguf
 	$(BIN)/skd distill
+	$(BIN)/skd export --format gguf --quant q4 --force
+	$(BIN)/skd chat student-gguf-q4_0 --image $(PICTURE) --prompt "what does the sign say ?"
 
 test: lint gguf
 	$(PYTEST)
@@ -72,7 +76,7 @@ $(WHEELS)/.$(LLAMA): | $(VENV)/.setup
 	@echo "compiling $(LLAMA), once; about six minutes on two cores"
 	@rm -rf $(WHEELS) && mkdir -p $(WHEELS)
 	@CMAKE_ARGS="$(LLAMA_CMAKE_ARGS)" CMAKE_BUILD_PARALLEL_LEVEL=$(BUILD_JOBS) \
-		$(PIP) wheel --quiet --no-deps --wheel-dir $(WHEELS) $(LLAMA)
+		$(PIP) wheel --quiet --no-deps --no-cache-dir --wheel-dir $(WHEELS) $(LLAMA)
 	@touch $@
 
 # Leaves the compiled wheel and the runs.

@@ -93,7 +93,7 @@ class SwitchStudent(LlavaForConditionalGeneration):
         """→ (logits [A, rows], features [I, P, W_v] or None); see `answer_logits`."""
         nothing_to_see = pixel_values is None
         if nothing_to_see and self.always_look:
-            side = self.config.vision_config.image_size
+            side = self.model.vision_tower.config.image_size
             pixel_values = torch.zeros(1, 3, side, side, device=input_ids.device)
         features = None if pixel_values is None else vision_features(self, pixel_values.to(self.dtype))
         logits = answer_logits(
