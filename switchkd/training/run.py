@@ -19,6 +19,7 @@ from transformers import AutoConfig
 from switchkd.data.roadscenes import corpus, write_roadscenes
 from switchkd.errors import RecipeError, SkdError
 from switchkd.files import file_sha256, folder_sha256, point_to, replacing_folder, write_text
+from switchkd.models.environment import quiet
 from switchkd.models.tokenizer import save_tokenizer, train_tokenizer
 from switchkd.models.vlm import (
     assemble,
@@ -63,6 +64,7 @@ class Run:
         self.folder, self.recipe, self.console = folder, recipe, console
         self._processes, self._restart = processes, restart
         self._made: dict[str, Path] = {}
+        quiet()
         try:
             (folder / "stages").mkdir(parents=True, exist_ok=True)
         except OSError as error:
