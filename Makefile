@@ -30,7 +30,7 @@ PICTURE := runs/latest/data/images/test/000000.png
 demo: setup gguf
 	$(BIN)/skd distill
 	$(BIN)/skd export --format gguf --quant q4 --force
-	$(BIN)/skd chat student-gguf-q4_0 --image $(PICTURE) --prompt "what does the sign say ?"
+	$(BIN)/skd chat student-gguf-q4 --image $(PICTURE) --prompt "what does the sign say ?"
 
 test: lint gguf
 	$(PYTEST)

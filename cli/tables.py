@@ -13,7 +13,12 @@ from switchkd.scoring import Score
 
 def accuracy_table(results: Mapping[str, Mapping[str, Score]], blind: Mapping[str, float] | None = None) -> Table:
     """Accuracy by question kind, a column a model, each with its 95 % interval."""
-    table = Table(title="Accuracy on held-out questions, % (95 % interval)", title_justify="left", box=SIMPLE_HEAD)
+    table = Table(
+        title="Accuracy on held-out questions, % (95 % interval)",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
     table.add_column("kind", no_wrap=True)
     table.add_column("n", justify="right", no_wrap=True)
     if blind:
