@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 
 import pytest
+from llava_models import make_model
 
 
 @pytest.fixture(scope="session")
@@ -19,21 +20,6 @@ def road_scenes(tmp_path_factory) -> Path:
 
     folder = tmp_path_factory.mktemp("scenes") / "data"
     write_roadscenes(folder, size=56, train=24, val=3, test=4, text=16, processes=1)
-    return folder
-
-
-def make_model(folder: Path, vision: str, language: str, *, feature_layer: int = -1, seed: int = 0) -> Path:
-    """A shrunken LLaVA folder with random weights and biases, none of them zero."""
-    import torch
-
-    from switchkd.models.init import from_shapes
-    from switchkd.models.vlm import save_vlm
-
-    vlm, processor = from_shapes(vision, language, feature_layer=feature_layer, shrink=True, seed=seed)
-    torch.manual_seed(seed)
-    for parameter in vlm.parameters():
-        torch.nn.init.normal_(parameter, std=0.4)
-    save_vlm(vlm, folder, processor)
     return folder
 
 

@@ -67,3 +67,18 @@ def question(text: str = "how many cars ?", before: str = "") -> list[dict]:
     """One user turn about a picture."""
     parts = [{"type": "text", "text": before}] if before else []
     return [{"role": "user", "content": [*parts, {"type": "image"}, {"type": "text", "text": text}]}]
+
+
+def make_model(folder: Path, vision: str, language: str, *, feature_layer: int = -1, seed: int = 0) -> Path:
+    """A shrunken LLaVA folder with random weights and biases, none of them zero."""
+    import torch
+
+    from switchkd.models.init import from_shapes
+    from switchkd.models.vlm import save_vlm
+
+    vlm, processor = from_shapes(vision, language, feature_layer=feature_layer, shrink=True, seed=seed)
+    torch.manual_seed(seed)
+    for parameter in vlm.parameters():
+        torch.nn.init.normal_(parameter, std=0.4)
+    save_vlm(vlm, folder, processor)
+    return folder

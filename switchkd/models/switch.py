@@ -10,6 +10,8 @@ L(P(features), x_t). The teacher's, the student's and the switch's logits are th
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration
@@ -100,6 +102,13 @@ class SwitchStudent(LlavaForConditionalGeneration):
             self, features, input_ids, attention_mask, answer_positions(labels), rows=rows, idle=nothing_to_see
         )
         return logits, None if nothing_to_see else features
+
+
+def as_student(vlm: LlavaForConditionalGeneration) -> SwitchStudent:
+    """The same model, with a student's forward. (Loaded as a class of another name, transformers would look for its
+    weights under other names, and lose an untied head.)"""
+    vlm.__class__ = SwitchStudent
+    return cast(SwitchStudent, vlm)
 
 
 class Switch(torch.nn.Module):

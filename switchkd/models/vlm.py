@@ -194,8 +194,8 @@ def load_language(folder: Path) -> Qwen2ForCausalLM:
     return _load(Qwen2ForCausalLM, folder)
 
 
-def load_vlm(folder: Path, cls: type = LlavaForConditionalGeneration, dtype: torch.dtype = torch.float32) -> Any:
-    """A LLaVA model (or `cls`, a subclass of it) from a llava-hf style folder.
+def load_vlm(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
+    """A LLaVA model from a llava-hf style folder.
 
     Raises:
         CheckpointError: another kind of model, or weights that are torn, missing or unpaired with the configuration.
@@ -203,7 +203,7 @@ def load_vlm(folder: Path, cls: type = LlavaForConditionalGeneration, dtype: tor
     kind = read_config(folder).model_type
     if kind != "llava":
         raise CheckpointError(f"{folder} holds a '{kind}', not a LLaVA model; put one together with `skd init`.")
-    return _load(cls, folder, dtype)
+    return _load(LlavaForConditionalGeneration, folder, dtype)
 
 
 def _load(cls: type, folder: Path, dtype: torch.dtype = torch.float32) -> Any:

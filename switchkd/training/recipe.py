@@ -151,6 +151,11 @@ class Model:
     baseline: tuple[str, ...] = setting((), help="Stages of its undistilled twin (`skd train`), in order.")
 
 
+def is_ready(checkpoint: str) -> bool:
+    """Whether a teacher's checkpoint is taken as it is, rather than made by the recipe or trained further."""
+    return bool(checkpoint) and not checkpoint.startswith("whole:")
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Everything that a run depends on."""

@@ -35,7 +35,7 @@ from switchkd.models.vlm import (
 from switchkd.runs import RUNS
 from switchkd.training.compatibility import check_compatibility
 from switchkd.training.launch import run_distributed
-from switchkd.training.recipe import DataSet, Distillation, Model, Part, Recipe, result_settings, to_plain
+from switchkd.training.recipe import DataSet, Distillation, Model, Part, Recipe, is_ready, result_settings, to_plain
 from switchkd.training.stages import RECORD, StageJob, run_stage
 
 # Sentences that the small tokenizer is learned from.
@@ -102,10 +102,10 @@ class Run:
     # Models --------------------------------------------------------------------------------------------------------
 
     def teacher(self) -> Path:
-        """The teacher's folder: a ready checkpoint, or trained here."""
-        return self._once(
-            "teacher", lambda: self._model("teacher", self.recipe.teacher, self.recipe.teacher.stages, self._settings)
-        )
+        """The teacher's folder: a ready checkpoint as it is, or trained here."""
+        teacher = self.recipe.teacher
+        stages = () if is_ready(teacher.checkpoint) else teacher.stages
+        return self._once("teacher", lambda: self._model("teacher", teacher, stages, self._settings))
 
     def student(self) -> Path:
         """The distilled student's folder."""

@@ -27,7 +27,7 @@ from switchkd.files import write_text
 from switchkd.losses.objective import Objective
 from switchkd.models.environment import quiet
 from switchkd.models.layout import image_tokens, read_layout
-from switchkd.models.switch import Switch, SwitchStudent
+from switchkd.models.switch import Switch, SwitchStudent, as_student
 from switchkd.models.vlm import load_vlm, save_vlm
 from switchkd.preprocess import Preprocess
 from switchkd.prompt import ChatPrompt
@@ -102,7 +102,7 @@ def run_stage(job: StageJob, console: Console) -> Path:
     dataset, report = open_data(job, prompt)
     if not stage.trainable:
         raise SkdError(f"Stage '{job.title}' trains no part: name some in stages.….trainable.")
-    student = load_vlm(job.student, SwitchStudent)
+    student = as_student(load_vlm(job.student))
     freeze_parts(student, stage.trainable)
     stop = StopOnSignal(job.folder / STOP_REQUEST)
     trainer = SwitchTrainer(

@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner
-from conftest import make_model
+from llava_models import make_model
 from PIL import Image
 
 from switchkd.cli.main import main
@@ -134,10 +134,7 @@ def test_data_check_names_every_reason(tmp_path):
 
 SMALL = {
     "roadscenes": {"train": 40, "val": 2, "test": 2, "text": 30},
-    "stages": {
-        name: {"steps": 2, "batch_size": 4}
-        for name in ("text", "captions", "teacher-pt", "teacher-sft", "pt", "sft", "dft")
-    },
+    "stages": {name: {"steps": 2, "batch_size": 4} for name in ("text", "captions", "teacher-sft", "pt", "sft", "dft")},
 }
 
 

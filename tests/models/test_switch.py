@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from conftest import make_model
+from llava_models import make_model
 
 from switchkd.data.index import Source, build_index
 from switchkd.data.llava import Collator, LlavaDataset
 from switchkd.losses.objective import Objective
 from switchkd.models.layout import image_tokens, read_layout
-from switchkd.models.switch import Switch, SwitchStudent, answer_logits, answer_positions, vision_features
+from switchkd.models.switch import Switch, answer_logits, answer_positions, as_student, vision_features
 from switchkd.models.vlm import load_vlm
 from switchkd.preprocess import Preprocess
 from switchkd.prompt import ChatPrompt
@@ -31,7 +31,7 @@ def batch(student_folder, mixed_data):
 
 @pytest.fixture
 def student(student_folder):
-    return load_vlm(student_folder, SwitchStudent)
+    return as_student(load_vlm(student_folder))
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import make_model
+from llava_models import make_model
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, Qwen2ForCausalLM, SiglipVisionModel
 

@@ -19,14 +19,23 @@ pytest.importorskip("deepspeed")
 ZERO2 = str(resources.files("switchkd.recipes") / "deepspeed" / "zero2.json")
 
 
-@pytest.fixture(autouse=True)
-def private_extensions(monkeypatch):
-    """DeepSpeed compiles a small operator once; a killed run's lock on a shared folder would hang this one."""
+# One worker runs them all: they share the operator that DeepSpeed compiles once.
+pytestmark = pytest.mark.xdist_group("deepspeed")
+
+
+@pytest.fixture(scope="module")
+def extensions() -> Path:
+    """A private folder for that operator; a killed run's lock on a shared one would hang this one."""
     cache = Path(__file__).parents[2] / ".cache" / "torch_extensions"
     cache.mkdir(parents=True, exist_ok=True)
     for lock in cache.rglob("lock"):
         lock.unlink()
-    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(cache))
+    return cache
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch, extensions):
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(extensions))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
 

@@ -112,6 +112,13 @@ def test_gradient_checkpointing_changes_nothing(tmp_path, student_folder, teache
     assert losses(tmp_path / "a") == pytest.approx(losses(tmp_path / "b"), rel=1e-5)
 
 
+def test_an_untied_model_is_trained_head_and_all(tmp_path, teacher_folder, mixed_data):
+    model = train(tmp_path / "s", teacher_folder, mixed_data, steps=2)
+    before, after = (load_file(folder / "model.safetensors") for folder in (teacher_folder, model))
+    head = "language_model.lm_head.weight"
+    assert before.keys() == after.keys() and not torch.equal(before[head], after[head])
+
+
 @pytest.mark.parametrize("parts", [("projector",), ("vision",), ("language", "projector")])
 def test_frozen_parts_stay_as_they_were(tmp_path, student_folder, teacher_folder, mixed_data, parts):
     model = train(tmp_path / "s", student_folder, mixed_data, teacher=teacher_folder, trainable=parts)
