@@ -33,23 +33,33 @@ from switchkd.export.folder import ExportRequest, run_export
 start, marks = time.time(), []
 def progress(text):
     marks.append((round(time.time() - start), text, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10))
-run_export(ExportRequest(Path(sys.argv[1]), Path(sys.argv[2]), quant="q4", threads=1), progress)
+run_export(ExportRequest(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4], threads=1), progress)
 progress("done")
 print(json.dumps({"seconds": time.time() - start, "peak_mib": marks[-1][2], "marks": marks}))
 """
 
 
+@pytest.fixture(scope="module")
+def student(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("real") / "student"
+    subprocess.run([sys.executable, "-c", MAKE, folder], check=True)
+    return folder
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_half_a_billion_parameters(tmp_path):
-    student, out = tmp_path / "student", tmp_path / "student-gguf-q4"
-    subprocess.run([sys.executable, "-c", MAKE, student], check=True)
-    result = subprocess.run([sys.executable, "-c", EXPORT, student, out], check=True, stdout=subprocess.PIPE, text=True)
+@pytest.mark.parametrize(
+    "format, quant, meant", [("gguf", "q4", "q4_0"), ("onnx", "q4", "q4"), ("onnx", "q8", "q8")], ids=str
+)
+def test_half_a_billion_parameters(student, tmp_path, format, quant, meant):
+    out = tmp_path / f"student-{format}-{quant}"
+    command = [sys.executable, "-c", EXPORT, student, out, format, quant]
+    result = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     measured = json.loads(result.stdout.splitlines()[-1])
     manifest = Manifest.load(out)
     report(measured, manifest)
     assert measured["peak_mib"] < 16 * 1024
-    assert manifest.quant == "q4_0" and manifest.image.tokens == 729
+    assert manifest.quant == meant and manifest.image.tokens == 729
     with open_engine(out, threads=1, verify=False) as engine:
         engine.end_tokens = frozenset()
         ids, features = engine.encode_prompt(question()), engine.encode_image(picture())
@@ -59,7 +69,7 @@ def test_half_a_billion_parameters(tmp_path):
 
 
 def report(measured: dict, manifest: Manifest) -> None:
-    """For docs/results/gguf.md; shown by pytest -s."""
+    """For docs/results/; shown by pytest -s."""
     print(json.dumps(measured, indent=1))
     print(json.dumps(manifest.parity, indent=1))
     for name, entry in manifest.files.items():

@@ -1,0 +1,161 @@
+"""ONNX: three graphs in the layout that transformers.js and the hub know, run by ONNX Runtime."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from switchkd.errors import CheckpointError, SkdError
+from switchkd.export.checkpoint import Checkpoint
+from switchkd.export.exporter import Build, Contract, Plan
+from switchkd.export.onnx_graph import data_path, require_packages, tensor_types
+from switchkd.export.onnx_language import KEEP, check_language, write_decoder, write_embedding
+from switchkd.export.onnx_quantize import BLOCK, convert_half, quantize_four_bits, quantize_int8
+from switchkd.export.onnx_vision import write_traced, write_vision
+from switchkd.export.probes import Probe
+from switchkd.manifest import TensorCount
+from switchkd.runtime.engine import Engine, end_token_ids
+from switchkd.runtime.onnx_engine import load_parts
+
+_NAMES = {"vision": "vision_encoder", "embedding": "embed_tokens", "language": "decoder_model_merged"}
+_SUFFIXES = {"fp32": "", "fp16": "_fp16", "q8": "_quantized", "q4": "_q4"}
+_PLAIN = {"language": "fp32", "vision": "fp32"}
+_TOLERANCE = {"pixels": 1e-5, "features": 1e-4, "projected": 1e-4, "logits": 1e-3}
+_MAX_DIVERGENCE = {"fp32": 1e-4, "fp16": 5e-3, "q8": 0.1, "q4": 0.6}
+_QUANTIZERS = {"fp16": convert_half, "q8": quantize_int8, "q4": quantize_four_bits}
+_ALIASES = {"f32": "fp32", "f16": "fp16", "q8_0": "q8", "q4_0": "q4"}
+
+
+class OnnxExporter:
+    """See `Exporter`."""
+
+    quants: Sequence[str] = ("q4", "q8", "fp16", "fp32")
+    vision_quants: Sequence[str] = ("q8", "fp16", "fp32")
+    calibrates = False
+
+    def plan(self, checkpoint: Checkpoint, quant: str, vision_quant: str | None) -> Plan:
+        """See `Exporter.plan`."""
+        require_packages()
+        quant = _ALIASES.get(quant, quant)
+        vision_quant = vision_quant or ("q8" if quant == "q4" else quant)
+        vision_quant = _ALIASES.get(vision_quant, vision_quant)
+        if quant not in self.quants or vision_quant not in self.vision_quants:
+            raise SkdError(
+                f"ONNX has no quantization '{quant}' with a '{vision_quant}' vision file; it has "
+                f"{', '.join(self.quants)}, and for the vision file {', '.join(self.vision_quants)}."
+            )
+        check_language(checkpoint)
+        for name in ("hidden_size", "intermediate_size"):
+            if quant == "q4" and checkpoint.text[name] % BLOCK:
+                raise CheckpointError(
+                    f"The language model's {name} {checkpoint.text[name]} isn't a multiple of {BLOCK}, the block of "
+                    "q4; take q8."
+                )
+        precision = _precision(quant, vision_quant)
+        files = {role: f"onnx/{_NAMES[role]}{_SUFFIXES[precision[role]]}.onnx" for role in _NAMES}
+        limit = max(_MAX_DIVERGENCE[quant], _MAX_DIVERGENCE[vision_quant])
+        return Plan(quant, vision_quant, _PLAIN, Contract(_inputs(checkpoint), files, _TOLERANCE, limit))
+
+    def write(self, checkpoint: Checkpoint, plan: Plan, folder: Path) -> Build:
+        """See `Exporter.write`."""
+        files = {role: folder / f"{name}.onnx" for role, name in _NAMES.items()}
+        write_vision(checkpoint, files["vision"])
+        write_embedding(checkpoint, files["embedding"], "fp32")
+        write_decoder(checkpoint, files["language"])
+        return _build(files, plan.plain)
+
+    def candidates(
+        self,
+        checkpoint: Checkpoint,
+        plan: Plan,
+        plain: Build,
+        folder: Path,
+        *,
+        calibration: Sequence[Probe],
+        keep: Path,
+        threads: int,
+    ) -> Iterator[Build]:
+        """See `Exporter.candidates`: one, by the way that lost least where several were tried."""
+        precision = _precision(plan.quant, plan.vision_quant)
+        # A graph names its file of weights, so files have their final names from the start.
+        files = {role: folder / Path(name).name for role, name in plan.contract.files.items()}
+        for role in ("vision", "language"):
+            _convert(plain.files[role], files[role], precision[role])
+        write_embedding(checkpoint, files["embedding"], precision["embedding"])
+        yield _build(files, precision)
+
+    def open(self, checkpoint: Checkpoint, build: Build, *, threads: int, traced: bool) -> Engine:
+        """See `Exporter.open`."""
+        vision_file = build.files["vision"]
+        if traced:
+            vision_file = vision_file.with_name("traced.onnx")
+            write_traced(build.files["vision"], vision_file)
+        vision, language = load_parts(
+            vision_file,
+            build.files["embedding"],
+            build.files["language"],
+            checkpoint.preprocess,
+            checkpoint.prompt.image_token_id,
+            threads=threads,
+            context=min(4096, checkpoint.text["max_position_embeddings"]),
+        )
+        return Engine(
+            "export",
+            checkpoint.prompt,
+            checkpoint.preprocess,
+            vision,
+            language,
+            image_tokens=checkpoint.image_tokens,
+            end_tokens=end_token_ids(checkpoint.folder, checkpoint.prompt),
+        )
+
+    def tensor_types(self, file: Path) -> dict[str, TensorCount]:
+        """See `Exporter.tensor_types`."""
+        return tensor_types(file)
+
+    def tools(self) -> dict[str, str]:
+        """See `Exporter.tools`."""
+        return {name: version(name) for name in ("torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-genai")}
+
+
+EXPORTER = OnnxExporter()
+
+
+def _build(files: dict[str, Path], precision: Mapping[str, str]) -> Build:
+    data = {role: data_path(file) for role, file in files.items() if data_path(file).exists()}
+    return Build(files, precision, data=data)
+
+
+def _precision(quant: str, vision_quant: str) -> dict[str, str]:
+    """Role → precision. Eight bits are as good as exact for an embedding, and four save little."""
+    return {"vision": vision_quant, "embedding": "q8" if quant == "q4" else quant, "language": quant}
+
+
+def _inputs(checkpoint: Checkpoint) -> dict[str, tuple[int | str, ...]]:
+    """Every input of the three graphs; words are dynamic axes."""
+    text, side = checkpoint.text, checkpoint.vision["image_size"]
+    width, heads = text["hidden_size"], text["num_key_value_heads"]
+    cache = ("batch_size", heads, "past_sequence_length", width // text["num_attention_heads"])
+    return {
+        "pixel_values": ("batch_size", 3, side, side),
+        "input_ids": ("batch_size", "sequence_length"),
+        "inputs_embeds": ("batch_size", "sequence_length", width),
+        "attention_mask": ("batch_size", "total_sequence_length"),
+        KEEP: (),
+        **{
+            f"past_key_values.{layer}.{kind}": cache
+            for kind in ("key", "value")
+            for layer in range(text["num_hidden_layers"])
+        },
+    }
+
+
+def _convert(source: Path, target: Path, precision: str) -> None:
+    if precision == "fp32":
+        shutil.copyfile(source, target)
+        if data_path(source).exists():
+            shutil.copyfile(data_path(source), data_path(target))
+    else:
+        _QUANTIZERS[precision](source, target)

@@ -1,0 +1,103 @@
+"""ONNX graphs as files: written whole, checked, counted; weights beside the graph where one file can't hold them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from switchkd.errors import MissingDependencyError, SkdError
+from switchkd.manifest import TensorCount
+
+# protobuf can't read a message of 2 GiB, and browsers no buffer of that size.
+ONE_FILE_LIMIT = 2_000_000_000
+PACKAGES = ("torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "onnxruntime_genai")
+VERSION = 10  # of ONNX's own file format, which every ONNX Runtime since 1.18 reads
+OPSET = 20
+
+
+def require_packages() -> None:
+    """Looks whether everything that exporting needs is there.
+
+    Raises:
+        MissingDependencyError: a package of the extra isn't installed.
+    """
+    for name in PACKAGES:
+        try:
+            import_module(name)
+        except ImportError as error:
+            raise MissingDependencyError(
+                f"Exporting to ONNX needs {name}: pip install 'switchkd[onnx-export]'."
+            ) from error
+
+
+def data_path(path: Path) -> Path:
+    """Where a graph's weights lie if they aren't in its own file: `NAME.onnx_data`, as users of the hub know it."""
+    return path.with_name(f"{path.name}_data")
+
+
+def save_graph(model: Any, path: Path) -> None:
+    """Writes an `onnx_ir.Model`, its weights in `data_path` from `ONE_FILE_LIMIT` on, and checks the file.
+
+    Raises:
+        SkdError: `onnx.checker` finds the graph invalid.
+    """
+    import onnx
+    import onnx_ir as ir
+
+    size = sum(value.const_value.nbytes for value in model.graph.initializers.values())
+    if size > ONE_FILE_LIMIT:
+        ir.save(model, path, external_data=data_path(path).name)
+    else:
+        ir.external_data.load_to_model(model)
+        ir.save(model, path)
+    try:
+        onnx.checker.check_model(str(path))
+    except onnx.checker.ValidationError as error:
+        raise SkdError(f"{path.name} isn't valid ONNX: {str(error).splitlines()[0]}") from error
+
+
+def small_graph(
+    nodes: Sequence[Any],
+    inputs: Sequence[Any],
+    outputs: Sequence[Any],
+    weights: Sequence[Any],
+    name: str,
+) -> Any:
+    """An `onnx_ir.Model` of nodes and values made with `onnx.helper`."""
+    import onnx
+    import onnx_ir as ir
+
+    graph = onnx.helper.make_graph(list(nodes), name, list(inputs), list(outputs), list(weights))
+    opsets = [onnx.helper.make_opsetid("", OPSET)]
+    return ir.from_proto(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=VERSION, producer_name="skd"))
+
+
+def tensor_types(path: Path) -> dict[str, TensorCount]:
+    """What a graph's weights really are: type → how many, and how many bytes; the largest first.
+
+    Weights of MatMulNBits lie packed in bytes; they count as the INT4 or INT8 that they are.
+    """
+    import onnx_ir as ir
+
+    graph = ir.load(path).graph
+    packed = {
+        node.inputs[1].name: f"INT{node.attributes['bits'].as_int()}"
+        for node in graph
+        if node.op_type == "MatMulNBits" and node.inputs[1] is not None
+    }
+    counts: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
+    for name, tensor in _weights(graph):
+        kind = packed.get(name, tensor.dtype.name)
+        counts[kind] += 1
+        sizes[kind] += int(tensor.nbytes)
+    return {kind: TensorCount(counts[kind], size) for kind, size in sizes.most_common()}
+
+
+def _weights(graph: Any) -> Iterator[tuple[str, Any]]:
+    for name, value in graph.initializers.items():
+        if value.const_value is not None:
+            yield name, value.const_value
