@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -201,12 +202,16 @@ def draw_curves(run_folder: Path) -> Path | None:
         return None
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 2.4 * len(stages)), layout="constrained")
-    for row, stage in enumerate(stages):
+    panels: list[Callable[[Any], None]] = []
+    for stage in stages:
         log = [entry for entry in stage["log"] if "loss" in entry]
-        left, right = figure.add_subplot(len(stages), 2, 2 * row + 1), figure.add_subplot(len(stages), 2, 2 * row + 2)
-        _draw_losses(left, stage["title"], log)
-        _draw_knees(right, log)
+        panels.append(partial(_draw_losses, title=stage["title"], log=log))
+        if any("k_teacher_mean" in entry for entry in log):
+            panels.append(partial(_draw_knees, title=f"{stage['title']}: k, mean and p10 to p90", log=log))
+    rows = -(-len(panels) // 2)
+    figure = Figure(figsize=(9, 2.4 * rows), layout="constrained")
+    for number, draw in enumerate(panels, 1):
+        draw(figure.add_subplot(rows, 2, number))
     path = run_folder / "reports" / "training.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
@@ -223,20 +228,14 @@ def _draw_losses(axes: Any, title: str, log: list[dict[str, float]]) -> None:
     axes.grid(alpha=0.3)
 
 
-def _draw_knees(axes: Any, log: list[dict[str, float]]) -> None:
-    drawn = False
+def _draw_knees(axes: Any, title: str, log: list[dict[str, float]]) -> None:
     for key, label in (("k_teacher", "teacher's k"), ("k_student", "student's k")):
         rows = [entry for entry in log if f"{key}_mean" in entry]
-        if rows:
-            steps = [entry["step"] for entry in rows]
-            (line,) = axes.plot(steps, [entry[f"{key}_mean"] for entry in rows], label=label, linewidth=1.2)
-            low, high = ([entry[f"{key}_{quantile}"] for entry in rows] for quantile in ("p10", "p90"))
-            axes.fill_between(steps, low, high, alpha=0.2, color=line.get_color())
-            drawn = True
-    if not drawn:
-        axes.set_axis_off()
-        return
-    axes.set(title="k: mean, p10 to p90", xlabel="step")
+        steps = [entry["step"] for entry in rows]
+        (line,) = axes.plot(steps, [entry[f"{key}_mean"] for entry in rows], label=label, linewidth=1.2)
+        low, high = ([entry[f"{key}_{quantile}"] for entry in rows] for quantile in ("p10", "p90"))
+        axes.fill_between(steps, low, high, alpha=0.2, color=line.get_color())
+    axes.set(title=title, xlabel="step")
     axes.legend(fontsize=7)
     axes.grid(alpha=0.3)
 
