@@ -1,4 +1,4 @@
-"""`skd assets`: the parts that ship with the package, made anew."""
+"""`skd assets`: small stand-ins for public checkpoints, made from a recipe and a seed."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from switchkd.cli.options import open_run
 @click.option("--run", "run_name", default="assets", show_default=True, help="Run folder that they are made in.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one setting of the recipe.")
 def assets_command(out: Path, run_name: str, overrides: tuple[str, ...]) -> None:
-    """Make the tower, language models and teacher that ship with the package from their recipe and seed.
+    """Make a tower, two language models and a teacher for the built-in task, by the recipe `assets`.
 
-    Takes hours on two cores, can be interrupted and started again; each gets a card with its accuracy.
+    Takes hours on two cores, can be interrupted and started again; each gets a card with its accuracy. Recipes refer to
+    those under switchkd/assets as asset:NAME.
     """
     from switchkd.training.assets import make_assets
 

@@ -1,4 +1,4 @@
-"""The parts that ship with the package: made by a recipe, stored in half precision, each with a card that says how good it is."""
+"""Stand-ins for public checkpoints: made by a recipe, stored in half precision, each with a card that says how good it is."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from switchkd.data.roadscenes.scene import SPLITS, scenes
 from switchkd.errors import DataError
 
 COUNTS: dict[str, Any] = {"train": 150, "val": 12, "test": 20, "text": 60}
-TEXTS = ("captions", "instruct", "text", "val", "test")
+TEXTS = ("captions", "instruct", "drill", "text", "val", "test")
 
 
 @pytest.fixture(scope="module")
@@ -227,3 +227,19 @@ def test_nothing_is_left_of_a_broken_run(tmp_path: Path, processes: int) -> None
     with pytest.raises(KeyboardInterrupt):
         write_roadscenes(tmp_path / "x", train=300, processes=processes, progress=stop)
     assert not list(tmp_path.iterdir())
+
+
+def test_drills_are_single_questions_that_ask_lookups_more_often(written: Path) -> None:
+    """Every answer is one that the scene gives to that question."""
+    drills = records(written, "drill")
+    assert len(drills) == 5 * COUNTS["train"] and len({record["id"] for record in drills}) == len(drills)
+    of_scene = {f"train/{number:06d}.png": scene for number, scene in enumerate(scenes("train", 0, COUNTS["train"]))}
+    asked: dict[str, int] = {}
+    for record in drills:
+        (kind,), (human, gpt) = record["kinds"], record["conversations"]
+        question = human["value"].removeprefix("<image>\n")
+        assert (question, gpt["value"]) in set(QUESTION_KINDS[kind].ask(of_scene[record["image"]]))
+        asked[kind] = asked.get(kind, 0) + 1
+    assert min(asked[kind] for kind in ("color", "place", "object")) > 3 * max(
+        asked[kind] for kind in ("time", "weather")
+    )

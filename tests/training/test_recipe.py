@@ -17,7 +17,7 @@ from switchkd.training.recipe import (
 )
 
 
-@pytest.mark.parametrize("name", ["roadscenes", "tinyllava-0.5b", "tinyllava-1.5b"])
+@pytest.mark.parametrize("name", ["assets", "roadscenes", "tinyllava-0.5b", "tinyllava-1.5b"])
 def test_shipped_recipes_load_and_survive_a_round_trip(name):
     recipe = load_recipe(name)
     assert recipe.name == name and name in recipe_names()

@@ -11,13 +11,19 @@ from random import Random
 from typing import Any
 
 from .language import DESCRIBE, caption
-from .questions import Examiner, Question
+from .questions import QUESTION_KINDS, Examiner, Question
 from .scene import Scene, scenes
 
 Record = dict[str, Any]
 
 TURNS = (3, 6)  # fewest and most questions of a conversation
 SINGLE_EVERY = 2  # each second scene also gives a record of one question: a third of all records of a training split
+DRILLS = 5  # single questions a scene
+# Kinds that need a lookup by content are learned slowly and have to be asked more often than those of the whole picture.
+_DRILL_WEIGHTS = {
+    "existence": 4.0, "color": 4.0, "place": 4.0, "object": 4.0, "count": 3.0, "compare": 3.0, "pedestrians": 1.5,
+    "go": 1.0, "sign": 0.4, "light": 0.4, "weather": 0.3, "lane": 0.3, "time": 0.2,
+}  # fmt: skip
 
 
 def image_path(split: str, number: int) -> str:
@@ -58,6 +64,30 @@ def training_records(
                 record["conversations"] = _conversation(shown, questions)
                 record["kinds"] = [question.kind for question in questions]
                 yield record, questions
+
+
+def drill_records(split: str, seed: int, split_scenes: Iterable[Scene]) -> Iterator[Record]:
+    """DRILLS records of one question a scene, lookups more often than the rest, each of a kind's answers as likely as
+    the scene allows. No earlier question of the same conversation distracts: so lookups are learned first."""
+    rng = Random(f"drill/{split}/{seed}")
+    for number, scene in enumerate(split_scenes):
+        asked: dict[str, Question] = {}
+        while len(asked) < DRILLS:
+            kind = rng.choices(list(_DRILL_WEIGHTS), list(_DRILL_WEIGHTS.values()))[0]
+            texts: dict[str, list[str]] = {}
+            for text, answer in QUESTION_KINDS[kind].ask(scene):
+                texts.setdefault(answer, []).append(text)
+            if texts:
+                answer = rng.choice(sorted(texts))
+                text = rng.choice(texts[answer])
+                asked.setdefault(text, Question(kind, text, answer))
+        for turn, question in enumerate(asked.values()):
+            yield {
+                "id": f"{split}-{number:06d}-drill-{turn}",
+                "image": image_path(split, number),
+                "conversations": _conversation("<image>", [question]),
+                "kinds": [question.kind],
+            }
 
 
 def scored_records(
