@@ -307,6 +307,11 @@ def save_processor(processor: LlavaProcessor, folder: Path) -> None:
     """Tokenizer, chat template and preprocessing; the image part also in the file that 4.57 reads."""
     processor.save_pretrained(folder)
     processor.image_processor.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    written = json.loads(path.read_text(encoding="utf-8"))
+    if written.get("tokenizer_class") == "TokenizersBackend":  # 4.57 knows it by its older name only
+        written["tokenizer_class"] = "PreTrainedTokenizerFast"
+        path.write_text(json.dumps(written, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def copy_processor(source: Path, target: Path) -> None:

@@ -66,8 +66,9 @@ def real_records(images: Path) -> list[dict]:
 
 @pytest.fixture
 def paper_run(tmp_path):
-    """`skd init --random` parts of the tinyllava-0.5b recipe's shrunken shape, and data of the real format."""
+    """`skd init --random` parts of the tinyllava recipes' shrunken shapes, and data of the real format."""
     init("student", "qwen2.5-0.5b")
+    init("student-1.5b", "qwen2.5-1.5b")
     init("teacher", "qwen2.5-7b")
     records = real_records(tmp_path / "pictures")
     (tmp_path / "train.json").write_text(json.dumps(records))
@@ -107,6 +108,22 @@ def test_llava_data_trains_through_the_papers_recipe(paper_run):
     record = json.loads(next(Path("runs/tinyllava-0.5b/stages").glob("student-dft-*/stage.json")).read_text())
     assert record["data"]["unusable"] == {"no_assistant_turn": 1, "no_picture": 1, "torn_picture": 1}
     assert any(Path("runs/tinyllava-0.5b/stages").glob("student-dft-*/**/events.out.tfevents.*"))
+
+
+def test_the_larger_recipe_trains_too(paper_run):
+    skd(
+        "distill",
+        "--recipe",
+        "tinyllava-1.5b",
+        *paper_run,
+        "--set",
+        "data.max_bad=0.3",
+        "--set",
+        "student.checkpoint=student-1.5b",
+    )
+    trained = load_vlm(Path("runs/tinyllava-1.5b/student"))
+    assert trained.config.text_config.hidden_size == load_vlm(Path("student-1.5b")).config.text_config.hidden_size
+    assert len(list(Path("runs/tinyllava-1.5b/stages").glob("student-*/stage.json"))) == 2
 
 
 def test_a_setting_reaches_the_loss_and_makes_a_new_stage(paper_run):

@@ -60,6 +60,7 @@ def test_names_on_disk_are_those_of_older_transformers(tmp_path, language, tied)
     assert written["text_config"]["rope_theta"] == 1000000.0
     assert written["architectures"] == ["LlavaForConditionalGeneration"]
     assert (folder / "preprocessor_config.json").exists()
+    assert json.loads((folder / "tokenizer_config.json").read_text())["tokenizer_class"] == "PreTrainedTokenizerFast"
 
 
 def test_parts_come_apart_and_together_again(tmp_path, student_folder, tokenizer):
