@@ -22,7 +22,6 @@ from switchkd.training.evaluate import Answerer, answer_all, score_answers
 from switchkd.training.probe import overall, probe_run
 from switchkd.training.report import kept_answers, read_scores
 from switchkd.training.run import Run
-from switchkd.training.stages import RECORD
 
 ASSETS = ("tower", "language-small", "language-large", "teacher")
 CARD = "card.json"
@@ -54,13 +53,10 @@ def make_assets(run: Run, folder: Path) -> None:
 
 
 def _stages_of(run: Run, name: str) -> list[dict[str, Any]]:
-    """Name and steps of the stages behind a part, as they were run."""
+    """Stages behind a part, in order, with their length."""
     role = run.recipe.teacher if name == "teacher" else run.recipe.parts[name]
-    rows = []
-    for stage in role.stages:
-        (record,) = (run.folder / "stages").glob(f"{name}-{stage}-*/{RECORD}")
-        rows.append({"stage": stage, "steps": json.loads(record.read_text(encoding="utf-8"))["steps"]})
-    return rows
+    stages = [(stage, run.recipe.stages[stage]) for stage in role.stages]
+    return [{"stage": stage, "steps": settings.steps, "epochs": settings.epochs} for stage, settings in stages]
 
 
 def measure(run: Run, name: str, source: Path) -> dict[str, Any]:
@@ -119,7 +115,7 @@ def halve(source: Path, target: Path) -> None:
 
 def describe(card: dict[str, Any]) -> str:
     """A card in words."""
-    stages = ", ".join(f"{row['stage']} ({row['steps']} steps)" for row in card["stages"])
+    stages = ", ".join(_length(row) for row in card["stages"])
     lines = [
         f"# {card['name']}",
         "",
@@ -133,3 +129,8 @@ def describe(card: dict[str, Any]) -> str:
     ]
     lines += [f"- {kind}: {100 * accuracy:.1f} %" for kind, accuracy in card.get("by_kind", {}).items()]
     return "\n".join(lines) + "\n"
+
+
+def _length(stage: dict[str, Any]) -> str:
+    unit = "steps" if stage["steps"] else "epochs"
+    return f"{stage['stage']} ({stage[unit]} {unit})"
