@@ -29,7 +29,6 @@ from switchkd.files import replacing_folder
 from switchkd.models.tokenizer import IMAGE_PAD
 
 VISION_CLASSES: dict[str, type] = {"siglip_vision_model": SiglipVisionModel, "clip_vision_model": CLIPVisionModel}
-PARTS = ("vision", "projector", "language")
 
 
 def part_modules(vlm: LlavaForConditionalGeneration) -> dict[str, list[nn.Module]]:
