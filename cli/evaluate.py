@@ -39,9 +39,9 @@ def eval_command(
     from switchkd.cli.tables import accuracy_table
     from switchkd.data.questions import read_questions
     from switchkd.models.vlm import resolve_checkpoint
-    from switchkd.runs import latest_run
+    from switchkd.runs import latest_run, recorded_questions
     from switchkd.training.evaluate import Answerer, answer_all, score_answers
-    from switchkd.training.report import recorded_questions, write_answers
+    from switchkd.training.report import write_answers
 
     console = Console()
     folder = latest_run() / "student" if checkpoint is None else resolve_checkpoint(checkpoint)

@@ -126,7 +126,7 @@ def _student(run: Path | None) -> Path:
 def _test_split(run: Path) -> tuple[Path | None, Path | None]:
     """The run's own test questions, where it has some."""
     from switchkd.errors import SkdError
-    from switchkd.training.report import recorded_questions
+    from switchkd.runs import recorded_questions
 
     try:
         return recorded_questions(run, "test")

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from switchkd.errors import SkdError
 from switchkd.export.probes import Probe
+from switchkd.runtime.divergence import divergence
 from switchkd.runtime.engine import Engine
 from switchkd.runtime.torch_engine import quiet_transformers
 from switchkd.runtime.variants import open_engine
@@ -135,12 +136,6 @@ def measure_loss(engine: Engine, references: Sequence[Reference]) -> dict[str, A
     return report
 
 
-def divergence(reference: Floats, other: Floats) -> NDArray[np.float64]:
-    """KL(reference ‖ other) in nats of softmax distributions: logits [A, V], [A, V] → [A]."""
-    p, q = _log_softmax(reference), _log_softmax(other)
-    return (np.exp(p) * (p - q)).sum(-1)
-
-
 def answer_rows(engine: Engine, reference: Reference, features: Floats | None) -> Floats:
     """The engine's logits [A, V] along the checkpoint's own answer, with the engine's own features of the picture."""
     rows = [engine.prefill(reference.ids, features)]
@@ -230,8 +225,3 @@ def _features(engine: Engine, probe: Probe) -> Floats | None:
 
 def _is_right(engine: Engine, reference: Reference, ids: Sequence[int]) -> bool:
     return normalise(engine.prompt.decode(ids)) == normalise(reference.probe.answer or "")
-
-
-def _log_softmax(logits: Floats) -> NDArray[np.float64]:
-    shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))

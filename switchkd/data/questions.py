@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,13 @@ def read_questions(file: Path, images: Path | None) -> list[Question]:
     if not questions:
         raise DataError(f"{file} has no questions.")
     return questions
+
+
+def question_text(messages: Sequence[Mapping[str, Any]]) -> str:
+    """The words of a conversation's last message, without the picture."""
+    content = messages[-1]["content"]
+    parts = content if isinstance(content, list) else [{"text": content}]
+    return " ".join(part["text"].strip() for part in parts if part.get("text"))
 
 
 def _read_question(raw: bytes, number: int, file: Path, images: Path | None) -> Question:

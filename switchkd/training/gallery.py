@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from switchkd.data.questions import Question, read_questions
+from switchkd.data.questions import Question, question_text, read_questions
 from switchkd.preprocess import open_image
 from switchkd.training.figures import caption, save_figure
-from switchkd.training.report import kept_answers, question_text, read_answers, read_right
+from switchkd.training.report import kept_answers, read_answers, read_right
 from switchkd.training.run import Run
 
 _COLUMNS = 3

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import track
 
 from switchkd.data.index import RecordFile
+from switchkd.data.questions import question_text
 from switchkd.data.records import BadRecordError, picture_path, read_record
 from switchkd.data.scan import scan_records
 from switchkd.errors import DataError, SkdError
@@ -22,8 +23,9 @@ from switchkd.models.environment import quiet
 from switchkd.models.switch import vision_features
 from switchkd.models.vlm import load_vlm
 from switchkd.preprocess import Preprocess, open_image
+from switchkd.runs import recorded_questions
 from switchkd.scoring import normalise
-from switchkd.training.report import question_text, recorded_conversations, recorded_questions
+from switchkd.training.report import recorded_conversations
 
 Floats = NDArray[np.float32]
 Labels = NDArray[np.str_]

@@ -8,13 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from switchkd.data.questions import Question, read_questions
 from switchkd.errors import SkdError
 from switchkd.files import file_sha256, folder_sha256, write_text
 from switchkd.models.vlm import resolve_checkpoint
-from switchkd.runs import latest_run
+from switchkd.runs import data_folder, latest_run, recorded_recipe
 from switchkd.scoring import Score, is_right, normalise
 from switchkd.training.evaluate import Answerer, answer_all, score_answers
 from switchkd.training.recipe import is_ready
@@ -73,20 +71,6 @@ def blind_scores(run: Run) -> dict[str, float] | None:
     return blind["by_kind"] | {"all": blind["overall"]}
 
 
-def recorded_questions(run_folder: Path, split: str) -> tuple[Path, Path]:
-    """Question file and picture folder of a run's split, as its recipe recorded them.
-
-    Raises:
-        SkdError: the run has no such split.
-    """
-    data = recorded_recipe(run_folder)["data"]
-    folder = _data_folder(run_folder, data)
-    file = folder / data[split]
-    if not file.is_file():
-        raise SkdError(f"The run {run_folder} has no {split} questions; name a file with --data.")
-    return file, folder / data["test_images"]
-
-
 def recorded_conversations(run_folder: Path) -> tuple[Path, Path]:
     """File and picture folder of the conversations that a run's student (or, without one, its teacher) ends with.
 
@@ -98,19 +82,10 @@ def recorded_conversations(run_folder: Path) -> tuple[Path, Path]:
     if not stages:
         raise SkdError(f"The run {run_folder} trains no model, so it has no conversations.")
     entry = recipe["data"]["sets"][recipe["stages"][stages[-1]]["data"]]
-    folder = _data_folder(run_folder, recipe["data"])
+    folder = data_folder(run_folder, recipe["data"])
     if not (folder / entry["file"]).is_file():
         raise SkdError(f"The run {run_folder} was trained on {folder / entry['file']}, which is gone.")
     return folder / entry["file"], folder / entry["images"]
-
-
-def recorded_recipe(run_folder: Path) -> dict[str, Any]:
-    """The settings that a run wrote down."""
-    return yaml.safe_load((run_folder / "recipe.yaml").read_text(encoding="utf-8"))
-
-
-def _data_folder(run_folder: Path, data: Mapping[str, Any]) -> Path:
-    return run_folder / "data" if data["source"] == "roadscenes" else Path(data["folder"] or ".")
 
 
 def run_models(run_folder: Path) -> dict[str, Path]:
@@ -150,13 +125,6 @@ def named_models(references: Sequence[str]) -> dict[str, Path]:
     short = {reference: Path(reference).name for reference in folders}
     unique = len(set(short.values())) == len(short)
     return {short[reference] if unique else reference: folder for reference, folder in folders.items()}
-
-
-def question_text(messages: Sequence[Mapping[str, Any]]) -> str:
-    """The words of a conversation's last message, without the picture."""
-    content = messages[-1]["content"]
-    parts = content if isinstance(content, list) else [{"text": content}]
-    return " ".join(part["text"].strip() for part in parts if part.get("text"))
 
 
 def write_answers(path: Path, questions: list[Question], answers: list[str], scores: Mapping[str, Score]) -> None:

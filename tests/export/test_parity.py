@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from gguf import GGUFReader
 from llava_models import make_checkpoint, picture, question
-from scipy.special import rel_entr, softmax
 
 from switchkd.export.checkpoint import Checkpoint
 from switchkd.export.exporter import Build
@@ -15,25 +14,11 @@ from switchkd.export.gguf_exporter import EXPORTER
 from switchkd.export.parity import (
     ParityError,
     check_stages,
-    divergence,
     measure_loss,
     relative_error,
     run_reference,
 )
 from switchkd.export.probes import Probe, synthetic_probes
-
-
-def test_divergence_equals_scipy():
-    random = np.random.default_rng(0)
-    p, q = random.normal(0, 3, (2, 20, 50)).astype(np.float32)
-    expected = rel_entr(softmax(p.astype(float), -1), softmax(q.astype(float), -1)).sum(-1)
-    np.testing.assert_allclose(divergence(p, q), expected, rtol=1e-6)
-    assert np.abs(divergence(p, p + 5)).max() < 1e-6
-
-
-def test_divergence_by_hand():
-    p, q = np.log([[0.5, 0.5]]), np.log([[0.25, 0.75]])
-    np.testing.assert_allclose(divergence(p, q), 0.5 * np.log(2) + 0.5 * np.log(2 / 3))
 
 
 def test_relative_error():

@@ -7,10 +7,10 @@ import pytest
 from finished import finish_run
 from PIL import Image
 
-from switchkd.data.questions import Question
+from switchkd.data.questions import Question, question_text
 from switchkd.scoring import normalise
 from switchkd.training.gallery import choose
-from switchkd.training.report import question_text, run_models, student_before
+from switchkd.training.report import run_models, student_before
 
 
 @pytest.fixture
