@@ -45,7 +45,7 @@ def open_run(recipe: str, overrides: tuple[str, ...], run_name: str | None, npro
     from rich.console import Console
 
     from switchkd.runs import run_folder
-    from switchkd.training.recipe import load_recipe
+    from switchkd.training.recipe_reader import load_recipe
     from switchkd.training.run import Run
 
     loaded = load_recipe(recipe, overrides)

@@ -12,7 +12,9 @@ def recipe_command(name: str | None) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from switchkd.training.recipe import explain, load_recipe, recipe_names, to_plain
+    from switchkd.training.recipe import Recipe
+    from switchkd.training.recipe_reader import load_recipe, recipe_names
+    from switchkd.training.settings import explain, to_plain
 
     console = Console()
     if name is not None:
@@ -23,6 +25,6 @@ def recipe_command(name: str | None) -> None:
     table = Table(title=f"Settings; shipped recipes: {', '.join(recipe_names())}", title_justify="left")
     for column in ("setting", "default", "meaning"):
         table.add_column(column, overflow="fold")
-    for key, default, meaning in explain():
+    for key, default, meaning in explain(Recipe):
         table.add_row(key, default, meaning)
     console.print(table)

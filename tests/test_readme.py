@@ -13,7 +13,7 @@ import click
 import pytest
 
 from switchkd.cli.main import main
-from switchkd.training.recipe import load_recipe, read_recipe_values
+from switchkd.training.recipe_reader import load_recipe, read_recipe_values
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -35,7 +35,8 @@ from switchkd.models.vlm import (
 from switchkd.runs import RUNS
 from switchkd.training.compatibility import check_compatibility
 from switchkd.training.launch import run_distributed
-from switchkd.training.recipe import DataSet, Distillation, Model, Part, Recipe, is_ready, result_settings, to_plain
+from switchkd.training.recipe import DataSet, Distillation, Model, Part, Recipe, is_ready
+from switchkd.training.settings import result_settings, to_plain
 from switchkd.training.stages import RECORD, StageJob, run_stage
 
 # Sentences that the small tokenizer is learned from.

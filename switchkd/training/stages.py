@@ -33,7 +33,8 @@ from switchkd.preprocess import Preprocess
 from switchkd.prompt import ChatPrompt
 from switchkd.training.callbacks import ProgressBar, StopOnSignal
 from switchkd.training.compatibility import check_compatibility, towers_equal
-from switchkd.training.recipe import Data, Distillation, Stage, build, to_plain
+from switchkd.training.recipe import Data, Distillation, Stage
+from switchkd.training.settings import build, to_plain
 from switchkd.training.trainer import COMPLETE, SwitchTrainer, freeze_parts
 
 RECORD = "stage.json"

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from switchkd.cli.main import main
 from switchkd.errors import RecipeError
 from switchkd.training.ablation import LOSSES, SCHEMES, Result, markdown_table, summarise, variant
-from switchkd.training.recipe import load_recipe
+from switchkd.training.recipe_reader import load_recipe
 
 
 def test_rows_differ_in_what_they_name():

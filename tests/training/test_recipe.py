@@ -5,16 +5,9 @@ import yaml
 
 from switchkd.errors import RecipeError
 from switchkd.losses.alignment import METHODS as LOSS_METHODS
-from switchkd.training.recipe import (
-    METHODS,
-    Recipe,
-    build,
-    explain,
-    load_recipe,
-    recipe_names,
-    result_settings,
-    to_plain,
-)
+from switchkd.training.recipe import METHODS, Recipe
+from switchkd.training.recipe_reader import load_recipe, recipe_names
+from switchkd.training.settings import build, explain, result_settings, to_plain
 
 
 @pytest.mark.parametrize("name", ["assets", "roadscenes", "tinyllava-0.5b", "tinyllava-1.5b"])
@@ -92,7 +85,7 @@ def test_broken_files_are_named(tmp_path, content):
 
 
 def test_every_setting_is_explained():
-    rows = explain()
+    rows = explain(Recipe)
     assert all(meaning.endswith((".", "?")) and len(meaning) > 8 for _, _, meaning in rows)
     keys = {key for key, _, _ in rows}
     assert {"distillation.temperature", "stages.NAME.learning_rate", "data.sets.NAME.file", "seed"} <= keys

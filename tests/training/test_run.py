@@ -6,8 +6,9 @@ import pytest
 from helpers import QUIET
 
 from switchkd.models.vlm import load_vlm
-from switchkd.training.recipe import Recipe, build
+from switchkd.training.recipe import Recipe
 from switchkd.training.run import Run
+from switchkd.training.settings import build
 
 
 def recipe(data: Path, **changes) -> Recipe:
@@ -48,7 +49,7 @@ def test_a_teacher_goes_on_from_the_whole_model_of_a_part(tmp_path, road_scenes)
 @pytest.mark.parametrize("reference", ["part:tower", "whole:tower"])
 def test_a_reference_to_no_part_is_named(reference):
     from switchkd.errors import RecipeError
-    from switchkd.training.recipe import load_recipe
+    from switchkd.training.recipe_reader import load_recipe
 
     with pytest.raises(RecipeError, match="isn't in parts"):
         load_recipe("tinyllava-0.5b", [f"teacher.checkpoint={reference}"])

@@ -1,0 +1,103 @@
+"""Recipes from their YAML, with overrides on top and every reference checked."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from switchkd.errors import RecipeError
+from switchkd.training.recipe import PARTS, Model, Part, Recipe
+from switchkd.training.settings import build
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that ship with the package."""
+    folder = resources.files("switchkd.recipes")
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_recipe(name: str, overrides: tuple[str, ...] | list[str] = ()) -> Recipe:
+    """A recipe by its shipped name or its YAML file, with `key=value` overrides on top.
+
+    Raises:
+        RecipeError: no such recipe, an unknown key, a value of the wrong type or out of range, an unknown reference.
+    """
+    values = read_recipe_values(name)
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator:
+            raise RecipeError(f"--set {override}: write it as key=value, e.g. distillation.temperature=2.")
+        _override(values, key.strip(), _parse_scalar(text, override))
+    recipe = build(Recipe, values, "")
+    _check_references(recipe)
+    return recipe
+
+
+def read_recipe_values(name: str) -> dict[str, Any]:
+    """The plain mapping in a recipe's YAML.
+
+    Raises:
+        RecipeError: no such recipe, or not YAML.
+    """
+    if name in recipe_names():
+        text = (resources.files("switchkd.recipes") / f"{name}.yaml").read_text()
+    else:
+        try:
+            text = Path(name).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(
+                f"There is no recipe '{name}': neither a readable file nor one of {', '.join(recipe_names())}."
+            ) from error
+    try:
+        values = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise RecipeError(f"Recipe {name} is not valid YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(values, dict):
+        raise RecipeError(f"Recipe {name} is not a mapping of settings.")
+    return values
+
+
+def _parse_scalar(text: str, override: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"--set {override}: the value is not valid YAML.") from error
+
+
+def _override(values: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise RecipeError(f"--set {key}: '{parent}' is a single value and has no parts.")
+    values[last] = value
+
+
+def _check_references(recipe: Recipe) -> None:
+    owners: list[tuple[str, Model | Part]] = [
+        ("teacher", recipe.teacher),
+        ("student", recipe.student),
+        *recipe.parts.items(),
+    ]
+    for owner, entry in owners:
+        for name in (*entry.stages, *getattr(entry, "baseline", ())):
+            if name not in recipe.stages:
+                raise RecipeError(f"Recipe: {owner} names stage '{name}', which isn't in stages.")
+        for kind in ("checkpoint", "vision", "language"):
+            reference = getattr(entry, kind, "")
+            prefix, _, part = reference.partition(":") if isinstance(reference, str) else ("", "", "")
+            if prefix in ("part", "whole") and part not in recipe.parts:
+                raise RecipeError(f"Recipe: {owner}.{kind} is '{reference}', which isn't in parts.")
+    for name, stage in recipe.stages.items():
+        if stage.data not in recipe.data.sets:
+            raise RecipeError(f"Recipe: stages.{name}.data is '{stage.data}', which isn't in data.sets.")
+        unknown = [part for part in stage.learning_rates if part not in PARTS]
+        if unknown:
+            raise RecipeError(f"Recipe: stages.{name}.learning_rates names '{unknown[0]}'; parts are {PARTS}.")
+        if stage.micro_batch and stage.batch_size % stage.micro_batch:
+            raise RecipeError(f"Recipe: stages.{name}.batch_size isn't a multiple of its micro_batch.")
+    if not recipe.student.checkpoint and not (recipe.student.vision and recipe.student.language):
+        raise RecipeError("Recipe: student needs a checkpoint, or a vision and a language part.")
