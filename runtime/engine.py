@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,7 +85,8 @@ class Timings:
     decode: float = 0.0  # all later tokens
     prompt_tokens: int = 0
     reused_tokens: int = 0  # of them, not read again
-    new_tokens: int = 0
+    new_tokens: int = 0  # an end token included
+    ended: bool = False  # by an end token, not by a limit
 
     @property
     def first_token(self) -> float:
@@ -150,6 +151,10 @@ class Engine:
         self.timings = Timings()
         with self._timed("preprocess"):
             pixels = self.preprocess.resize(image)
+        return self.encode_pixels(pixels)
+
+    def encode_pixels(self, pixels: NDArray[np.uint8]) -> Floats:
+        """The same for a picture that was prepared by `preprocess.resize`: bytes [H, W, 3] → [P, W]."""
         with self._timed("encode"):
             return self.vision.encode(pixels)
 
@@ -180,6 +185,7 @@ class Engine:
             token = int(logits.argmax())
             self.timings.new_tokens = count
             if token in self.end_tokens:
+                self.timings.ended = True
                 return
             yield token
             if count < room:
@@ -201,8 +207,12 @@ class Engine:
         expected = 0 if features is None else len(features)
         if ids.count(self.prompt.image_token_id) != expected:
             raise DataError("The messages and the pictures given with them don't match: one picture, one image part.")
+        return self.pieces(self.tokens(ids, features, max_new_tokens=max_new_tokens))
+
+    def pieces(self, tokens: Iterable[int]) -> Iterator[str]:
+        """Text of token ids as they come; a piece is never half a character, but for a last one that stays half."""
         pending: list[int] = []
-        for token in self.tokens(ids, features, max_new_tokens=max_new_tokens):
+        for token in tokens:
             pending.append(token)
             text = self.prompt.decode(pending)
             if not text.endswith("\ufffd"):  # otherwise the rest of a character is still to come

@@ -6,6 +6,7 @@ vision tower reads. Both equal transformers' SiglipImageProcessor and CLIPImageP
 
 from __future__ import annotations
 
+import io
 import json
 import warnings
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from switchkd.errors import CheckpointError, DataError
 
@@ -136,13 +137,21 @@ def open_image(path: Path | str) -> Image.Image:
     Raises:
         DataError: there is no such file, it is no picture, it is torn, too large or too narrow.
     """
-    with _open(path) as image:
-        try:
-            return to_rgb(ImageOps.exif_transpose(image))
-        except DataError as error:
-            raise DataError(f"{path}: {error}") from error
-        except Exception as error:  # Pillow's decoders raise all kinds on broken data
-            raise DataError(f"{path} is torn or not a picture: {error or type(error).__name__}.") from error
+    return _decode(_open(path), str(path))
+
+
+def decode_image(data: bytes, *, formats: Sequence[str], max_pixels: int) -> Image.Image:
+    """The same out of a file's bytes, from somebody who isn't trusted.
+
+    Args:
+        data: the file's content.
+        formats: Pillow's names of those that are read, e.g. "JPEG".
+        max_pixels: larger pictures are refused before they are decoded.
+
+    Raises:
+        DataError: as `open_image`.
+    """
+    return _decode(_read_header(io.BytesIO(data), "The picture", formats, max_pixels), "The picture")
 
 
 def check_image_header(path: Path | str) -> None:
@@ -172,26 +181,48 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def _open(path: Path | str) -> Image.Image:
     if not Path(path).is_file():
         raise DataError(f"There is no picture {path}.")
+    return _read_header(path, str(path))
+
+
+def _read_header(
+    source: Path | str | io.BytesIO, name: str, formats: Sequence[str] | None = None, max_pixels: int = MAX_PIXELS
+) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # checked below
-            image = Image.open(path)
+            image = Image.open(source, formats=formats)
     except Image.DecompressionBombError as error:
-        raise DataError(f"{path} has too many pixels: {error}") from error
-    except Exception as error:  # see open_image
-        raise DataError(f"{path} is torn or not a picture: {error or type(error).__name__}.") from error
+        raise DataError(f"{name} has too many pixels: {error}") from error
+    except Exception as error:  # see _decode
+        raise DataError(_torn(name, error)) from error
     try:
-        _check_size(image.size, str(path))
+        _check_size(image.size, name, max_pixels)
     except DataError:
         image.close()
         raise
     return image
 
 
-def _check_size(size: tuple[int, int], name: str) -> None:
+def _decode(image: Image.Image, name: str) -> Image.Image:
+    with image:
+        try:
+            return to_rgb(ImageOps.exif_transpose(image))
+        except DataError as error:
+            raise DataError(f"{name}: {error}") from error
+        except Exception as error:  # Pillow's decoders raise all kinds on broken data
+            raise DataError(_torn(name, error)) from error
+
+
+def _torn(name: str, error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):  # its words are the name again
+        return f"{name} is torn or not a picture."
+    return f"{name} is torn or not a picture: {error or type(error).__name__}."
+
+
+def _check_size(size: tuple[int, int], name: str, max_pixels: int = MAX_PIXELS) -> None:
     width, height = size
-    if width * height > MAX_PIXELS:
-        raise DataError(f"{name} is {width} × {height} pixels, more than {MAX_PIXELS:,}; make it smaller.")
+    if width * height > max_pixels:
+        raise DataError(f"{name} is {width} × {height} pixels, more than {max_pixels:,}; make it smaller.")
     if min(size) == 0 or max(size) > MAX_ASPECT * min(size):
         raise DataError(
             f"{name} is {width} × {height} pixels: its sides may differ {MAX_ASPECT}-fold at most; crop it."

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from switchkd.errors import CheckpointError, DataError
-from switchkd.preprocess import Preprocess, check_image_header, open_image, to_rgb
+from switchkd.preprocess import Preprocess, check_image_header, decode_image, open_image, to_rgb
 
 SIZES = [(1, 1), (7, 5), (97, 31), (31, 97), (64, 48), (48, 48), (333, 500), (1021, 40), (50, 3)]
 SIGLIP = {
@@ -144,6 +144,18 @@ def test_no_picture_is_found_by_its_header(content, tmp_path):
     for check in (open_image, check_image_header):
         with pytest.raises(DataError, match="torn or not a picture"):
             check(path)
+
+
+def test_bytes_are_decoded_as_files_are(tmp_path):
+    data = encoded("PNG")
+    (tmp_path / "a.png").write_bytes(data)
+    image = decode_image(data, formats=("JPEG", "PNG"), max_pixels=200 * 200)
+    np.testing.assert_array_equal(np.asarray(image), np.asarray(open_image(tmp_path / "a.png")))
+    with pytest.raises(DataError, match="200 × 200 pixels, more than 39,999"):
+        decode_image(data, formats=("PNG",), max_pixels=200 * 200 - 1)
+    for torn, formats in ((data, ("JPEG",)), (data[: len(data) // 2], ("PNG",)), (b"", ("PNG",))):
+        with pytest.raises(DataError, match="torn or not a picture"):
+            decode_image(torn, formats=formats, max_pixels=10**6)
 
 
 def test_missing_pictures_and_folders_are_errors(tmp_path):
