@@ -1,0 +1,50 @@
+"""What ONNX Runtime and llama.cpp make of a processor's speed, by precision: shares of its rates, measured on one computer.
+
+`python benchmarks/hardware.py` measures how good they are; docs/results/hardware.md has the table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from switchkd.hardware.workload import GGUF, ONNX
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """How one runtime computes with weights of one precision."""
+
+    int8: bool  # products in int8; otherwise in float
+    vision: float  # share of the processor's rate for large products that a tower reaches
+    prefill: float  # and a prompt
+    single: float  # for one token: int8 multiply-adds out of cache, as a share of that rate; 0: reading memory is all
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What a runtime takes whatever the precision."""
+
+    title: str  # for people
+    attention: float  # share of the float rate that attention reaches
+    block_seconds: float  # fixed cost of a block in one pass
+    bytes: int  # memory of interpreter and engine without a model
+    tokenizer_factor: float = 12.0  # memory of the tokenizer for each byte of tokenizer.json
+
+
+RUNTIMES: dict[str, Runtime] = {
+    ONNX: Runtime("ONNX Runtime", 0.3, 20e-6, 120_000_000),
+    GGUF: Runtime("llama.cpp", 0.3, 20e-6, 120_000_000),
+}
+
+KERNELS: dict[tuple[str, str], Kernel] = {
+    (ONNX, "fp32"): Kernel(False, 0.80, 0.60, 0.0),
+    (ONNX, "fp16"): Kernel(False, 0.60, 0.50, 0.25),
+    (ONNX, "q8"): Kernel(True, 0.70, 0.70, 1.0),
+    (ONNX, "q4"): Kernel(True, 0.70, 0.17, 1.0),
+    (GGUF, "f32"): Kernel(False, 0.50, 0.50, 0.0),
+    (GGUF, "f16"): Kernel(False, 0.45, 0.46, 1.6),
+    (GGUF, "q8_0"): Kernel(True, 0.14, 0.14, 0.9),
+    (GGUF, "q5_k_m"): Kernel(True, 0.10, 0.10, 0.9),
+    (GGUF, "q4_k_m"): Kernel(True, 0.10, 0.10, 0.9),
+    (GGUF, "q4_0"): Kernel(True, 0.21, 0.21, 1.0),
+}

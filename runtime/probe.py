@@ -1,0 +1,90 @@
+"""This computer as a profile: what the system tells and what `measure` measures, kept under the user's cache folder."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+from switchkd.errors import SkdError
+from switchkd.files import write_text
+from switchkd.hardware import local
+from switchkd.hardware.profile import (
+    LOCAL,
+    Profile,
+    ProfileError,
+    cache_file,
+    load_profile,
+    read_profile,
+    shipped_profile,
+)
+
+_RUNTIMES = {"llama_cpp": "llama.cpp (CPU)", "onnxruntime": "ONNX Runtime (CPU)"}
+_TIMEOUT = 300.0  # seconds; measuring takes about ten
+
+
+def find_profile(name: str) -> Profile:
+    """A target by name or .toml path; `local` is measured now where it wasn't yet.
+
+    Raises:
+        SkdError: there is no such target, its file breaks a rule, or measuring failed.
+    """
+    if name == LOCAL and not cache_file().exists():
+        return probe_local()
+    try:
+        return load_profile(name)
+    except ProfileError as error:
+        raise SkdError(str(error)) from error
+
+
+def probe_local(*, threads: int | None = None, seconds: float = 2.0, keep: bool = True) -> Profile:
+    """Measures this computer.
+
+    Args:
+        threads: that measure together; by default all cores that this process may use.
+        seconds: for each of four figures.
+        keep: store the result for `load_profile("local")`.
+
+    Raises:
+        SkdError: measuring failed, or the cache can't be written.
+    """
+    threads = threads or local.usable_cores()
+    known, unknown = local.facts()
+    measured = _measure(threads, seconds)
+    busy = f"; load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    figures = {
+        name: {"value": value, "source": "the operating system", "confidence": "measured"}
+        for name, value in known.items()
+    }
+    reasons = measured.pop("unknown")
+    for name, figure in measured.items():
+        figures[name] = {**figure, "source": f"{figure['source']}{busy}", "confidence": "measured"}
+    runtimes = [title for package, title in _RUNTIMES.items() if importlib.util.find_spec(package)]
+    if runtimes:
+        figures["runtimes"] = {"value": runtimes, "source": "installed packages", "confidence": "measured"}
+    else:
+        reasons["runtimes"] = "none is installed: pip install 'switchkd[onnx]' or 'switchkd[gguf]'"
+    base = shipped_profile(LOCAL)
+    value = {"name": LOCAL, "title": base.title, "note": base.note, **figures, "unknown": {**unknown, **reasons}}
+    try:
+        profile = read_profile(value, "this computer's profile")
+    except ProfileError as error:
+        raise SkdError(f"This computer can't be described: {error}") from error
+    if keep:
+        write_text(cache_file(), json.dumps(profile.to_json(), indent=2, ensure_ascii=False) + "\n")
+    return profile
+
+
+def _measure(threads: int, seconds: float) -> dict[str, Any]:
+    command = [sys.executable, "-m", "switchkd.runtime.measure", "--threads", str(threads), "--seconds", str(seconds)]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT)
+        if result.returncode == 0:
+            return json.loads(result.stdout)
+        why = (result.stderr.strip().splitlines() or [f"exit status {result.returncode}"])[-1]
+    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+        why = str(error)
+    raise SkdError(f"Measuring this computer failed: {why}.")

@@ -1,0 +1,117 @@
+"""A variant's workload: its shapes from config.json, its real bytes from the manifest. No weights are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from switchkd.errors import CheckpointError, SkdError
+from switchkd.hardware.workload import GGUF, ONNX, Language, Part, Tower, Workload
+from switchkd.manifest import FileEntry, Manifest
+from switchkd.models.layout import feature_width, read_layout
+from switchkd.runtime.variants import find_variant
+
+_CACHE_BYTES = {"f32": 4, "fp32": 4, "q8": 4, "q4": 4}  # of a key or value; what isn't named: 2
+
+
+def read_workload(variant: str | Path) -> Workload:
+    """What an export folder, or the name of one of the newest run's exports, computes and keeps.
+
+    Raises:
+        SkdError: there is no such variant, or its manifest or config.json can't be used.
+    """
+    folder = find_variant(variant)
+    manifest = Manifest.load(folder, verify=False)
+    config = read_layout(folder)
+    try:
+        language, tower = _language(config), _tower(config, manifest)
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise CheckpointError(f"{folder}/config.json lacks a shape: {type(error).__name__} {error}.") from error
+    tokenizer = manifest.files.get("tokenizer.json")
+    return Workload(
+        name=folder.resolve().name,
+        language=language,
+        text=_text(manifest, config, language),
+        tower=tower,
+        image=_image(manifest),
+        image_tokens=manifest.image.tokens,
+        cache_bytes=_CACHE_BYTES.get(manifest.quant, 2),
+        trained_context=manifest.context,
+        tokenizer_bytes=tokenizer.bytes if tokenizer else 0,
+    )
+
+
+def _language(config: dict[str, Any]) -> Language:
+    text = config["text_config"]
+    heads, width = int(text["num_attention_heads"]), int(text["hidden_size"])
+    return Language(
+        layers=int(text["num_hidden_layers"]),
+        width=width,
+        feed_forward=int(text["intermediate_size"]),
+        heads=heads,
+        kv_heads=int(text["num_key_value_heads"]),
+        head_width=int(text.get("head_dim") or width // heads),
+        rows=int(text["vocab_size"]),
+    )
+
+
+def _tower(config: dict[str, Any], manifest: Manifest) -> Tower:
+    vision = config["vision_config"]
+    layers = int(vision["num_hidden_layers"])
+    chosen = config.get("vision_feature_layer", -2)
+    deepest = max(layer % (layers + 1) for layer in ([chosen] if isinstance(chosen, int) else chosen))
+    patches = (int(vision["image_size"]) // int(vision["patch_size"])) ** 2
+    return Tower(
+        layers=deepest,  # hidden state N is the output of block N; those after it are cut off
+        width=int(vision["hidden_size"]),
+        feed_forward=int(vision["intermediate_size"]),
+        tokens=max(patches, manifest.image.tokens) + (vision["model_type"] == "clip_vision_model"),
+        patch_values=int(vision.get("num_channels", 3)) * int(vision["patch_size"]) ** 2,
+        projected=int(config["text_config"]["hidden_size"]),
+        features=feature_width(config),
+        heads=int(vision["num_attention_heads"]),
+    )
+
+
+def _text(manifest: Manifest, config: dict[str, Any], language: Language) -> Part:
+    """The language model, with its embedding where that is a file of its own."""
+    entry = manifest.files[manifest.file_of("language")]
+    tensors = _tensor_bytes(entry)
+    embedding = [each for each in manifest.files.values() if each.role == "embedding"]
+    read = tensors
+    tied = config.get("tie_word_embeddings", config["text_config"].get("tie_word_embeddings", False))
+    if not embedding and not tied:
+        # The file holds the embedding beside the head, and of that one row a token is read.
+        read -= min(tensors, tensors * language.head_weights // (language.token_weights + language.head_weights))
+    resident = _file_bytes(manifest, "language") + sum(each.bytes for each in embedding)
+    return Part(_format(manifest.file_of("language"), manifest), manifest.quant, read, resident)
+
+
+def _image(manifest: Manifest) -> Part:
+    name = manifest.file_of("vision")
+    return Part(
+        _format(name, manifest),
+        manifest.vision_quant,
+        _tensor_bytes(manifest.files[name]),
+        _file_bytes(manifest, "vision"),
+    )
+
+
+def _format(name: str, manifest: Manifest) -> str:
+    """Which runtime runs a file: a folder may hold a tower of one format and a language model of the other."""
+    formats = {".onnx": ONNX, ".gguf": GGUF}
+    suffix = Path(name).suffix
+    if suffix not in formats:
+        raise SkdError(f"Nothing is known of how fast {manifest.format} files like {name} are; known: GGUF and ONNX.")
+    return formats[suffix]
+
+
+def _tensor_bytes(entry: FileEntry) -> int:
+    return sum(count.bytes for count in entry.tensor_types.values()) or entry.bytes
+
+
+def _file_bytes(manifest: Manifest, role: str) -> int:
+    """A file and, in ONNX, the data file beside it."""
+    name = manifest.file_of(role)
+    data = manifest.files.get(f"{name}_data")
+    return manifest.files[name].bytes + (data.bytes if data else 0)
