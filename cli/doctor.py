@@ -15,6 +15,7 @@ _EXTRAS = {
     "train": ("skd init, distill, train, eval", ("torch", "transformers", "accelerate", "deepspeed", "matplotlib")),
     "gguf": ("skd export --format gguf, and running it", ("gguf", "llama-cpp-python")),
     "onnx": ("running ONNX exports", ("onnxruntime",)),
+    "serve": ("skd serve", ("starlette", "uvicorn", "prometheus-client")),
     "onnx-export": ("skd export --format onnx", ("torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime-genai")),
 }
 

@@ -22,6 +22,7 @@ from switchkd.cli.export import export_command
 from switchkd.cli.init import init_command
 from switchkd.cli.probe import probe_command
 from switchkd.cli.recipe import recipe_command
+from switchkd.cli.serve import serve_command
 from switchkd.errors import SkdError
 
 # Waiting threads that spin make training and inference ten times slower on a busy machine. Read when torch loads.
@@ -33,6 +34,7 @@ _EXTRAS = {
     **dict.fromkeys(("gguf", "llama_cpp"), "gguf"),
     **dict.fromkeys(("onnx", "onnxruntime", "onnxruntime_genai"), "onnx"),
     **dict.fromkeys(("scipy", "lmms_eval"), "eval"),
+    **dict.fromkeys(("starlette", "uvicorn", "prometheus_client"), "serve"),
 }
 
 
@@ -83,6 +85,7 @@ for command in (
     eval_command,
     export_command,
     chat_command,
+    serve_command,
     ablate_command,
     attention_command,
     probe_command,

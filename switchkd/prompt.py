@@ -103,6 +103,11 @@ class ChatPrompt:
         """Ids that the tokenizer really has: the highest id of any token, added ones included, plus one."""
         return max(self.tokenizer.get_vocab(with_added_tokens=True).values()) + 1
 
+    @cached_property
+    def longest_token(self) -> int:
+        """Characters of the vocabulary's longest token; none stands for more text."""
+        return max(map(len, self.tokenizer.get_vocab(with_added_tokens=True)))
+
     def require_answer_marks(self) -> None:
         """Raises CheckpointError if the template has no `{% generation %}` block, without which there are no labels."""
         if not self._compiled.environment.marks_answers:  # type: ignore[attr-defined]

@@ -1,0 +1,100 @@
+"""`skd serve`: an exported student behind an OpenAI-compatible chat endpoint."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command("serve")
+@click.argument("variant")
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Address to listen on. There is no access control."
+)
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="Port; 0 takes a free one."
+)
+@click.option("--threads", type=click.IntRange(min=1), help="Processor threads. Default: all.")
+@click.option("--device", default="cpu", show_default=True, help="Where an ONNX export runs; `skd doctor` lists them.")
+@click.option(
+    "--context", type=click.IntRange(min=1), default=4096, show_default=True, help="Most tokens of prompt and answer."
+)
+@click.option(
+    "--max-tokens",
+    type=click.IntRange(min=1),
+    default=256,
+    show_default=True,
+    help="Longest answer where the request doesn't say.",
+)
+@click.option(
+    "--queue", type=click.IntRange(min=0), default=8, show_default=True, help="Requests that may wait; more get 429."
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=120,
+    show_default=True,
+    help="Seconds for an answer, waiting included; then 504.",
+)
+@click.option(
+    "--upload-timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=10,
+    show_default=True,
+    help="Seconds for a request to arrive; then 408.",
+)
+@click.option(
+    "--max-request-mb",
+    type=click.FloatRange(min=0, min_open=True),
+    default=20,
+    show_default=True,
+    help="Largest request; larger ones get 413.",
+)
+@click.option(
+    "--max-picture-mb",
+    type=click.FloatRange(min=0, min_open=True),
+    default=10,
+    show_default=True,
+    help="Largest picture file; larger ones get 413.",
+)
+@click.option(
+    "--max-megapixels",
+    type=click.FloatRange(min=0, min_open=True),
+    default=25,
+    show_default=True,
+    help="Largest picture, width × height; larger ones get 422.",
+)
+def serve_command(
+    variant: str,
+    host: str,
+    port: int,
+    threads: int | None,
+    device: str,
+    context: int,
+    max_tokens: int,
+    queue: int,
+    timeout: float,
+    upload_timeout: float,
+    max_request_mb: float,
+    max_picture_mb: float,
+    max_megapixels: float,
+) -> None:
+    """Answer chat requests with VARIANT: an export folder, the name of one of the newest run's exports, or a checkpoint.
+
+    The address speaks the chat part of OpenAI's API, pictures included, and answers one request at a time. Ctrl-C or
+    SIGTERM ends it after the requests that have arrived.
+    """
+    from switchkd.runtime.server.limits import Limits
+    from switchkd.runtime.server.serve import serve
+    from switchkd.runtime.variants import open_engine
+
+    limits = Limits(
+        waiting=queue,
+        request_bytes=round(max_request_mb * 1e6),
+        picture_bytes=round(max_picture_mb * 1e6),
+        picture_pixels=round(max_megapixels * 1e6),
+        upload_seconds=upload_timeout,
+        request_seconds=timeout,
+        max_tokens=max_tokens,
+    )
+    with open_engine(variant, threads=threads, context=context, device=device) as engine:
+        serve(engine, host, port, limits, lambda url: click.echo(f"{engine.name} answers at {url}"))
