@@ -13,6 +13,7 @@ import switchkd
 from switchkd.cli.ablate import ablate_command
 from switchkd.cli.assets import assets_command
 from switchkd.cli.attention import attention_command
+from switchkd.cli.bench import bench_command
 from switchkd.cli.chat import chat_command
 from switchkd.cli.data import data_group
 from switchkd.cli.distill import distill_command, train_command
@@ -85,6 +86,7 @@ for command in (
     eval_command,
     export_command,
     chat_command,
+    bench_command,
     serve_command,
     ablate_command,
     attention_command,

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
 
 from switchkd.scoring import Score
+
+if TYPE_CHECKING:
+    from switchkd.runtime.bench.grids import Grid
 
 
 def accuracy_table(results: Mapping[str, Mapping[str, Score]], blind: Mapping[str, float] | None = None) -> Table:
@@ -52,4 +56,14 @@ def data_table(name: str, report: Any) -> Table:
     for reason, count in report.bad.items():
         table.add_row(f"[red]unusable: {reason}", str(count), ", ".join(report.examples[reason]))
     table.add_row("all", str(report.total), style="bold")
+    return table
+
+
+def grid_table(grid: Grid) -> Table:
+    """A table of a bench."""
+    table = Table(title=grid.title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for index, name in enumerate(grid.columns):
+        table.add_column(name, justify="right" if index else "left", no_wrap=not index)
+    for row in grid.rows:
+        table.add_row(*map(escape, row))
     return table

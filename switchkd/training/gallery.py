@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from switchkd.data.questions import Question, question_text, read_questions
+from switchkd.data.showcase import Pattern, choose
 from switchkd.preprocess import open_image
 from switchkd.training.figures import caption, save_figure
 from switchkd.training.report import kept_answers, read_answers, read_right
@@ -15,7 +16,6 @@ from switchkd.training.run import Run
 
 _COLUMNS = 3
 _RIGHT, _WRONG = "#16782c", "#c0241c"
-Pattern = tuple[bool, ...]  # which models answer a question right
 
 
 def draw_gallery(run: Run, models: Mapping[str, Path], *, scenes: int = 6) -> Path | None:
@@ -38,29 +38,6 @@ def draw_gallery(run: Run, models: Mapping[str, Path], *, scenes: int = 6) -> Pa
     path = run.folder / "reports" / "answers.png"
     _draw(questions, answers, patterns, chosen, path)
     return path
-
-
-def choose(questions: Sequence[Question], patterns: Sequence[Pattern], number: int) -> list[int]:
-    """Questions to show: going round the patterns, most frequent first, each time the first question of that pattern
-    about a picture that isn't shown yet, of the kind shown least.
-
-    Args:
-        patterns: one for each question.
-
-    Returns:
-        At most `number` indices, no picture twice.
-    """
-    counts = Counter(patterns)
-    order = sorted(counts, key=lambda pattern: (-counts[pattern], pattern))
-    chosen: list[int] = []
-    for _ in range(number):
-        for pattern in order:
-            pictures = {questions[index].image for index in chosen} | {None}
-            kinds = Counter(questions[index].kind for index in chosen)
-            left = [i for i, p in enumerate(patterns) if p == pattern and questions[i].image not in pictures]
-            if left and len(chosen) < number:
-                chosen.append(min(left, key=lambda index: (kinds[questions[index].kind], index)))
-    return chosen
 
 
 def _draw(

@@ -8,8 +8,8 @@ from finished import finish_run
 from PIL import Image
 
 from switchkd.data.questions import Question, question_text
+from switchkd.data.showcase import choose
 from switchkd.scoring import normalise
-from switchkd.training.gallery import choose
 from switchkd.training.report import run_models, student_before
 
 

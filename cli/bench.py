@@ -1,0 +1,233 @@
+"""`skd bench`: how fast, how good and how steady each exported student is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from switchkd.runtime.bench.grids import Grid
+    from switchkd.runtime.bench.measurement import Bench
+
+_INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
+
+
+@click.command("bench")
+@click.argument("variants", nargs=-1, metavar="[VARIANT]...")
+@click.option(
+    "--device", default="cpu", show_default=True, help="Where ONNX exports run; `skd doctor` lists the devices."
+)
+@click.option("--run", "run_name", help="The run whose exports are measured. Default: the newest.")
+@click.option(
+    "--reference", help="What the others are compared with. Default: the PyTorch student, else the first variant."
+)
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="Questions: LLaVA JSON of one turn each. Default: the run's."
+)
+@click.option(
+    "--images", type=click.Path(path_type=Path), help="Their picture folder. Default: images/ beside the file."
+)
+@click.option(
+    "--scenario",
+    type=click.Choice(["single", "camera"]),
+    default="single",
+    show_default=True,
+    help="One request after another, or frames at a fixed rate whether or not the last answer is done.",
+)
+@click.option(
+    "--rate",
+    type=click.FloatRange(min=0, min_open=True),
+    default=10.0,
+    show_default=True,
+    help="Camera: frames a second.",
+)
+@click.option(
+    "--minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Camera: of frames for each variant.",
+)
+@click.option(
+    "--questions",
+    type=click.IntRange(min=1),
+    help="Asked of each variant; beyond the file's number they are asked again. Default: by time.",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0),
+    default=40.0,
+    show_default=True,
+    help="Without --questions: ask for so long, all variants together, but at least 64 questions.",
+)
+@click.option(
+    "--warm-up",
+    type=click.IntRange(min=0),
+    default=5,
+    show_default=True,
+    help="Requests of each variant that don't count.",
+)
+@click.option(
+    "--divergence",
+    type=click.IntRange(min=0),
+    default=100,
+    show_default=True,
+    help="Questions on which next-token distributions are compared.",
+)
+@click.option(
+    "--max-tokens", type=click.IntRange(min=1), default=16, show_default=True, help="Longest answer in tokens."
+)
+@click.option(
+    "--context",
+    type=click.IntRange(min=1),
+    default=4096,
+    show_default=True,
+    help="Most tokens of a prompt and its answer.",
+)
+@click.option("--threads", type=click.IntRange(min=1), help="Processor threads. Default: all.")
+@click.option(
+    "--sequential",
+    is_flag=True,
+    help="One variant after another instead of in turns: less memory, more exposed to what else the machine does.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the questions' and variants' order.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder for the results. Default: reports/bench of the run."
+)
+@click.option(
+    "--compare",
+    "old",
+    type=click.Path(path_type=Path),
+    metavar="OLD.json",
+    help="Also show ratios to an older bench.json.",
+)
+def bench_command(
+    variants: tuple[str, ...],
+    run_name: str | None,
+    reference: str | None,
+    data: Path | None,
+    images: Path | None,
+    old: Path | None,
+    out: Path | None,
+    **options: Any,
+) -> None:
+    """Measure each VARIANT: an export folder, a name among the newest run's exports, or a checkpoint.
+
+    Bare, it measures all exports of the newest run, with the PyTorch student as reference. Each variant runs in a process
+    of its own; they take turns, in random order. Speed by phase, memory, energy where the machine counts it, and quality
+    go to the terminal, to bench.json and to report.html.
+    """
+    from rich.console import Console
+
+    from switchkd.runtime.bench.grids import changes_between, compare, grids
+    from switchkd.runtime.bench.measurement import summarise_bench
+    from switchkd.runtime.bench.report import read_summary, write_bench
+
+    console = Console()
+    older = read_summary(old) if old else None
+    run = _find_run(run_name)
+    bench = _prepare(run, variants, reference, data, images, options, console)
+    _measure(bench, console)
+    if not any(bench.answered()):
+        raise click.ClickException("\n".join(bench.failures() or ["Nothing was measured before the end."]))
+    summary = summarise_bench(bench)
+    extra = [compare(older, summary)] if older else []
+    for grid in [*grids(summary), *extra]:
+        _print_grid(console, grid)
+    notes = [*bench.conditions["warnings"], *(changes_between(older, summary) if older else [])]
+    for note in notes:
+        console.print(f"[yellow]{note}", highlight=False)
+    if bench.settings.scenario == "single" and bench.energy is None:
+        console.print("Energy: unavailable, no counter of this machine can be read.")
+    report = write_bench(bench, summary, extra, out or (run or Path()) / "reports" / "bench")
+    console.print(f"report: {report}", soft_wrap=True)
+    _end(bench)
+
+
+def _find_run(name: str | None) -> Path | None:
+    """The run that was named, or the newest; None where there is none."""
+    from switchkd.errors import SkdError
+    from switchkd.runs import RUNS, latest_run, run_folder
+
+    if name is None:
+        return latest_run() if (RUNS / "latest").exists() else None
+    if not run_folder(name).is_dir():
+        raise SkdError(f"There is no run {run_folder(name)}.")
+    return run_folder(name)
+
+
+def _prepare(
+    run: Path | None,
+    variants: tuple[str, ...],
+    reference: str | None,
+    data: Path | None,
+    images: Path | None,
+    options: dict[str, Any],
+    console: Console,
+) -> Bench:
+    """Everything that can be refused before anything is measured."""
+    from switchkd.data.questions import read_questions
+    from switchkd.errors import SkdError
+    from switchkd.runs import latest_run, recorded_questions
+    from switchkd.runtime.bench.lineup import line_up, line_up_run, require_device
+    from switchkd.runtime.bench.measurement import Bench, Measurement, Settings
+    from switchkd.runtime.variants import usable_processors
+
+    require_device(options["device"])
+    if variants:
+        folders, note = line_up(variants, reference, run), ""
+    else:
+        folders, note = line_up_run(run or latest_run(), reference)
+    if note:
+        console.print(note, highlight=False)
+    if data is None:
+        if run is None:
+            raise SkdError("There is no run whose questions could be asked; name a file with --data.")
+        data, recorded_images = recorded_questions(run, "test")
+        images = images or recorded_images
+    questions = read_questions(data, images or data.parent / "images")
+    settings = Settings(**options | {"threads": options["threads"] or usable_processors()})
+    measurements = {name: Measurement(name, folder) for name, folder in folders.items()}
+    return Bench(settings, questions, data, measurements)
+
+
+def _measure(bench: Bench, console: Console) -> None:
+    """With a progress bar where there is a terminal; drawn seldom, as it takes the processor from what is measured."""
+    from rich.progress import Progress
+
+    from switchkd.runtime.bench.runner import run_bench
+
+    shown = console.is_terminal
+    with Progress(console=console, transient=True, disable=not shown, auto_refresh=False) as progress:
+        task = progress.add_task("", total=1.0)
+        last = [0.0]
+
+        def tell(what: str, share: float) -> None:
+            if shown and abs(share - last[0]) > 0.005:
+                last[0] = share
+                progress.update(task, description=what, completed=share, refresh=True)
+
+        run_bench(bench, tell)
+
+
+def _print_grid(console: Console, grid: Grid) -> None:
+    from switchkd.cli.tables import grid_table
+
+    console.print(grid_table(grid))
+    if grid.note:
+        console.print(f"{grid.note}\n", style="dim", highlight=False, markup=False)
+
+
+def _end(bench: Bench) -> None:
+    """Tells what went wrong, if anything did, and leaves with the status that says so."""
+    failures = bench.failures()
+    for line in failures:
+        click.echo(f"Error: {line}", err=True)
+    if bench.interrupted:
+        click.echo("Interrupted; the results are those up to here.", err=True)
+    if failures or bench.interrupted:
+        raise click.exceptions.Exit(_INTERRUPTED if bench.interrupted else 1)

@@ -1,0 +1,240 @@
+"""A bench's figures as tables of words, for the terminal and the report alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from switchkd.runtime.bench.measurement import PHASES
+from switchkd.runtime.bench.statistics import QUANTILES, SAMPLES_NEEDED, ratio
+
+WORDS = {
+    "preprocess": "resize",
+    "encode": "encode",
+    "prefill": "prefill",
+    "first_token": "first token",
+    "decode_token": "a token",
+    "answer": "whole answer",
+}
+NONE = "–"
+Summary = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table; the first column is the row's name, the others are figures."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+
+
+def grids(summary: Summary) -> list[Grid]:
+    """All tables of a bench that have something to say."""
+    variants = summary["variants"]
+    asked = {name: each for name, each in variants.items() if "quality" in each}
+    filmed = {name: each for name, each in variants.items() if each.get("camera")}
+    found = []
+    if asked:
+        found += [_speed(asked), _tails(asked), _quality(asked, summary["settings"]["reference"]), _size(asked)]
+    if filmed:
+        found += [_camera(filmed), _memory(filmed)]
+    return found
+
+
+def spread(value: float | None, quantile: str, scale: float = 1e3) -> str:
+    """A percentile, from seconds in milliseconds; or how many samples it would need."""
+    return f"n/a (needs {SAMPLES_NEEDED[quantile]:,})" if value is None else figure(scale * value)
+
+
+def figure(value: float | None, form: str = "") -> str:
+    """A number with three significant digits, or in a form of its own; a dash for None."""
+    if value is None:
+        return NONE
+    if form:
+        return format(value, form)
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _speed(variants: Mapping[str, Any]) -> Grid:
+    rows = []
+    for name, each in variants.items():
+        latency = each["latency"]
+        medians = [spread(latency[phase]["p50"], "p50") if latency[phase]["n"] else NONE for phase in PHASES]
+        medians[PHASES.index("decode_token")] = figure(latency["decode_tokens_per_second"])
+        noise = latency["answer"]["p50_noise"]
+        rows.append((name, *medians, figure(None if noise is None else 100 * noise, ".1f")))
+    columns = [WORDS[phase] for phase in PHASES]
+    columns[PHASES.index("decode_token")] = "decode tokens/s"
+    warm_up = next(iter(variants.values()))["latency"]["warm_up"]
+    note = (
+        f"Medians. ±: how uncertain the last one is by this run's own noise (95 %). {warm_up} requests of each variant "
+        "warmed up and aren't counted."
+    )
+    return Grid("Speed, ms", ("variant", *columns, "± %"), rows, note)
+
+
+def _tails(variants: Mapping[str, Any]) -> Grid:
+    rows = []
+    for name, each in variants.items():
+        for phase in ("first_token", "answer"):
+            found = each["latency"][phase]
+            cells = [spread(found[quantile], quantile) for quantile in QUANTILES]
+            ends = [figure(1e3 * found[key]) for key in ("mean", "max")]
+            rows.append((name, WORDS[phase], f"{found['n']:,}", *cells, *ends))
+    note = "A percentile is told only with the samples that MLPerf asks for."
+    return Grid("Latency, ms", ("variant", "of", "n", *QUANTILES, "mean", "max"), rows, note)
+
+
+def _quality(variants: Mapping[str, Any], reference: str) -> Grid:
+    rows = []
+    for name, each in variants.items():
+        quality = each["quality"]
+        divergence = quality.get("divergence")
+        rows.append(
+            (
+                name,
+                _accuracy(quality["accuracy"]["all"]),
+                _difference(quality.get("difference")),
+                NONE if divergence is None else f"{divergence['kl_mean']:.2g}",
+                NONE if divergence is None else spread(divergence["kl_p99"], "p99", 1),
+                NONE if divergence is None else f"{100 * divergence['top1']:.1f}",
+            )
+        )
+    note = (
+        f"Right: 95 % interval. Difference: points against {reference} on the same questions, with McNemar's test. KL, nats, "
+        f"and equal first choices: next tokens along the answers of {reference}, with the pictures."
+    )
+    return Grid("Quality", ("variant", "right, %", "difference (p)", "KL mean", "KL p99", "same first, %"), rows, note)
+
+
+def _size(variants: Mapping[str, Any]) -> Grid:
+    rows = []
+    for name, each in variants.items():
+        sizes = [each["files"]["weights"], each["memory"]["loaded"], each["memory"]["peak"]]
+        energy = each["energy"]["joules_per_answer"] if each["energy"] else None
+        seconds = [figure(each["latency"][key]) for key in ("load", "first_answer")]
+        megabytes = [figure(None if size is None else size / 1e6) for size in sizes]
+        rows.append((name, *megabytes, *seconds, "n/a" if energy is None else figure(energy)))
+    columns = ("weights MB", "loaded MB", "peak MB", "load s", "first answer s", "J an answer")
+    note = "Loaded, peak: the process in memory. First answer: of the requests that warm up."
+    return Grid("Size, start and energy", ("variant", *columns), rows, note)
+
+
+def _accuracy(entry: Summary) -> str:
+    low, high = entry["interval"]
+    return f"{100 * entry['accuracy']:.1f} ({100 * low:.0f}–{100 * high:.0f})"
+
+
+def _difference(entry: Summary | None) -> str:
+    return NONE if entry is None else f"{100 * entry['accuracy']:+.1f} ({entry['p_value']:.2g})"
+
+
+def _camera(variants: Mapping[str, Any]) -> Grid:
+    rows = []
+    for name, each in variants.items():
+        camera = each["camera"]
+        age = camera["age"]
+        rows.append(
+            (
+                name,
+                *(f"{camera[key]:,}" for key in ("frames", "answered", "dropped", "late")),
+                figure(None if camera["missed_share"] is None else 100 * camera["missed_share"], ".1f"),
+                *(spread(age[quantile], quantile) if age["n"] else NONE for quantile in ("p50", "p99", "p99.9")),
+                figure(None if age["max"] is None else 1e3 * age["max"]),
+            )
+        )
+    camera = next(iter(variants.values()))["camera"]
+    title = f"Camera at {camera['rate']:g} frames a second: age of answered frames, ms"
+    note = (
+        f"Late: answered more than {1e3 * camera['deadline']:.0f} ms after the frame came. Missed: late, or dropped because a "
+        "newer frame took its place."
+    )
+    columns = ("frames", "answered", "dropped", "late", "missed, %", "p50", "p99", "p99.9", "max")
+    return Grid(title, ("variant", *columns), rows, note)
+
+
+def _memory(variants: Mapping[str, Any]) -> Grid:
+    rows = []
+    for name, each in variants.items():
+        memory, growth = each["memory"], each["memory"]["growth"]
+        sizes = (memory["peak"], growth["start"], growth["end"], growth.get("growth"), growth.get("growth_per_hour"))
+        rows.append((name, *(figure(None if size is None else size / 1e6) for size in sizes), growth["verdict"]))
+    columns = ("peak", "at the start", "at the end", "growth", "growth an hour", "verdict")
+    return Grid("Memory while the camera ran, MB", ("variant", *columns), rows)
+
+
+_COMPARED: tuple[tuple[str, Callable[[Summary], Any]], ...] = (
+    ("first token, p50", lambda each: each["latency"]["first_token"]),
+    ("a token, p50", lambda each: each["latency"]["decode_token"]),
+    ("whole answer, p50", lambda each: each["latency"]["answer"]),
+    ("camera: age, p50", lambda each: each["camera"]["age"]),
+)
+
+
+def compare(old: Summary, new: Summary) -> Grid:
+    """Ratios of the medians of two benches, variant by variant, with their uncertainty."""
+    rows = []
+    for name, each in new["variants"].items():
+        before = old["variants"].get(name)
+        if before is None:
+            continue
+        for words, find in _COMPARED:
+            pair = _both(find, before, each)
+            if pair is not None:
+                rows.append((f"{name}, {words}", *_ratio_cells(*pair)))
+        rows += _plain_rows(name, before, each)
+    note = (
+        "New / old. ±: 95 %, out of how noisy each of the two runs was; what differs between runs for other reasons "
+        "isn't in it."
+    )
+    return Grid("Against the older bench", ("variant", "old", "new", "ratio", ""), rows, note)
+
+
+def _both(find: Callable[[Summary], Any], old: Summary, new: Summary) -> tuple[Summary, Summary] | None:
+    try:
+        pair = find(old), find(new)
+    except (KeyError, TypeError):  # measured in one of them only
+        return None
+    return pair if pair[0]["p50"] and pair[1]["p50"] else None
+
+
+def _ratio_cells(old: Summary, new: Summary) -> tuple[str, ...]:
+    value, noise = ratio(new["p50"], old["p50"], new["p50_noise"], old["p50_noise"])
+    shown = f"{value:.3f}" if noise is None else f"{value:.3f} ±{value * noise:.3f}"
+    verdict = "" if noise is None else "within noise" if abs(value - 1) <= value * noise else "differs"
+    return f"{1e3 * old['p50']:.4g} ms", f"{1e3 * new['p50']:.4g} ms", shown, verdict
+
+
+def _plain_rows(name: str, old: Summary, new: Summary) -> list[tuple[str, ...]]:
+    """Peak memory and accuracy, where both benches have them."""
+    rows = []
+    peaks = [(each.get("memory") or {}).get("peak") for each in (old, new)]
+    if all(peaks):
+        rows.append(
+            (f"{name}, peak memory", *(f"{peak / 1e6:.4g} MB" for peak in peaks), f"{peaks[1] / peaks[0]:.3f}", "")
+        )
+    scores = [each["quality"]["accuracy"]["all"] for each in (old, new) if each.get("quality")]
+    if len(scores) == 2:
+        overlap = (
+            scores[0]["interval"][0] <= scores[1]["interval"][1]
+            and scores[1]["interval"][0] <= scores[0]["interval"][1]
+        )
+        rows.append((f"{name}, right, %", *map(_accuracy, scores), NONE, "intervals overlap" if overlap else "differs"))
+    return rows
+
+
+def changes_between(old: Summary, new: Summary) -> list[str]:
+    """Why two benches may not be comparable, a sentence each."""
+    lines = []
+    for place, keys in (
+        ("machine", ("cpu", "usable_cores", "governor")),
+        ("settings", ("scenario", "device", "threads", "max_tokens", "rate", "sequential", "data")),
+    ):
+        for key in keys:
+            before, after = old[place].get(key), new[place].get(key)
+            if before != after:
+                lines.append(f"The older bench had another {key.replace('_', ' ')}: {before} instead of {after}.")
+    return lines

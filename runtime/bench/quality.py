@@ -1,0 +1,89 @@
+"""How good a variant's answers are: accuracy with its interval, the difference to the reference, and how far apart their
+next-token distributions are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from switchkd.data.questions import Question
+from switchkd.runtime.bench.statistics import percentile
+from switchkd.scoring import Score, is_right, pair, score_by_kind
+
+
+@dataclass
+class Divergences:
+    """Next-token distributions against the reference's along the reference's answers, with the pictures."""
+
+    kl: list[float] = field(default_factory=list)  # KL(reference ‖ variant), nats a position
+    same: list[bool] = field(default_factory=list)  # whether the first choice is the same, a position
+    questions: int = 0
+    reason: str = ""  # why there is nothing to compare
+
+    def add(self, comparison: Mapping[str, Any]) -> None:
+        """What `Worker.compare` returned for one question."""
+        if comparison["kl"] is None:
+            self.reason = "another vocabulary"
+            return
+        self.kl += comparison["kl"]
+        self.same += comparison["same"]
+        self.questions += 1
+
+    def summary(self) -> dict[str, Any] | None:
+        """ "kl_mean", "kl_p99" (None with fewer positions than a p99 needs), "kl_max", "top1" (share of equal first
+        choices), "positions", "questions"; None without any."""
+        if not self.kl:
+            return None
+        return {
+            "kl_mean": float(np.mean(self.kl)),
+            "kl_p99": percentile(self.kl, "p99"),
+            "kl_max": max(self.kl),
+            "top1": float(np.mean(self.same)),
+            "positions": len(self.kl),
+            "questions": self.questions,
+        }
+
+
+def right_answers(questions: Sequence[Question], answers: Mapping[int, str]) -> dict[int, bool]:
+    """Question number → whether it was answered right (exact match after VQA's normalisation)."""
+    return {index: is_right(answer, questions[index].answer) for index, answer in answers.items()}
+
+
+def accuracy(questions: Sequence[Question], right: Mapping[int, bool]) -> dict[str, Any]:
+    """ "all" and each question kind: "right", "total", "accuracy", "interval" (Wilson's, 95 %)."""
+    scores = score_by_kind([questions[index].kind for index in right], right.values())
+    return {kind: _plain(score) for kind, score in scores.items() if score.total}
+
+
+def difference(reference: Mapping[int, bool], right: Mapping[int, bool]) -> dict[str, Any] | None:
+    """Against the reference on the questions that both answered: "accuracy" (variant's minus reference's), "lost" and
+    "won" (questions that only one of them answered right), "total", "p_value" (McNemar's exact test); None without any."""
+    both = sorted(reference.keys() & right.keys())
+    if not both:
+        return None
+    paired = pair([reference[index] for index in both], [right[index] for index in both])
+    return {
+        "accuracy": paired.difference,
+        "lost": paired.only_first,
+        "won": paired.only_second,
+        "total": paired.total,
+        "p_value": paired.p_value,
+    }
+
+
+def agreement(reference: Mapping[int, str], answers: Mapping[int, str]) -> float | None:
+    """Share of the questions that a variant answers with the reference's very words, after normalisation."""
+    both = sorted(reference.keys() & answers.keys())
+    return sum(is_right(answers[index], reference[index]) for index in both) / len(both) if both else None
+
+
+def _plain(score: Score) -> dict[str, Any]:
+    return {
+        "right": score.right,
+        "total": score.total,
+        "accuracy": score.accuracy,
+        "interval": list(score.interval()),
+    }

@@ -1,0 +1,265 @@
+"""Runs a bench: starts the variants' processes, asks them in turns, compares them, and keeps what was measured."""
+
+from __future__ import annotations
+
+import math
+import random
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from switchkd.errors import DataError
+from switchkd.manifest import FILE_NAME
+from switchkd.runtime.bench.energy import EnergyMeter, open_meter
+from switchkd.runtime.bench.machine import Conditions, describe_conditions, machine_facts
+from switchkd.runtime.bench.measurement import CAMERA, LEAST, Bench, Measurement, Request
+from switchkd.runtime.bench.memory import peak_resident, resident
+from switchkd.runtime.bench.quality import Divergences
+from switchkd.runtime.bench.scenario import CameraLog, Clock, WallClock, question_order, run_camera
+from switchkd.runtime.bench.session import Session, SessionError
+from switchkd.runtime.bench.worker import PictureError
+from switchkd.runtime.engine import CPU
+
+Progress = Callable[[str, float], None]  # what is being done, and which share of it is done
+_FRAMES = 16  # different pictures that a camera shows, decoded before it starts
+_MEMORY_SAMPLES = 600  # of a camera's run, at most
+Sessions = dict[str, Session]
+
+
+def run_bench(bench: Bench, progress: Progress) -> None:
+    """Measures every variant of `bench.measurements` and writes into it; an interrupted run keeps what it has.
+
+    A variant that fails is marked with its error and the others go on. Ctrl-C ends the measuring, not the bench.
+    """
+    bench.created = datetime.now(UTC).isoformat(timespec="seconds")
+    bench.machine = machine_facts()
+    before = Conditions.now()
+    try:
+        with tempfile.TemporaryDirectory(prefix="skd-bench-") as folder:
+            Runner(bench, progress, Path(folder)).run()
+    except KeyboardInterrupt:
+        bench.interrupted = True
+    bench.conditions = describe_conditions(before, Conditions.now(), bench.machine)
+
+
+class Runner:
+    """The parts of one run. In turns, all variants are in memory at once and are asked the same question one after the other,
+    in an order drawn anew each time, so that whatever else the machine does hits all alike.
+
+    Args:
+        bench: what to measure, and where results go.
+        progress: is told how far it is.
+        folder: for logits, while two variants are compared.
+    """
+
+    def __init__(self, bench: Bench, progress: Progress, folder: Path) -> None:
+        self.bench, self.settings, self.progress = bench, bench.settings, progress
+        self._folder = folder
+        self._random = random.Random(bench.settings.seed)
+        self._tokenizers: dict[str, str] = {}  # variant → hash of its tokenizer
+        self._answers: dict[int, list[int]] = {}  # question number → tokens of the reference's answer
+
+    def run(self) -> None:
+        """All of it."""
+        names = list(self.bench.measurements)
+        alone = self.settings.sequential or self.settings.scenario == CAMERA
+        for group in [[name] for name in names] if alone else [names]:
+            with self._open(group) as sessions:
+                if self.settings.scenario == CAMERA:
+                    self._run_camera(sessions, WallClock())
+                    continue
+                self._warm_up(sessions)
+                self._ask_all(sessions, self.settings.seconds * len(group) / len(names))
+                self._compare(sessions, keep=alone)
+
+    @contextmanager
+    def _open(self, names: Sequence[str]) -> Iterator[Sessions]:
+        """The sessions of these variants; those that can't be opened are marked."""
+        with ExitStack() as stack:
+            sessions: Sessions = {}
+            for index, name in enumerate(names):
+                self.progress(f"loading {name}", index / len(names))
+                each = self.bench.measurements[name]
+                with self._marking(each):
+                    sessions[name] = stack.enter_context(Session(name, **self._arguments(each)))
+                    self._note_opened(each, sessions[name])
+            if not self.bench.reference and sessions:
+                self.bench.reference = next(iter(sessions))
+            yield sessions
+
+    def _arguments(self, each: Measurement) -> dict[str, Any]:
+        export = (each.folder / FILE_NAME).exists()
+        return {
+            "folder": str(each.folder),
+            "threads": self.settings.threads,
+            "context": self.settings.context,
+            "device": self.settings.device if export else CPU,  # the reference stays what it is
+            "frames": _FRAMES if self.settings.scenario == CAMERA else 0,
+        }
+
+    def _note_opened(self, each: Measurement, session: Session) -> None:
+        opened = session.opened
+        each.start, each.verify, each.load = opened["start"], opened["verify"], opened["load"]
+        each.loaded = resident(session.pid)
+        self._tokenizers[each.name] = opened["tokenizer"]
+
+    def _warm_up(self, sessions: Sessions) -> None:
+        for round_number, index in enumerate(self._order(self.settings.warm_up)):
+            self.progress("warming up", round_number / self.settings.warm_up)
+            for name in list(sessions):
+                each = self.bench.measurements[name]
+                with self._marking(each, sessions):
+                    self._warm(each, sessions[name], index)
+
+    def _warm(self, each: Measurement, session: Session, index: int) -> bool:
+        """One request that doesn't count; False where its picture can't be read."""
+        request = self._ask(session, index)
+        if request is None:
+            return False
+        each.first = each.first or request
+        each.warm_up += 1
+        return True
+
+    def _ask_all(self, sessions: Sessions, seconds: float) -> None:
+        """The requests that count. Every variant is asked the same questions."""
+        meter = open_meter()
+        self.bench.energy = meter.name if meter else None
+        wanted = self.settings.questions or len(self.bench.questions)
+        least = wanted if self.settings.questions else min(LEAST, wanted)
+        limit = math.inf if self.settings.questions else seconds
+        start = time.monotonic()
+        try:
+            for number, index in enumerate(self._order(wanted)):
+                spent = time.monotonic() - start
+                if not sessions or (number >= least and spent > limit):
+                    break
+                self.progress(f"question {number + 1}", min(1.0, max(spent / limit, number / wanted)))
+                self._ask_each(sessions, index, meter)
+        finally:
+            for name, session in sessions.items():
+                self.bench.measurements[name].peak = peak_resident(session.pid)
+            if meter:
+                meter.close()
+
+    def _ask_each(self, sessions: Sessions, index: int, meter: EnergyMeter | None) -> None:
+        """One question to every variant; its requests count only if all of them could be made."""
+        if index in self.bench.unreadable:
+            return
+        made: list[tuple[Measurement, Request, float]] = []
+        for name in self._random.sample(list(sessions), len(sessions)):
+            each = self.bench.measurements[name]
+            with self._marking(each, sessions):
+                before = meter.joules() if meter else 0.0
+                request = self._ask(sessions[name], index)
+                if request is None:
+                    return
+                made.append((each, request, meter.joules() - before if meter else 0.0))
+        for each, request, joules in made:
+            each.requests.append(request)
+            if meter:
+                each.joules = (each.joules or 0.0) + joules
+
+    def _ask(self, session: Session, index: int) -> Request | None:
+        """One request; None, and a note, where the picture can't be read."""
+        try:
+            return Request(index, **session.call("ask", **self._question(index), max_tokens=self.settings.max_tokens))
+        except PictureError as error:
+            self.bench.unreadable[index] = str(error)
+            return None
+
+    def _question(self, index: int) -> dict[str, Any]:
+        question = self.bench.questions[index]
+        return {"image": str(question.image) if question.image else None, "messages": question.messages}
+
+    def _order(self, count: int) -> Iterator[int]:
+        return question_order(len(self.bench.questions), count, self.settings.seed)
+
+    def _compare(self, sessions: Sessions, *, keep: bool) -> None:
+        """Next-token distributions along the reference's answers, which lie in files meanwhile (until the end with `keep`)."""
+        reference = self.bench.measurements[self.bench.reference] if self.bench.reference else None
+        if reference is None:
+            return
+        numbers = list(dict.fromkeys(request.question for request in reference.requests))[: self.settings.divergence]
+        others = [name for name in sessions if name != reference.name]
+        for name in others:
+            same = self._tokenizers[name] == self._tokenizers[reference.name]
+            self.bench.measurements[name].divergences = Divergences(reason="" if same else "another tokenizer")
+        for done, index in enumerate(numbers):
+            self.progress("comparing distributions", done / len(numbers))
+            self._refer(sessions, reference, index)
+            for name in others:
+                self._compare_one(sessions, name, index)
+            if not keep:
+                self._file(index).unlink(missing_ok=True)
+
+    def _refer(self, sessions: Sessions, reference: Measurement, index: int) -> None:
+        if reference.name not in sessions:  # asked in an earlier group, or ended since
+            return
+        with self._marking(reference, sessions):
+            arguments = {"max_tokens": self.settings.max_tokens, "file": str(self._file(index))}
+            self._answers[index] = sessions[reference.name].call("refer", **self._question(index), **arguments)[
+                "tokens"
+            ]
+
+    def _compare_one(self, sessions: Sessions, name: str, index: int) -> None:
+        each = self.bench.measurements[name]
+        assert each.divergences is not None
+        if name not in sessions or index not in self._answers or each.divergences.reason:
+            return
+        with self._marking(each, sessions):
+            arguments = {"tokens": self._answers[index], "file": str(self._file(index))}
+            each.divergences.add(sessions[name].call("compare", **self._question(index), **arguments))
+
+    def _file(self, index: int) -> Path:
+        return self._folder / f"{index}.npy"
+
+    def _run_camera(self, sessions: Sessions, clock: Clock) -> None:
+        for name, session in sessions.items():
+            each = self.bench.measurements[name]
+            with self._marking(each):
+                frames = self._prepare_frames(each, session)
+                self._film(each, session, frames, clock)
+            each.peak = peak_resident(session.pid)
+
+    def _prepare_frames(self, each: Measurement, session: Session) -> list[int]:
+        """Numbers of the questions whose pictures the camera shows; each has been asked once, to warm up and be decoded."""
+        frames: list[int] = []
+        shown = (index for index in self._order(len(self.bench.questions)) if self.bench.questions[index].image)
+        for index in shown:
+            self.progress(f"{each.name}: warming up", len(frames) / _FRAMES)
+            if self._warm(each, session, index):
+                frames.append(index)
+            if len(frames) == _FRAMES:
+                break
+        if not frames:
+            raise SessionError(f"{self.bench.data} has no question about a picture, which a camera needs.")
+        return frames
+
+    def _film(self, each: Measurement, session: Session, frames: Sequence[int], clock: Clock) -> None:
+        seconds = 60 * self.settings.minutes
+        log = each.camera = CameraLog(self.settings.rate)
+        start = clock.now()
+
+        def answer(frame: int) -> None:
+            self._ask(session, frames[frame % len(frames)])
+            elapsed = clock.now() - start
+            if elapsed >= len(each.memory) * seconds / _MEMORY_SAMPLES and (size := resident(session.pid)) is not None:
+                each.memory.append((elapsed, size))
+                self.progress(f"{each.name}: filming", min(1.0, elapsed / seconds))
+
+        run_camera(answer, log, seconds=seconds, clock=clock)
+
+    @contextmanager
+    def _marking(self, each: Measurement, sessions: Sessions | None = None) -> Iterator[None]:
+        """Notes a variant's error and, given the sessions, ends its own; the others go on."""
+        try:
+            yield
+        except (SessionError, DataError) as error:
+            each.error = str(error)
+            if sessions is not None and (session := sessions.pop(each.name, None)):
+                with suppress(OSError):
+                    session.close()

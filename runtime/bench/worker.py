@@ -1,0 +1,162 @@
+"""The process of one variant: it reads requests as lines of JSON, carries them out and answers with lines of JSON.
+
+    {"operation": NAME, ARGUMENT: …}  →  {"result": {…}}  or  {"error": SENTENCE, "picture": whether the picture is at fault}
+
+It ends when its input does. What libraries print goes to the standard error, so that it can't mix with the answers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL.Image import Image
+
+from switchkd.errors import DataError, SkdError
+from switchkd.files import file_sha256
+from switchkd.manifest import FILE_NAME, Manifest
+from switchkd.preprocess import open_image
+from switchkd.prompt import Message
+from switchkd.runtime.divergence import divergence
+from switchkd.runtime.engine import Engine, Floats, Timings
+from switchkd.runtime.variants import open_engine
+
+
+class PictureError(DataError):
+    """A picture that can't be read, whichever variant is asked."""
+
+
+class Worker:
+    """One open variant and what can be asked of it; every method is an operation.
+
+    Args:
+        folder: an export or a checkpoint.
+        threads, context, device: see `open_engine`.
+        frames: decoded pictures to keep in memory, for a camera's frames; files are read anew with 0.
+    """
+
+    def __init__(self, folder: str, *, threads: int, context: int, device: str, frames: int) -> None:
+        start = time.perf_counter()
+        if (Path(folder) / FILE_NAME).exists():
+            Manifest.load(Path(folder))  # every hash; not a part of loading
+        verified = time.perf_counter()
+        self.engine: Engine = open_engine(folder, threads=threads, context=context, device=device, verify=False)
+        self.opened = {
+            "verify": verified - start,
+            "load": self.engine.load_seconds,
+            "tokenizer": file_sha256(Path(folder) / "tokenizer.json"),
+        }
+        self._picture = lru_cache(maxsize=frames)(_read_picture)
+
+    def ask(self, image: str | None, messages: Sequence[Message], max_tokens: int) -> dict[str, Any]:
+        """One request as a user makes it: a picture in memory and a question, to the answer's last token.
+
+        Returns:
+            "answer"; "seconds" by phase: "preprocess", "encode", "prefill", "first_token" (from the request's start),
+            "decode" (all later tokens), "answer" (the whole); "prompt_tokens", "reused_tokens", "new_tokens".
+        """
+        picture = self._picture(image) if image else None
+        engine = self.engine
+        start = time.perf_counter()
+        features = self._features(picture)
+        ids = engine.encode_prompt(messages)
+        prepared = time.perf_counter()
+        tokens = list(engine.tokens(ids, features, max_new_tokens=max_tokens))
+        answer = engine.prompt.decode(tokens).strip()
+        end = time.perf_counter()
+        timings = engine.timings
+        return {
+            "answer": answer,
+            "seconds": {
+                **{phase: getattr(timings, phase) for phase in ("preprocess", "encode", "prefill", "decode")},
+                "first_token": prepared - start + timings.prefill,
+                "answer": end - start,
+            },
+            **{name: getattr(timings, name) for name in ("prompt_tokens", "reused_tokens", "new_tokens")},
+        }
+
+    def refer(self, image: str | None, messages: Sequence[Message], max_tokens: int, file: str) -> dict[str, Any]:
+        """Answers greedily and keeps the logits [A, V] that the tokens were chosen from in a .npy file.
+
+        Returns:
+            "tokens": the answer's, the end token included.
+        """
+        features = self._features(self._picture(image) if image else None)
+        rows = [self.engine.prefill(self.engine.encode_prompt(messages), features)]
+        tokens = [int(rows[-1].argmax())]
+        while tokens[-1] not in self.engine.end_tokens and len(tokens) < max_tokens:
+            rows.append(self.engine.next_token(tokens[-1]))
+            tokens.append(int(rows[-1].argmax()))
+        np.save(file, np.stack(rows), allow_pickle=False)
+        return {"tokens": tokens}
+
+    def compare(
+        self, image: str | None, messages: Sequence[Message], tokens: Sequence[int], file: str
+    ) -> dict[str, Any]:
+        """This variant's distributions along the reference's answer, with the picture, against the reference's.
+
+        Returns:
+            "kl": nats a position; "same": whether the first choice is the reference's. Both None where the vocabularies
+            differ.
+        """
+        reference = np.load(file, allow_pickle=False)
+        features = self._features(self._picture(image) if image else None)
+        rows = [self.engine.prefill(self.engine.encode_prompt(messages), features)]
+        if rows[0].shape != reference[0].shape:
+            return {"kl": None, "same": None}
+        rows += [self.engine.next_token(token) for token in tokens[:-1]]
+        own = np.stack(rows)
+        return {"kl": divergence(reference, own).tolist(), "same": (own.argmax(-1) == np.array(tokens)).tolist()}
+
+    def _features(self, picture: Image | None) -> Floats | None:
+        if picture is None:
+            self.engine.timings = Timings()
+            return None
+        return self.engine.encode_image(picture)
+
+
+def _read_picture(path: str) -> Image:
+    try:
+        return open_image(path)
+    except DataError as error:
+        raise PictureError(str(error)) from error
+
+
+_OPERATIONS = ("ask", "refer", "compare")
+
+
+def main() -> None:
+    """Serves requests until the input ends; the first is "open" with `Worker`'s arguments."""
+    channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    worker: Worker | None = None
+    for line in sys.stdin:
+        arguments = json.loads(line)
+        operation = arguments.pop("operation")
+        try:
+            if operation == "open":
+                worker = Worker(**arguments)
+                result = worker.opened
+            elif operation in _OPERATIONS:
+                result = getattr(worker, operation)(**arguments)
+            else:
+                raise ValueError(f"no operation {operation!r}")
+            reply = {"result": result}
+        except Exception as error:
+            if not isinstance(error, SkdError):
+                traceback.print_exc()
+            text = str(error) if isinstance(error, SkdError) else f"{type(error).__name__}: {error}"
+            reply = {"error": " ".join(text.split()), "picture": isinstance(error, PictureError)}
+        print(json.dumps(reply), file=channel, flush=True)
+
+
+if __name__ == "__main__":
+    main()
