@@ -12,12 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from switchkd.hardware.advice import Advice, advise
 from switchkd.hardware.kernels import KERNELS, RUNTIMES, Kernel
 from switchkd.hardware.profile import Profile
 from switchkd.hardware.rates import CPU, Rate, Rates, rates_of
 from switchkd.hardware.workload import Memory, Phase, Workload
 
 GB = 1e9
+FIXED_SPREAD = 2.0  # factor up and down of the fixed cost of a block
 YES, NO, PERHAPS, UNKNOWN = "yes", "no", "perhaps", "unknown"
 
 
@@ -111,6 +113,11 @@ class Fit:
             return YES if self.fits == YES else PERHAPS
         return NO if self.picture.low > deadline else PERHAPS
 
+    @property
+    def advice(self) -> Advice:
+        """What to prefer on this target for a student of these shapes."""
+        return advise(self.workload, self.profile, answer_tokens=self.answer_tokens, available=self.available)
+
     def to_json(self) -> dict[str, Any]:
         """Plain objects for json.dumps; what is predicted stands under "predicted"."""
         estimates = {
@@ -146,6 +153,7 @@ class Fit:
                 "holds_camera_rate": self.holds_rate,
             },
             "missing": list(self.missing),
+            "prefer": self.advice.to_json(),
         }
 
 
@@ -223,11 +231,11 @@ def seconds(phase: Phase, rates: Rates) -> Estimate | None:
         return None
     known = [(amount / (rate.value * 1e9), rate.spread) for amount, rate in costs if rate is not None]
     block = RUNTIMES[phase.part.format].block_seconds if rates.block_seconds is None else rates.block_seconds
-    fixed = phase.blocks * block
+    known.append((phase.blocks * block, FIXED_SPREAD))
     return Estimate(
-        fixed + sum(time / spread for time, spread in known),
-        fixed + sum(time for time, _ in known),
-        fixed + sum(time * spread for time, spread in known),
+        sum(time / spread for time, spread in known),
+        sum(time for time, _ in known),
+        sum(time * spread for time, spread in known),
     )
 
 

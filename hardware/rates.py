@@ -13,7 +13,7 @@ PROCESSORS = (CPU, ACCELERATOR)
 # decoding speeds in docs/results/hardware.md, which scatter by the factor of the band.
 ACCELERATOR_BUS_SHARE = 0.7
 ACCELERATOR_INT8_SHARE = 0.3
-ACCELERATOR_BLOCK_SECONDS = 170e-6
+ACCELERATOR_BLOCK_SECONDS = 120e-6
 _MEASURED, _BUS, _COMPUTED = 1.3, 1.5, 2.0  # factors up and down
 
 
