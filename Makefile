@@ -63,7 +63,7 @@ $(VENV)/.setup: pyproject.toml constraints.txt
 	@$(PIP) --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@echo "installing into $(VENV): $(TORCH), then the rest of the tested set"
 	@$(PIP) install --quiet $(TORCH)
-	@$(PIP) install --quiet --constraint constraints.txt --editable '.[train,onnx-export,serve,dev]'
+	@$(PIP) install --quiet --constraint constraints.txt --editable '.[train,onnx-export,serve,ship,dev]'
 	@touch $@
 
 gguf: $(VENV)/.gguf

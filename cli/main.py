@@ -21,9 +21,13 @@ from switchkd.cli.doctor import doctor_command
 from switchkd.cli.evaluate import eval_command
 from switchkd.cli.export import export_command
 from switchkd.cli.init import init_command
+from switchkd.cli.install import install_command
+from switchkd.cli.key import key_command
 from switchkd.cli.probe import probe_command
 from switchkd.cli.recipe import recipe_command
 from switchkd.cli.serve import serve_command
+from switchkd.cli.ship import ship_command
+from switchkd.cli.verify import verify_command
 from switchkd.errors import SkdError
 
 # Waiting threads that spin make training and inference ten times slower on a busy machine. Read when torch loads.
@@ -35,6 +39,7 @@ _EXTRAS = {
     **dict.fromkeys(("gguf", "llama_cpp"), "gguf"),
     **dict.fromkeys(("onnx", "onnxruntime", "onnxruntime_genai"), "onnx"),
     **dict.fromkeys(("scipy", "lmms_eval"), "eval"),
+    **dict.fromkeys(("cyclonedx", "packageurl", "packaging"), "ship"),
     **dict.fromkeys(("starlette", "uvicorn", "prometheus_client"), "serve"),
 }
 
@@ -94,6 +99,10 @@ for command in (
     data_group,
     recipe_command,
     assets_command,
+    key_command,
+    ship_command,
+    verify_command,
+    install_command,
     doctor_command,
 ):
     main.add_command(command)

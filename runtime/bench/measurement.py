@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from switchkd.data.questions import Question
+from switchkd.files import file_sha256
 from switchkd.manifest import FILE_NAME, Manifest
 from switchkd.runtime.bench.memory import judge_growth
 from switchkd.runtime.bench.quality import Divergences, accuracy, agreement, difference, right_answers
@@ -93,6 +94,7 @@ class Bench:
     settings: Settings
     questions: Sequence[Question]
     data: Path  # the questions' file
+    title: str  # the run's name, or empty
     measurements: dict[str, Measurement]  # by name, the reference first
     reference: str = ""  # the name of the variant that the others are compared with
     machine: dict[str, Any] = field(default_factory=dict)  # see machine.py
@@ -210,6 +212,7 @@ def _files(folder: Path) -> dict[str, Any]:
         except Exception:  # told as the variant's error
             return summary | {"format": None, "quant": None}
         summary |= {"format": manifest.format, "quant": manifest.quant, "vision_quant": manifest.vision_quant}
+        summary["manifest_sha256"] = file_sha256(folder / FILE_NAME)  # by which `skd ship` knows the variant again
     return summary
 
 

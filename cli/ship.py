@@ -1,0 +1,94 @@
+"""`skd ship`: a variant as a signed package for a target computer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from switchkd.export.ship import Shipped
+
+
+@click.command("ship")
+@click.argument("variant")
+@click.option("--target", required=True, help="Computer it is for: a name of `skd hardware list`, or a TOML file.")
+@click.option(
+    "--key", required=True, type=click.Path(path_type=Path), help="Private key to sign with; `skd key` makes one."
+)
+@click.option(
+    "--release",
+    type=click.IntRange(1, 2**31 - 1),
+    default=1,
+    show_default=True,
+    help="Release counter: a device refuses a lower one than it has had.",
+)
+@click.option(
+    "--bench", type=click.Path(path_type=Path), help="bench.json to put in. Default: the run's, if it is of VARIANT."
+)
+@click.option(
+    "--license",
+    "licenses",
+    multiple=True,
+    metavar="[COMPONENT=]SPDX",
+    help="Licence of the model, or of a component of the bill of materials, e.g. data:finetune=CC-BY-4.0.",
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Package. Default: packages/VARIANT-TARGET-RELEASE.tar of the run."
+)
+@click.option("--force", is_flag=True, help="Replace an existing package.")
+def ship_command(
+    variant: str,
+    target: str,
+    key: Path,
+    release: int,
+    bench: Path | None,
+    licenses: tuple[str, ...],
+    out: Path | None,
+    force: bool,
+) -> None:
+    """Pack VARIANT, an export folder or the name of one of the newest run's exports, and sign it.
+
+    The package holds the variant, its target's profile, the predicted fit, measurements where there are some, a bill of
+    materials and a script that runs it. The passphrase of an encrypted key is asked for, or read from SKD_PASSPHRASE.
+    """
+    from rich.console import Console
+
+    from switchkd.cli.key import ask_passphrase
+    from switchkd.export.bill_of_materials import MODEL
+    from switchkd.export.ship import ShipRequest, ship
+    from switchkd.export.signing import load_signer
+    from switchkd.runtime.variants import find_variant
+
+    folder = find_variant(variant)
+    if out is None:
+        place = folder.parent.parent if folder.parent.name == "exports" else Path()
+        out = place / "packages" / f"{folder.resolve().name}-{Path(target).stem}-{release}.tar"
+    signer = load_signer(key, ask_passphrase)
+    named = {name or MODEL: identifier for name, _, identifier in (text.rpartition("=") for text in licenses)}
+    request = ShipRequest(folder, target, signer, out, release, bench, named, force)
+    with Console(stderr=True).status("reading") as status:
+        shipped = ship(request, progress=status.update)
+    _show(out, shipped)
+
+
+def _show(out: Path, shipped: Shipped) -> None:
+    targets = shipped.targets
+    click.echo(out)
+    for name, value in (
+        ("variant", targets.name),
+        ("hardware id", targets.hardware_id),
+        ("release", targets.release),
+        ("fits (predicted)", shipped.fits),
+        ("measurements", "bench.json" if shipped.bench else "none: there is no bench of this variant"),
+        ("files", len(targets.files)),
+        ("length", f"{shipped.bytes} bytes"),
+        ("SHA-256", shipped.sha256),
+        ("signed with", shipped.key_id),
+    ):
+        click.echo(f"  {name:<17} {value}")
+    if shipped.fits == "no":
+        click.echo(
+            f"By prediction it doesn't fit into the memory of {targets.hardware_id}; see fit.json in it.", err=True
+        )

@@ -1,0 +1,55 @@
+"""`skd verify`: whether a package, or an installed release, is what was signed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+def trust_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--key`, `--target`: what a package is held to."""
+    for option in (
+        click.option("--target", help="What this computer is called; the package has to be for it."),
+        click.option(
+            "--key",
+            "keys",
+            required=True,
+            multiple=True,
+            type=click.Path(path_type=Path),
+            help="Public key; where it is given several times, one of them has to have signed.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command("verify")
+@click.argument("package", type=click.Path(path_type=Path))
+@trust_options
+@click.option(
+    "--installed",
+    type=click.Path(path_type=Path),
+    help="Folder of `skd install`: refuse a package older than what was installed there.",
+)
+def verify_command(package: Path, keys: tuple[Path, ...], target: str | None, installed: Path | None) -> None:
+    """Check PACKAGE, or the folder of an installed release: signature, every hash, no file more or less.
+
+    Nothing is written. Ends with status 0 where all is right, else with 1 and the reason in one line.
+    """
+    from switchkd.runtime.install import installed_release
+    from switchkd.runtime.package_reader import verify_folder, verify_package
+    from switchkd.runtime.signature import load_public_key
+
+    trusted = [load_public_key(key) for key in keys]
+    verify = verify_folder if package.is_dir() else verify_package
+    head = verify(package, trusted)
+    floor = None if installed is None else installed_release(installed)
+    head.targets.require(hardware_id=target, installed=floor)
+    targets = head.targets
+    click.echo(
+        f"{package}: right. {targets.name} for {targets.hardware_id}, release {targets.release}, "
+        f"{len(targets.files)} files, {targets.total_bytes / 1e6:.1f} MB, signed with {head.key_id[:16]}…."
+    )

@@ -1,0 +1,374 @@
+"""Installing: switching, going back, refusing, and surviving an end at any moment."""
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import packages
+import pytest
+
+from switchkd.errors import SkdError
+from switchkd.runtime import install
+from switchkd.runtime.install import Installation, installed_release
+from switchkd.runtime.package import PackageError
+from switchkd.runtime.package_reader import verify_folder
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory):
+    """(signer, public key); the files lie in its folder as key and key.pub."""
+    folder = tmp_path_factory.mktemp("keys")
+    return *packages.key_pair(folder), folder / "key.pub"
+
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory, keys):
+    """Release → package, each with other contents."""
+    folder = tmp_path_factory.mktemp("shipped")
+    return {
+        release: packages.write(folder / f"{release}.tar", keys[0], packages.files(release), release=release)
+        for release in (1, 2, 3, 4)
+    }
+
+
+@pytest.fixture
+def device(tmp_path, shipped, keys):
+    """A folder with release 1."""
+    installation = Installation(tmp_path / "device")
+    installation.install(shipped[1], [keys[1]])
+    return installation
+
+
+def links(device: Installation) -> tuple[int | None, int | None, set[str]]:
+    """(current, previous, what lies in releases/)"""
+    return device.current, device.previous, {path.name for path in (device.folder / "releases").iterdir()}
+
+
+def test_files_arrive_as_they_were_sent(device):
+    folder = device.folder / "current"
+    contents = {name: content for name, content in packages.tree(folder.resolve()).items() if content is not None}
+    assert {name: contents[name] for name in packages.files(1)} == packages.files(1)
+    assert set(contents) - set(packages.files(1)) == {"targets.json", "targets.json.sig"}
+    assert folder.readlink() == Path("releases/1")
+    assert (folder / "run").stat().st_mode & 0o777 == 0o755 and (folder / "target.json").stat().st_mode & 0o777 == 0o644
+    assert subprocess.run([folder / "run"], capture_output=True, text=True, check=True).stdout == "hello\n"
+
+
+def test_the_next_release_the_one_before_and_no_more(device, shipped, keys):
+    done = device.install(shipped[2], [keys[1]])
+    assert (done.before, done.targets.release) == (1, 2) and links(device) == (2, 1, {"1", "2"})
+    device.install(shipped[3], [keys[1]])
+    assert links(device) == (3, 2, {"2", "3"})
+    assert installed_release(device.folder) == 3
+
+
+def test_downgrades_are_refused(device, shipped, keys):
+    device.install(shipped[3], [keys[1]])
+    before = packages.tree(device.folder)
+    with pytest.raises(PackageError, match="release 2, older than release 3"):
+        device.install(shipped[2], [keys[1]])
+    assert packages.tree(device.folder) == before
+
+
+def test_there_and_back(device, shipped, keys):
+    with pytest.raises(SkdError, match="no release before 1"):
+        device.roll_back([keys[1]])
+    device.install(shipped[2], [keys[1]])
+    done = device.roll_back([keys[1]])
+    assert (done.before, done.targets.release) == (2, 1) and links(device) == (1, None, {"1", "2"})
+    with pytest.raises(SkdError, match="no release before 1"):
+        device.roll_back([keys[1]])
+
+
+def test_going_back_doesnt_open_the_door_to_older_releases(device, shipped, keys):
+    device.install(shipped[3], [keys[1]])
+    device.roll_back([keys[1]])
+    with pytest.raises(PackageError, match="older than release 3"):
+        device.install(shipped[2], [keys[1]])
+    device.install(shipped[3], [keys[1]])
+    assert links(device) == (3, 1, {"1", "3"})
+    device.roll_back([keys[1]])
+    device.install(shipped[4], [keys[1]])
+    assert links(device) == (4, 1, {"1", "4"})
+
+
+def test_going_back_to_a_damaged_release_is_refused(device, shipped, keys):
+    device.install(shipped[2], [keys[1]])
+    (device.folder / "releases" / "1" / "target.json").write_text("x")
+    with pytest.raises(PackageError, match=r"target\.json isn't as long"):
+        device.roll_back([keys[1]])
+    assert device.current == 2
+
+
+def test_the_same_again(device, shipped, keys):
+    before = packages.tree(device.folder)
+    assert device.install(shipped[1], [keys[1]]).before == 1
+    assert packages.tree(device.folder) == before
+
+
+def test_the_same_number_for_something_else(device, keys, tmp_path):
+    other = packages.write(tmp_path / "other.tar", keys[0], packages.files(99), release=1)
+    with pytest.raises(SkdError, match="other contents"):
+        device.install(other, [keys[1]])
+
+
+def test_a_damaged_release_is_replaced_unless_it_runs(device, shipped, keys):
+    device.install(shipped[2], [keys[1]])
+    (device.folder / "releases" / "2" / "run").unlink()
+    with pytest.raises(PackageError, match="in use: go back with --rollback"):
+        device.install(shipped[2], [keys[1]])
+    device.roll_back([keys[1]])
+    device.install(shipped[2], [keys[1]])
+    assert verify_folder(device.folder / "current", [keys[1]]).targets.release == 2
+
+
+def test_another_computer(device, shipped, keys):
+    with pytest.raises(PackageError, match="for board, not for bike"):
+        device.install(shipped[2], [keys[1]], hardware_id="bike")
+    assert device.install(shipped[2], [keys[1]], hardware_id="board").targets.release == 2
+
+
+def test_a_broken_package_changes_nothing(device, shipped, keys, tmp_path):
+    content = bytearray(shipped[2].read_bytes())
+    content[-1500] ^= 1  # in the last file, when all others are written
+    (tmp_path / "broken.tar").write_bytes(content)
+    before = packages.tree(device.folder)
+    with pytest.raises(PackageError):
+        device.install(tmp_path / "broken.tar", [keys[1]])
+    assert packages.tree(device.folder) == before
+
+
+def test_a_package_that_changes_while_it_is_read(device, shipped, keys, tmp_path, monkeypatch):
+    """Another file under the same name has no effect; another content in the same file is noticed."""
+    copy = Path(shutil.copy(shipped[2], tmp_path / "copy.tar"))
+    write, done = install._write, []
+
+    def change_meanwhile(path, blocks, permissions):
+        if not done:
+            done.append(path)
+            with copy.open("r+b") as stream:
+                stream.seek(-1500, os.SEEK_END)
+                stream.write(b"changed")
+        write(path, blocks, permissions)
+
+    monkeypatch.setattr(install, "_write", change_meanwhile)
+    # A small file may have been read ahead into the buffer; then what is installed is what was signed.
+    try:
+        device.install(copy, [keys[1]])
+    except PackageError:
+        assert device.current == 1
+    assert verify_folder(device.folder / "current", [keys[1]])
+
+
+def test_a_full_disk(device, shipped, keys, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 1000))
+    with pytest.raises(SkdError, match="MB free"):
+        device.install(shipped[2], [keys[1]])
+    assert links(device) == (1, None, {"1"})
+
+
+def test_one_at_a_time(device, shipped, keys):
+    import fcntl
+
+    with (device.folder / ".lock").open("r+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(SkdError, match="Another `skd install`"):
+            device.install(shipped[2], [keys[1]])
+        with pytest.raises(SkdError, match="Another `skd install`"):
+            device.roll_back([keys[1]])
+    device.install(shipped[2], [keys[1]])
+
+
+def test_a_folder_of_something_else(tmp_path, shipped, keys):
+    (tmp_path / "current").mkdir()
+    with pytest.raises(SkdError, match="isn't the link that"):
+        Installation(tmp_path).install(shipped[1], [keys[1]])
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(SkdError, match="can't be written"):
+        Installation(tmp_path / "file").install(shipped[1], [keys[1]])
+    for call in (
+        lambda: installed_release(tmp_path / "nowhere"),
+        lambda: Installation(tmp_path / "nowhere").roll_back([keys[1]]),
+    ):
+        with pytest.raises(SkdError, match="holds no installed release"):
+            call()
+    assert not (tmp_path / "nowhere").exists()
+
+
+# Ends at any moment -----------------------------------------------------------------------------------------------------
+
+
+class PowerCut(BaseException):
+    """Ends an install where no handler cleans up."""
+
+
+class Disk:
+    """Cuts the power before the N-th step that changes the disk, and forgets file contents that weren't flushed by then.
+
+    That is what a disk may do at worst with contents; names are flushed by fsync of their folder, which `names` records.
+    """
+
+    def __init__(self, monkeypatch, cut: int | None) -> None:
+        self.steps, self._cut = 0, cut
+        self.unflushed: set[Path] = set()
+        self.log: list[str] = []
+        for owner, name in (
+            (os, "fsync"),
+            (Path, "rename"),
+            (Path, "replace"),
+            (Path, "symlink_to"),
+            (Path, "mkdir"),
+            (Path, "unlink"),
+        ):
+            monkeypatch.setattr(owner, name, self._watched(name, getattr(owner, name)))
+        monkeypatch.setattr(shutil, "rmtree", self._watched("rmtree", shutil.rmtree))
+        opened = Path.open
+
+        def open_and_note(path, mode="r", *args, **options):
+            stream = opened(path, mode, *args, **options)
+            if "x" in mode:
+                self.unflushed.add(path)
+            return stream
+
+        monkeypatch.setattr(Path, "open", open_and_note)
+
+    def _watched(self, name, real):
+        def step(target, *args, **options):
+            if self.steps == self._cut:
+                raise PowerCut
+            self.steps += 1
+            place = Path(f"/proc/self/fd/{target}").readlink() if name == "fsync" else Path(target)
+            result = real(target, *args, **options)
+            if name == "fsync":
+                self.unflushed.discard(place)
+            if name == "rename":  # files keep what they lack under their new name
+                self.unflushed = {Path(str(each).replace(str(place), str(args[0]))) for each in self.unflushed}
+            self.log.append(f"{name} {place.name}")
+            return result
+
+        return step
+
+    def forget(self) -> None:
+        for path in self.unflushed:
+            if path.exists():
+                path.write_bytes(b"")
+
+
+def cut_power(device: Installation, package: Path, key, cut: int | None) -> Disk:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        disk = Disk(monkeypatch, cut)
+        try:
+            device.install(package, [key])
+        except PowerCut:
+            monkeypatch.setattr(disk, "_cut", None)
+    disk.forget()
+    return disk
+
+
+def test_a_power_cut_before_every_step(device, shipped, keys, tmp_path):
+    """Old or new, and whole; the next install ends well and leaves nothing over."""
+    device.install(shipped[2], [keys[1]])
+    total = cut_power(
+        Installation(Path(shutil.copytree(device.folder, tmp_path / "all", symlinks=True))), shipped[3], keys[1], None
+    ).steps
+    assert total > 20
+    seen = set()
+    for cut in range(total):
+        copy = Installation(Path(shutil.copytree(device.folder, tmp_path / f"cut{cut}", symlinks=True)))
+        cut_power(copy, shipped[3], keys[1], cut)
+        current = verify_folder(copy.folder / "current", [keys[1]]).targets.release
+        seen.add(current)
+        assert current == copy.current
+        copy.install(shipped[3], [keys[1]])
+        assert links(copy)[::2] == (3, {"2", "3"}) and copy.previous == 2, cut
+        assert not list(copy.folder.glob(".partial*"))
+    assert seen == {2, 3}
+
+
+def test_everything_is_flushed_before_the_switch(device, shipped, keys):
+    disk = cut_power(device, shipped[2], keys[1], None)
+    named, switched = (
+        disk.log.index("rename " + next(e.split()[1] for e in disk.log if "rename .partial" in e)),
+        disk.log.index("replace .partial-current"),
+    )
+    flushed = {entry.removeprefix("fsync ") for entry in disk.log[:named] if entry.startswith("fsync")}
+    assert {Path(name).name for name in packages.files()} | {
+        "targets.json",
+        "targets.json.sig",
+        "variant",
+        "onnx",
+    } <= flushed
+    assert "fsync releases" in disk.log[named:switched] and not disk.unflushed
+
+
+KILLED = """
+import sys
+from switchkd.cli.main import main
+from switchkd.runtime import install, package_reader, signature
+import securesystemslib.dsse, securesystemslib.signer
+print("ready", flush=True)
+main(["install", *sys.argv[1:]])
+"""
+
+
+def start_install(*arguments: object) -> subprocess.Popen:
+    """A process that has loaded everything and begins to install now."""
+    process = subprocess.Popen([sys.executable, "-c", KILLED, *map(str, arguments)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    return process
+
+
+@pytest.mark.parametrize("kills", [10, pytest.param(100, marks=pytest.mark.slow)])
+def test_killed_at_random_moments(kills, keys, tmp_path):
+    """A real process; old or new, and whole every time. What is left over is gone after the next install."""
+    key = keys[2]
+    large = {}
+    for release in (1, 2):
+        contents = packages.files(release, a=6_000_000, b=3_000_000)
+        large[release] = packages.write(tmp_path / f"{release}.tar", keys[0], contents, release=release)
+    device = Installation(tmp_path / "start")
+    device.install(large[1], [keys[1]])
+    whole = Path(shutil.copytree(device.folder, tmp_path / "whole", symlinks=True))
+    process = start_install(large[2], whole, "--key", key)
+    start = time.perf_counter()
+    assert process.wait() == 0
+    seconds = time.perf_counter() - start
+    rng, counts = random.Random(0), {"old": 0, "old, with a partial release": 0, "new": 0}
+    for _ in range(kills):
+        copy = Installation(Path(shutil.copytree(device.folder, tmp_path / "copy", symlinks=True)))
+        process = start_install(large[2], copy.folder, "--key", key)
+        try:
+            process.wait(timeout=rng.uniform(0, 1.2 * seconds))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        release = verify_folder(copy.folder / "current", [keys[1]]).targets.release
+        partial = any(copy.folder.rglob(".partial-*"))
+        counts["new" if release == 2 else "old, with a partial release" if partial else "old"] += 1
+        copy.install(large[2], [keys[1]])
+        assert links(copy) == (2, 1, {"1", "2"}) and not any(copy.folder.rglob(".partial-*"))
+        shutil.rmtree(copy.folder)
+    print(f"\n{kills} kills within {1.2 * seconds:.2f} s: {counts}")
+
+
+def test_base_packages_are_enough(shipped, keys, tmp_path):
+    """Neither torch nor an engine nor a building-side package is loaded by verify and install."""
+    code = """
+import sys
+from click.testing import CliRunner
+from switchkd.cli.main import main
+package, device, key = sys.argv[1:]
+for arguments in (["verify", package], ["install", package, device], ["verify", device + "/current", "--installed", device]):
+    result = CliRunner().invoke(main, [*arguments, "--key", key])
+    assert result.exit_code == 0, result.output
+print(*{name.partition(".")[0] for name in sys.modules} & {
+    "torch", "transformers", "onnxruntime", "llama_cpp", "cyclonedx", "packaging", "numpy", "PIL", "tokenizers"})
+"""
+    command = [sys.executable, "-c", code, shipped[1], tmp_path / "device", keys[2]]
+    result = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == ""
