@@ -192,7 +192,7 @@ def _prepare(
     questions = read_questions(data, images or data.parent / "images")
     settings = Settings(**options | {"threads": options["threads"] or usable_processors()})
     measurements = {name: Measurement(name, folder) for name, folder in folders.items()}
-    return Bench(settings, questions, data, measurements)
+    return Bench(settings, questions, data, run.resolve().name if run else "", measurements)
 
 
 def _measure(bench: Bench, console: Console) -> None:

@@ -35,26 +35,36 @@ def colours(names: Sequence[str]) -> dict[str, str]:
 
 
 def draw_pareto(variants: Variants) -> str:
-    """Accuracy against time to first token; a point's area is the peak of memory."""
+    """Accuracy against time to first token; a point's area is the peak of memory, a line joins those that none beats in both."""
     figure, axes = _axes(7, 4.2)
     palette = colours(list(variants))
-    peaks = [(each["memory"]["peak"] or 0) for each in variants.values()]
-    placed = []
+    most = max((each["memory"]["peak"] or 0 for each in variants.values()), default=0) or 1
+    points = []
     for name, each in variants.items():
-        score, time = each["quality"]["accuracy"]["all"], 1e3 * each["latency"]["first_token"]["p50"]
-        value, (low, high) = 100 * score["accuracy"], (100 * bound for bound in score["interval"])
-        size = 30 + 370 * (each["memory"]["peak"] or 0) / (max(peaks) or 1)
-        axes.errorbar(time, value, [[value - low], [high - value]], color=palette[name], linewidth=1, capsize=3)
-        axes.scatter(time, value, s=size, color=palette[name], alpha=0.6)
-        placed.append((time, value, name, each["memory"]["peak"]))
-    for time, value, name, peak in placed:
+        score, peak = each["quality"]["accuracy"]["all"], each["memory"]["peak"]
+        time, value = 1e3 * each["latency"]["first_token"]["p50"], 100 * score["accuracy"]
+        low, high = (100 * bound for bound in score["interval"])
         label = name if peak is None else f"{name}, {peak / 1e6:,.0f} MB"
-        axes.annotate(label, (time, value), xytext=(9, 9), textcoords="offset points", fontsize=8)
+        axes.errorbar(time, value, [[value - low], [high - value]], color=palette[name], linewidth=1, capsize=3)
+        axes.scatter(time, value, s=20 + 380 * (peak or 0) / most, color=palette[name], alpha=0.6, label=label)
+        points.append((time, value))
+    axes.plot(*zip(*pareto_front(points), strict=True), color="0.6", linewidth=1, linestyle=":", zorder=0)
     axes.set(xlabel="time to first token, p50, ms", ylabel="right answers, % (95 %)")
-    axes.set_xlim(left=0)
-    axes.margins(x=0.25)
-    axes.set_xlim(left=0)
+    _logarithmic(axes, "x")
+    axes.margins(x=0.15)
+    legend = axes.legend(fontsize=8)
+    for handle in legend.legend_handles:
+        handle.set_sizes([40])
     return _svg(figure)
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points (cost, worth) for which no other is at least as good in both and better in one, by rising cost."""
+    front: list[tuple[float, float]] = []
+    for cost, worth in sorted(set(points), key=lambda point: (point[0], -point[1])):
+        if not front or worth > front[-1][1]:
+            front.append((cost, worth))
+    return front
 
 
 def draw_phases(variants: Variants) -> str:
@@ -87,10 +97,8 @@ def draw_latencies(measurements: Sequence[Measurement], phase: str) -> str:
                 color=palette[each.name],
                 label=each.name,
             )
-    axes.set(xlabel=f"{WORDS[phase]}, ms", ylabel="share of requests", xscale="log", ylim=(0, 1.01))
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter("{x:g}")
-    axes.tick_params(axis="x", which="minor", labelsize=7)
+    axes.set(xlabel=f"{WORDS[phase]}, ms", ylabel="share of requests", ylim=(0, 1.01))
+    _logarithmic(axes, "x")
     axes.legend(fontsize=8)
     return _svg(figure)
 
@@ -126,8 +134,8 @@ def draw_camera(measurements: Sequence[Measurement]) -> str:
         ends = [end for _, _, end in each.camera.answered]
         axes.plot(ends, ages, ".", markersize=2.5, color=palette[each.name], label=each.name)
         axes.axhline(1e3 / each.camera.rate, color="black", linewidth=0.8, linestyle="--")
-    axes.set(xlabel="seconds", ylabel="age of the answered frame, ms", yscale="log")
-    axes.yaxis.set_major_formatter("{x:g}")
+    axes.set(xlabel="seconds", ylabel="age of the answered frame, ms")
+    _logarithmic(axes, "y")
     axes.legend(fontsize=8, markerscale=4)
     return _svg(figure)
 
@@ -161,6 +169,17 @@ def _axes(width: float, height: float) -> tuple[Any, Any]:
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+def _logarithmic(axes: Any, direction: str) -> None:
+    """A logarithmic axis with plain numbers at 1, 2 and 5."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axes.set(**{f"{direction}scale": "log"})
+    axis = axes.xaxis if direction == "x" else axes.yaxis
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _svg(figure: Any) -> str:

@@ -28,7 +28,7 @@ def line_up(names: Sequence[str], reference: str | None, run: Path | None) -> di
         folders.insert(0, _find(reference, run))
     else:
         folders.sort(key=lambda folder: (folder / FILE_NAME).exists() or not (folder / "config.json").exists())
-    return _name_all(folders)
+    return name_all(folders)
 
 
 def line_up_run(run: Path, reference: str | None) -> tuple[dict[str, Path], str]:
@@ -50,7 +50,7 @@ def line_up_run(run: Path, reference: str | None) -> tuple[dict[str, Path], str]
         exports.insert(0, student)
     if not exports:
         raise SkdError(f"The run {run} has nothing to measure: make an export with `skd export`, or name one.")
-    return _name_all(exports), note
+    return name_all(exports), note
 
 
 def has_torch() -> bool:
@@ -77,7 +77,8 @@ def _find(name: str, run: Path | None) -> Path:
     return find_variant(exported if exported and exported.is_dir() and not Path(name).is_dir() else name)
 
 
-def _name_all(folders: Sequence[Path]) -> dict[str, Path]:
+def name_all(folders: Sequence[Path]) -> dict[str, Path]:
+    """Folders, each once, by their last name, or by their whole path where that isn't unique."""
     unique = list({folder.resolve(): folder for folder in reversed(folders)}.values())[::-1]
     short = [folder.resolve().name if folder.name in ("", "..") else folder.name for folder in unique]
     return {name if short.count(name) == 1 else str(folder): folder for name, folder in zip(short, unique, strict=True)}

@@ -90,9 +90,9 @@ def describe_conditions(before: Conditions, after: Conditions, facts: Mapping[st
 
 
 def _warnings(report: Mapping[str, Any], facts: Mapping[str, Any]) -> Iterable[str]:
-    load, cores = report["load"][0], facts["usable_cores"]
+    load, cores = report["load"][0], facts["cores"]
     if load is not None and load > _BUSY_LOAD * cores:
-        yield f"The machine was busy when the bench began: load {load:.1f} on {cores} cores."
+        yield f"The machine was busy when the bench began: load {load:.1f} with {cores} processor cores."
     if (report["others"] or 0) > _BUSY_SHARE:
         yield f"Other programs used {100 * report['others']:.0f} % of the processor during the bench."
     if (report["stolen"] or 0) > _STOLEN_SHARE:

@@ -85,7 +85,7 @@ def render(bench: Bench, summary: dict[str, Any], extra: Sequence[Grid]) -> str:
         drawings=_drawings(bench, summary),
         samples=_samples(bench),
         failures=bench.failures(),
-        title=" · ".join(sorted({each.folder.resolve().parent.parent.name for each in bench.answered()})),
+        title=bench.title,
     )
 
 
