@@ -9,23 +9,30 @@ import click
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from switchkd.manifest import Manifest
 
 
 @click.command("export")
 @click.argument("checkpoint", required=False, type=click.Path(path_type=Path))
-@click.option("--format", type=click.Choice(["gguf", "onnx"]), default="gguf", show_default=True, help="File format.")
+@click.option(
+    "--format",
+    type=click.Choice(["gguf", "onnx", "hybrid"]),
+    default="gguf",
+    show_default=True,
+    help="File format; hybrid: vision in onnx, language model in gguf.",
+)
 @click.option(
     "--quant",
     default="q4",
     show_default=True,
-    help="Precision of the language model. gguf: q4, q4_0, q4_k_m, q5_k_m, q8, f16, f32 (q4 is q4_k_m where the shape "
+    help="Precision of the language model. gguf, hybrid: q4, q4_0, q4_k_m, q5_k_m, q8, f16, f32 (q4 is q4_k_m where the shape "
     "allows it, else q4_0); onnx: q4, q8, fp16, fp32.",
 )
 @click.option(
     "--vision-quant",
-    help="Precision of tower and projector. gguf: f16 (default), q8_0, q4_0, f32; onnx: q8, fp16, fp32.",
+    help="Precision of tower and projector. gguf: f16 (default), q8_0, q4_0, f32; onnx, hybrid: q8, fp16, fp32.",
 )
 @click.option(
     "--calibrate",
@@ -153,6 +160,26 @@ def _show(console: Console, out: Path, manifest: Manifest) -> None:
     for row in _proof_rows(manifest.parity):
         proof.add_row(*row)
     console.print(proof)
+    console.print(_speed(out))
+
+
+def _speed(out: Path) -> Table:
+    """The export among those beside it that it can be compared with."""
+    from rich.table import Table
+
+    from switchkd.runtime.speed import siblings, strengths
+
+    variants = siblings(out)
+    best = strengths(variants)
+    machine = variants[out.resolve().name].measured["machine"]
+    table = Table(title=f"speed, {machine['cpu']}, {machine['threads']} threads", title_justify="left")
+    for column in ("export", "MB", "first token, ms (× PyTorch)", "ms a token (× PyTorch)", "best at"):
+        table.add_column(column, justify="left" if column in ("export", "best at") else "right")
+    for name, manifest in variants.items():
+        seconds, ratio = (manifest.measured[key] for key in ("seconds", "to_checkpoint"))
+        cells = (f"{1000 * seconds[phase]:.1f} ({ratio[phase]:.2f})" for phase in ("first_token", "decode"))
+        table.add_row(name, f"{manifest.size / 1e6:.1f}", *cells, ", ".join(best[name]))
+    return table
 
 
 def _proof_rows(parity: dict[str, Any]) -> list[tuple[str, str, str]]:

@@ -12,7 +12,7 @@ from switchkd.errors import SkdError
 from switchkd.export.checkpoint import Checkpoint
 from switchkd.export.probes import Probe
 from switchkd.manifest import TensorCount
-from switchkd.runtime.engine import Engine
+from switchkd.runtime.engine import Engine, LanguageModel, VisionEncoder, end_token_ids
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,11 @@ class Exporter(Protocol):
         ...
 
 
-_MODULES = {"gguf": "switchkd.export.gguf_exporter", "onnx": "switchkd.export.onnx_exporter"}
+_MODULES = {
+    "gguf": "switchkd.export.gguf_exporter",
+    "onnx": "switchkd.export.onnx_exporter",
+    "hybrid": "switchkd.export.hybrid_exporter",
+}
 FORMATS = tuple(_MODULES)
 
 
@@ -110,3 +114,16 @@ def exporter_for(format: str) -> Exporter:
     if format not in _MODULES:
         raise SkdError(f"There is no format '{format}'; known formats: {', '.join(FORMATS)}.")
     return import_module(_MODULES[format]).EXPORTER
+
+
+def engine_of(checkpoint: Checkpoint, vision: VisionEncoder, language: LanguageModel) -> Engine:
+    """An engine out of a build's two parts, which asks as the checkpoint does."""
+    return Engine(
+        "export",
+        checkpoint.prompt,
+        checkpoint.preprocess,
+        vision,
+        language,
+        image_tokens=checkpoint.image_tokens,
+        end_tokens=end_token_ids(checkpoint.folder, checkpoint.prompt),
+    )

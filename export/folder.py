@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +18,16 @@ from switchkd.export.parity import ParityError, Reference, check_stages, measure
 from switchkd.export.probes import Probe, synthetic_probes
 from switchkd.files import file_sha256, replacing_folder
 from switchkd.manifest import FileEntry, ImageTokens, Manifest, Source
+from switchkd.runtime.bench.machine import machine_facts
 from switchkd.runtime.engine import end_token_ids
-from switchkd.runtime.variants import usable_processors
+from switchkd.runtime.speed import TEXT_TOKENS, medians, take_turns
+from switchkd.runtime.variants import open_engine, usable_processors
 
 # Probes whose logits are compared at every position, which at a vocabulary of 152,000 takes half a gigabyte each.
 _WHOLE_PROBES = 2
 _SYNTHETIC_PROBES = 4
+# Speed is measured in this many rounds: the most, unless the time is up before; three at least.
+_ROUNDS, _SPEED_SECONDS, _SPEED_TOKENS = 9, 5.0, 16
 # What makes the folder complete in itself, beside the weights.
 _COMPANIONS = (
     "config.json",
@@ -90,6 +96,7 @@ class _Export:
         work = folder / "work"
         plain, stages = self._write_plain(work / "plain", references)
         build, losses = self._quantize(plain, work / "quantized", references)
+        measured = self._measure_speed(build)
         self._progress("hashing")
         for role, name in self._plan.contract.files.items():
             (folder / name).parent.mkdir(exist_ok=True)
@@ -100,7 +107,7 @@ class _Export:
         for name in _COMPANIONS:
             if (self._checkpoint.folder / name).is_file():
                 shutil.copyfile(self._checkpoint.folder / name, folder / name)
-        manifest = self._describe(folder, {"probes": len(probes), "stages": stages, **losses})
+        manifest = self._describe(folder, {"probes": len(probes), "stages": stages, **losses}, measured)
         manifest.save(folder)
         return manifest
 
@@ -146,7 +153,32 @@ class _Export:
         losses = {note: each for note, (_, each) in tried.items()}
         return best, {"loss": loss, "max_divergence": limit, "candidates": losses, "chosen": best.note}
 
-    def _describe(self, folder: Path, parity: dict[str, Any]) -> Manifest:
+    def _measure_speed(self, build: Build) -> dict[str, Any]:
+        """How fast the build is on this machine, in turns with the checkpoint in PyTorch."""
+        self._progress("measuring its speed")
+        load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+        with (
+            open_engine(self._checkpoint.folder, threads=self._threads) as reference,
+            self._exporter.open(self._checkpoint, build, threads=self._threads, traced=False) as engine,
+        ):
+            end = time.monotonic() + _SPEED_SECONDS
+            for times in take_turns({"checkpoint": reference, "export": engine}, tokens=_SPEED_TOKENS):
+                rounds = len(times["export"]["decode"])
+                if rounds == _ROUNDS or (rounds >= 3 and time.monotonic() > end):
+                    break
+        seconds, facts = medians(times), machine_facts()
+        return {
+            "machine": {"cpu": facts["cpu"], "isa": facts["isa"], "threads": self._threads},
+            "load": load,
+            "rounds": rounds,
+            "prompt_tokens": self._checkpoint.image_tokens + TEXT_TOKENS,
+            "seconds": seconds["export"],
+            "to_checkpoint": {
+                phase: value / seconds["checkpoint"][phase] for phase, value in seconds["export"].items()
+            },
+        }
+
+    def _describe(self, folder: Path, parity: dict[str, Any], measured: dict[str, Any]) -> Manifest:
         checkpoint, plan = self._checkpoint, self._plan
         roles = {name: role for role, name in plan.contract.files.items()}
         files = {
@@ -172,4 +204,5 @@ class _Export:
             end_tokens=sorted(end_token_ids(checkpoint.folder, prompt)),
             context=checkpoint.text["max_position_embeddings"],
             parity=parity,
+            measured=measured,
         )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 
 from switchkd.errors import CheckpointError, SkdError
 from switchkd.export.checkpoint import Checkpoint
-from switchkd.export.exporter import Build, Contract, Plan
+from switchkd.export.exporter import Build, Contract, Plan, engine_of
 from switchkd.export.gguf_language import check_tokenizer, language_tensors, write_language
 from switchkd.export.gguf_quantize import BLOCK, FILE_TYPES, K_BLOCK, Importance, quantize, tensor_types
 from switchkd.export.gguf_vision import check_vision, vision_tensors, write_vision
@@ -17,11 +17,13 @@ from switchkd.export.gguf_writer import check_complete, gguf_library
 from switchkd.export.importance import ImportanceCollector, collect, kept
 from switchkd.export.probes import Probe
 from switchkd.manifest import TensorCount
-from switchkd.runtime.engine import Engine, end_token_ids
+from switchkd.runtime.engine import Engine
 from switchkd.runtime.llama_engine import LlamaModel, load_parts
 from switchkd.runtime.llama_library import Observer, library
 
-_FILES = {"language": "language.gguf", "vision": "mmproj.gguf"}
+LANGUAGE_FILE = "language.gguf"
+_FILES = {"language": LANGUAGE_FILE, "vision": "mmproj.gguf"}
+LANGUAGE_QUANTS = ("q4", "q4_0", "q4_k_m", "q5_k_m", "q8", "f16", "f32")
 _INPUTS: dict[str, tuple[int | str, ...]] = {
     "picture": ("height", "width", 3),  # bytes of the tower's size
     "input_ids": ("tokens",),
@@ -29,11 +31,11 @@ _INPUTS: dict[str, tuple[int | str, ...]] = {
 }
 # Relative errors. llama.cpp looks gelu up in a float16 table and, in the projector, takes its tanh form for the exact one:
 # with float32 weights that alone is 3e-4 to 1e-3.
-_TOLERANCE = {
+TOLERANCE = {
     "f32": {"pixels": 1e-5, "features": 4e-3, "projected": 4e-3, "logits": 1e-2},
     "f16": {"pixels": 1e-5, "features": 5e-3, "projected": 5e-3, "logits": 2e-2},
 }
-_MAX_DIVERGENCE = {"f32": 1e-3, "f16": 5e-3, "q8_0": 0.05, "q5_k_m": 0.3, "q4_k_m": 0.6, "q4_0": 0.6}
+MAX_DIVERGENCE = {"f32": 1e-3, "f16": 5e-3, "q8_0": 0.05, "q5_k_m": 0.3, "q4_k_m": 0.6, "q4_0": 0.6}
 # Writings and scripts in which a tokenizer that was carried over wrongly shows.
 _TEXTS = (
     "Two cars, 1,234 m ahead!\n\n  don't",
@@ -46,32 +48,30 @@ _TEXTS = (
 class GgufExporter:
     """See `Exporter`."""
 
-    quants: Sequence[str] = ("q4", "q4_0", "q4_k_m", "q5_k_m", "q8", "f16", "f32")
+    quants: Sequence[str] = LANGUAGE_QUANTS
     vision_quants: Sequence[str] = ("f16", "q8_0", "q4_0", "f32")
     calibrates = True
 
     def plan(self, checkpoint: Checkpoint, quant: str, vision_quant: str | None) -> Plan:
         """See `Exporter.plan`. `q4` is q4_k_m where every row can be cut into K-quant blocks, else q4_0."""
-        self._check_names(quant, vision_quant)
-        gguf_library(), library()
+        if vision_quant not in (None, *self.vision_quants):
+            known = ", ".join(self.vision_quants)
+            raise SkdError(f"GGUF has no precision '{vision_quant}' for the vision file; there are {known}.")
+        quant = plan_language(checkpoint, quant)
         check_vision(checkpoint)
-        check_tokenizer(checkpoint)
-        quant = _resolve(quant, checkpoint.text["hidden_size"])
         vision_quant = vision_quant or ("f32" if quant == "f32" else "f16")
-        _check_blocks("language model", quant, checkpoint.text["hidden_size"])
         _check_blocks("tower", vision_quant, checkpoint.vision["hidden_size"])
         check_complete(checkpoint, language_tensors(checkpoint), vision_tensors(checkpoint))
-        plain = {"language": _plain(quant), "vision": _plain(vision_quant)}
-        tolerance = _TOLERANCE["f16" if "f16" in plain.values() else "f32"]
-        limit = max(_MAX_DIVERGENCE[quant], _MAX_DIVERGENCE[vision_quant])
+        plain = {"language": plain_precision(quant), "vision": plain_precision(vision_quant)}
+        tolerance = TOLERANCE["f16" if "f16" in plain.values() else "f32"]
+        limit = max(MAX_DIVERGENCE[quant], MAX_DIVERGENCE[vision_quant])
         return Plan(quant, vision_quant, plain, Contract(_INPUTS, _FILES, tolerance, limit))
 
     def write(self, checkpoint: Checkpoint, plan: Plan, folder: Path) -> Build:
-        """See `Exporter.write`. Raises CheckpointError where llama.cpp reads the tokenizer otherwise than it is."""
+        """See `Exporter.write`."""
         files = {role: folder / name for role, name in _FILES.items()}
-        write_language(checkpoint, files["language"], plan.plain["language"])
+        write_checked_language(checkpoint, files["language"], plan.plain["language"])
         write_vision(checkpoint, files["vision"], plan.plain["vision"])
-        _check_tokens(checkpoint, files["language"])
         return Build(files, plan.plain)
 
     def candidates(
@@ -88,17 +88,21 @@ class GgufExporter:
         """See `Exporter.candidates`: without an importance matrix, and with one where there is calibration data."""
         vision = _quantized(plain.files["vision"], folder / _FILES["vision"], plan.vision_quant, threads)
         precision = {"language": plan.quant, "vision": plan.vision_quant}
-        language = _quantized(plain.files["language"], folder / _FILES["language"], plan.quant, threads)
-        yield Build({"language": language, "vision": vision}, precision, "without importance matrix")
-        if calibration and plan.quant in FILE_TYPES:
-            key = sha256(
-                f"{checkpoint.sha256}{[(probe.messages, str(probe.picture)) for probe in calibration]}".encode()
-            )
-            path = keep / f"{checkpoint.folder.name}-importance-{key.hexdigest()[:12]}.npz"
-            importance = kept(path, lambda: self._importance(checkpoint, plain, calibration, threads))
-            weighted = folder / f"weighted-{_FILES['language']}"
-            _quantized(plain.files["language"], weighted, plan.quant, threads, importance)
-            yield Build({"language": weighted, "vision": vision}, precision, "with importance matrix")
+
+        def observed(observe: Observer) -> Engine:
+            return self._open(checkpoint, plain, threads, observe=observe)
+
+        for language, note in language_candidates(
+            checkpoint,
+            plain.files["language"],
+            folder,
+            plan.quant,
+            calibration=calibration,
+            keep=keep,
+            threads=threads,
+            observed=observed,
+        ):
+            yield Build({"language": language, "vision": vision}, precision, note)
 
     def open(self, checkpoint: Checkpoint, build: Build, *, threads: int, traced: bool) -> Engine:
         """See `Exporter.open`."""
@@ -111,13 +115,6 @@ class GgufExporter:
     def tools(self) -> dict[str, str]:
         """See `Exporter.tools`."""
         return {name: version(name) for name in ("gguf", "llama-cpp-python")}
-
-    def _check_names(self, quant: str, vision_quant: str | None) -> None:
-        if quant not in self.quants:
-            raise SkdError(f"GGUF has no precision '{quant}'; there are {', '.join(self.quants)}.")
-        if vision_quant not in (None, *self.vision_quants):
-            known = ", ".join(self.vision_quants)
-            raise SkdError(f"GGUF has no precision '{vision_quant}' for the vision file; there are {known}.")
 
     def _open(
         self,
@@ -137,23 +134,67 @@ class GgufExporter:
             traced=traced,
             observe=observe,
         )
-        return Engine(
-            "export",
-            checkpoint.prompt,
-            checkpoint.preprocess,
-            vision,
-            language,
-            image_tokens=checkpoint.image_tokens,
-            end_tokens=end_token_ids(checkpoint.folder, checkpoint.prompt),
-        )
-
-    def _importance(self, checkpoint: Checkpoint, plain: Build, probes: Sequence[Probe], threads: int) -> Importance:
-        collector = ImportanceCollector()
-        with self._open(checkpoint, plain, threads, observe=collector) as engine:
-            return collect(engine, collector, probes)
+        return engine_of(checkpoint, vision, language)
 
 
 EXPORTER = GgufExporter()
+
+
+def plan_language(checkpoint: Checkpoint, quant: str) -> str:
+    """The resolved precision of a language file.
+
+    Raises:
+        SkdError: there is no such precision, the tokenizer or the shape isn't supported, or a package is missing.
+    """
+    if quant not in LANGUAGE_QUANTS:
+        raise SkdError(f"GGUF has no precision '{quant}'; there are {', '.join(LANGUAGE_QUANTS)}.")
+    gguf_library(), library()
+    check_tokenizer(checkpoint)
+    quant = _resolve(quant, checkpoint.text["hidden_size"])
+    _check_blocks("language model", quant, checkpoint.text["hidden_size"])
+    return quant
+
+
+def plain_precision(quant: str) -> str:
+    """The precision of the file that `quant` is made from."""
+    return "f32" if quant == "f32" else "f16"
+
+
+def write_checked_language(checkpoint: Checkpoint, path: Path, precision: str) -> None:
+    """Writes the language file. Raises CheckpointError where llama.cpp reads the tokenizer otherwise than it is."""
+    write_language(checkpoint, path, precision)
+    _check_tokens(checkpoint, path)
+
+
+def language_candidates(
+    checkpoint: Checkpoint,
+    plain: Path,
+    folder: Path,
+    quant: str,
+    *,
+    calibration: Sequence[Probe],
+    keep: Path,
+    threads: int,
+    observed: Callable[[Observer], Engine],
+) -> Iterator[tuple[Path, str]]:
+    """Quantized language files with what tells them apart; see `Exporter.candidates`.
+
+    Args:
+        observed: an engine of the unquantized build that shows an observer its matrix products.
+    """
+    yield _quantized(plain, folder / LANGUAGE_FILE, quant, threads), "without importance matrix"
+    if calibration and quant in FILE_TYPES:
+        key = sha256(f"{checkpoint.sha256}{[(probe.messages, str(probe.picture)) for probe in calibration]}".encode())
+        path = keep / f"{checkpoint.folder.name}-importance-{key.hexdigest()[:12]}.npz"
+        importance = kept(path, lambda: _importance(observed, calibration))
+        weighted = folder / f"weighted-{LANGUAGE_FILE}"
+        yield _quantized(plain, weighted, quant, threads, importance), "with importance matrix"
+
+
+def _importance(observed: Callable[[Observer], Engine], probes: Sequence[Probe]) -> Importance:
+    collector = ImportanceCollector()
+    with observed(collector) as engine:
+        return collect(engine, collector, probes)
 
 
 def _resolve(quant: str, width: int) -> str:
@@ -169,10 +210,6 @@ def _check_blocks(part: str, quant: str, width: int) -> None:
             f"The {part}'s hidden_size {width} isn't a multiple of {BLOCK}, the block of {quant}, so nearly nothing "
             "would be quantized; take f16."
         )
-
-
-def _plain(quant: str) -> str:
-    return "f32" if quant == "f32" else "f16"
 
 
 def _quantized(source: Path, target: Path, quant: str, threads: int, importance: Importance | None = None) -> Path:

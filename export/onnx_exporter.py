@@ -9,22 +9,24 @@ from pathlib import Path
 
 from switchkd.errors import CheckpointError, SkdError
 from switchkd.export.checkpoint import Checkpoint
-from switchkd.export.exporter import Build, Contract, Plan
+from switchkd.export.exporter import Build, Contract, Plan, engine_of
 from switchkd.export.onnx_graph import data_path, require_packages, tensor_types
 from switchkd.export.onnx_language import KEEP, check_language, write_decoder, write_embedding
 from switchkd.export.onnx_quantize import BLOCK, convert_half, quantize_four_bits, quantize_int8
 from switchkd.export.onnx_vision import write_traced, write_vision
 from switchkd.export.probes import Probe
 from switchkd.manifest import TensorCount
-from switchkd.runtime.engine import Engine, end_token_ids
+from switchkd.runtime.engine import Engine
 from switchkd.runtime.onnx_engine import load_parts
 
 _NAMES = {"vision": "vision_encoder", "embedding": "embed_tokens", "language": "decoder_model_merged"}
 _SUFFIXES = {"fp32": "", "fp16": "_fp16", "q8": "_quantized", "q4": "_q4"}
 _PLAIN = {"language": "fp32", "vision": "fp32"}
-_TOLERANCE = {"pixels": 1e-5, "features": 1e-4, "projected": 1e-4, "logits": 1e-3}
-_MAX_DIVERGENCE = {"fp32": 1e-4, "fp16": 5e-3, "q8": 0.1, "q4": 0.6}
+TOLERANCE = {"pixels": 1e-5, "features": 1e-4, "projected": 1e-4, "logits": 1e-3}
+MAX_DIVERGENCE = {"fp32": 1e-4, "fp16": 5e-3, "q8": 0.1, "q4": 0.6}
 _QUANTIZERS = {"fp16": convert_half, "q8": quantize_int8, "q4": quantize_four_bits}
+VISION_TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime")
+VISION_QUANTS = ("q8", "fp16", "fp32")
 _ALIASES = {"f32": "fp32", "f16": "fp16", "q8_0": "q8", "q4_0": "q4"}
 
 
@@ -32,20 +34,15 @@ class OnnxExporter:
     """See `Exporter`."""
 
     quants: Sequence[str] = ("q4", "q8", "fp16", "fp32")
-    vision_quants: Sequence[str] = ("q8", "fp16", "fp32")
+    vision_quants: Sequence[str] = VISION_QUANTS
     calibrates = False
 
     def plan(self, checkpoint: Checkpoint, quant: str, vision_quant: str | None) -> Plan:
         """See `Exporter.plan`."""
-        require_packages()
         quant = _ALIASES.get(quant, quant)
-        vision_quant = vision_quant or ("q8" if quant == "q4" else quant)
-        vision_quant = _ALIASES.get(vision_quant, vision_quant)
-        if quant not in self.quants or vision_quant not in self.vision_quants:
-            raise SkdError(
-                f"ONNX has no quantization '{quant}' with a '{vision_quant}' vision file; it has "
-                f"{', '.join(self.quants)}, and for the vision file {', '.join(self.vision_quants)}."
-            )
+        if quant not in self.quants:
+            raise SkdError(f"ONNX has no precision '{quant}'; there are {', '.join(self.quants)}.")
+        vision_quant = plan_vision(vision_quant or ("q8" if quant == "q4" else quant))
         check_language(checkpoint)
         for name in ("hidden_size", "intermediate_size"):
             if quant == "q4" and checkpoint.text[name] % BLOCK:
@@ -54,9 +51,9 @@ class OnnxExporter:
                     "q4; take q8."
                 )
         precision = _precision(quant, vision_quant)
-        files = {role: f"onnx/{_NAMES[role]}{_SUFFIXES[precision[role]]}.onnx" for role in _NAMES}
-        limit = max(_MAX_DIVERGENCE[quant], _MAX_DIVERGENCE[vision_quant])
-        return Plan(quant, vision_quant, _PLAIN, Contract(_inputs(checkpoint), files, _TOLERANCE, limit))
+        files = {role: onnx_file(role, precision[role]) for role in _NAMES}
+        limit = max(MAX_DIVERGENCE[quant], MAX_DIVERGENCE[vision_quant])
+        return Plan(quant, vision_quant, _PLAIN, Contract(_inputs(checkpoint), files, TOLERANCE, limit))
 
     def write(self, checkpoint: Checkpoint, plan: Plan, folder: Path) -> Build:
         """See `Exporter.write`."""
@@ -64,7 +61,7 @@ class OnnxExporter:
         write_vision(checkpoint, files["vision"])
         write_embedding(checkpoint, files["embedding"], "fp32")
         write_decoder(checkpoint, files["language"])
-        return _build(files, plan.plain)
+        return build_of(files, plan.plain)
 
     def candidates(
         self,
@@ -82,18 +79,14 @@ class OnnxExporter:
         # A graph names its file of weights, so files have their final names from the start.
         files = {role: folder / Path(name).name for role, name in plan.contract.files.items()}
         for role in ("vision", "language"):
-            _convert(plain.files[role], files[role], precision[role])
+            convert(plain.files[role], files[role], precision[role])
         write_embedding(checkpoint, files["embedding"], precision["embedding"])
-        yield _build(files, precision)
+        yield build_of(files, precision)
 
     def open(self, checkpoint: Checkpoint, build: Build, *, threads: int, traced: bool) -> Engine:
         """See `Exporter.open`."""
-        vision_file = build.files["vision"]
-        if traced:
-            vision_file = vision_file.with_name("traced.onnx")
-            write_traced(build.files["vision"], vision_file)
         vision, language = load_parts(
-            vision_file,
+            vision_file(build, traced=traced),
             build.files["embedding"],
             build.files["language"],
             checkpoint.preprocess,
@@ -101,15 +94,7 @@ class OnnxExporter:
             threads=threads,
             context=min(4096, checkpoint.text["max_position_embeddings"]),
         )
-        return Engine(
-            "export",
-            checkpoint.prompt,
-            checkpoint.preprocess,
-            vision,
-            language,
-            image_tokens=checkpoint.image_tokens,
-            end_tokens=end_token_ids(checkpoint.folder, checkpoint.prompt),
-        )
+        return engine_of(checkpoint, vision, language)
 
     def tensor_types(self, file: Path) -> dict[str, TensorCount]:
         """See `Exporter.tensor_types`."""
@@ -117,15 +102,53 @@ class OnnxExporter:
 
     def tools(self) -> dict[str, str]:
         """See `Exporter.tools`."""
-        return {name: version(name) for name in ("torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-genai")}
+        return {name: version(name) for name in (*VISION_TOOLS, "onnxruntime-genai")}
 
 
 EXPORTER = OnnxExporter()
 
 
-def _build(files: dict[str, Path], precision: Mapping[str, str]) -> Build:
+def plan_vision(quant: str) -> str:
+    """The resolved precision of a vision file.
+
+    Raises:
+        SkdError: there is no such precision, or a package is missing.
+    """
+    require_packages()
+    quant = _ALIASES.get(quant, quant)
+    if quant not in VISION_QUANTS:
+        raise SkdError(f"ONNX has no precision '{quant}' for the vision file; there are {', '.join(VISION_QUANTS)}.")
+    return quant
+
+
+def onnx_file(role: str, precision: str) -> str:
+    """Where a graph lies in an export folder."""
+    return f"onnx/{_NAMES[role]}{_SUFFIXES[precision]}.onnx"
+
+
+def vision_file(build: Build, *, traced: bool) -> Path:
+    """The vision graph to run, with `traced` a copy beside it that shows its stages."""
+    path = build.files["vision"]
+    if not traced:
+        return path
+    write_traced(path, copy := path.with_name("traced.onnx"))
+    return copy
+
+
+def build_of(files: Mapping[str, Path], precision: Mapping[str, str], note: str = "") -> Build:
+    """A build with the weights that lie beside its graphs."""
     data = {role: data_path(file) for role, file in files.items() if data_path(file).exists()}
-    return Build(files, precision, data=data)
+    return Build(files, precision, note, data)
+
+
+def convert(source: Path, target: Path, precision: str) -> None:
+    """Writes a float32 graph in another precision."""
+    if precision == "fp32":
+        shutil.copyfile(source, target)
+        if data_path(source).exists():
+            shutil.copyfile(data_path(source), data_path(target))
+    else:
+        _QUANTIZERS[precision](source, target)
 
 
 def _precision(quant: str, vision_quant: str) -> dict[str, str]:
@@ -150,12 +173,3 @@ def _inputs(checkpoint: Checkpoint) -> dict[str, tuple[int | str, ...]]:
             for layer in range(text["num_hidden_layers"])
         },
     }
-
-
-def _convert(source: Path, target: Path, precision: str) -> None:
-    if precision == "fp32":
-        shutil.copyfile(source, target)
-        if data_path(source).exists():
-            shutil.copyfile(data_path(source), data_path(target))
-    else:
-        _QUANTIZERS[precision](source, target)

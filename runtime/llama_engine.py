@@ -51,6 +51,24 @@ def load_parts(
     )
 
 
+def load_language(
+    path: Path,
+    image_token_id: int,
+    *,
+    threads: int,
+    context: int = DEFAULT_CONTEXT,
+    exact: bool = False,
+    observe: Observer | None = None,
+) -> LlamaLanguage:
+    """The language model alone, for features from another engine's tower; arguments and errors as for `load_parts`."""
+    model = LlamaModel(path, repack=observe is None)
+    try:
+        return LlamaLanguage(model, image_token_id, threads=threads, context=context, exact=exact, observe=observe)
+    except SkdError:
+        model.close()
+        raise
+
+
 class LlamaModel:
     """A GGUF language model's weights; several parts share them.
 

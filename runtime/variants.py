@@ -74,6 +74,9 @@ def _open_export(folder: Path, threads: int, context: int, verify: bool, traced:
     if manifest.format == "gguf":
         _require_cpu(device, folder, "GGUF export")
         vision, language = _load_gguf(folder, manifest, threads, context, traced)
+    elif manifest.format == "hybrid":
+        _require_cpu(device, folder, "hybrid export")
+        vision, language = _load_hybrid(folder, manifest, preprocess, threads, context)
     elif manifest.format == "onnx":
         vision, language = _load_onnx(folder, manifest, preprocess, threads, context, device)
     else:
@@ -122,6 +125,23 @@ def _load_onnx(
         context=min(context, manifest.context),
         device=device,
     )
+
+
+def _load_hybrid(
+    folder: Path, manifest: Manifest, preprocess: Preprocess, threads: int, context: int
+) -> tuple[VisionEncoder, LanguageModel]:
+    from switchkd.runtime.llama_engine import load_language
+    from switchkd.runtime.onnx_engine import OnnxVision
+
+    vision = OnnxVision(folder / manifest.file_of("vision"), preprocess, threads=threads)
+    language = load_language(
+        folder / manifest.file_of("language"),
+        manifest.image.token_id,
+        threads=threads,
+        context=context,
+        exact=manifest.quant == "f32",
+    )
+    return vision, language
 
 
 def _require_cpu(device: str, folder: Path, kind: str) -> None:

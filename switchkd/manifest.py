@@ -4,7 +4,7 @@
      "source": {"name": …, "sha256": …}, "tools": {name: version},
      "files": {path: {"role": …, "bytes": …, "sha256": …, "tensor_types": {type: {"count": …, "bytes": …}}}},
      "image": {"tokens": …, "token": …, "token_id": …}, "prompt_template": …, "end_tokens": […],
-     "context": …, "parity": {…}}
+     "context": …, "parity": {…}, "measured": {…}}
 
 A reader refuses a newer schema, a path that leaves the folder, and a file whose bytes aren't those that were written.
 """
@@ -78,6 +78,7 @@ class Manifest:
     end_tokens: list[int]  # ids that end an answer
     context: int  # most tokens the model was trained to read
     parity: dict[str, Any]  # measured against the source; see the exporter's documentation
+    measured: dict[str, Any] = field(default_factory=dict)  # speed, beside the source, where it was exported
     schema: int = SCHEMA
 
     @classmethod
@@ -107,6 +108,11 @@ class Manifest:
         """Writes manifest.json. Raises SkdError where it can't."""
         write_text(folder / FILE_NAME, json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
 
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(entry.bytes for entry in self.files.values())
+
     def file_of(self, role: str) -> str:
         """The path of the one file with this role. Raises ManifestError unless there is exactly one."""
         names = [name for name, entry in self.files.items() if entry.role == role]
@@ -129,6 +135,7 @@ class Manifest:
                 **{name: _typed(value, name, kind) for name, kind in _PLAIN.items()},
                 source=_build(Source, value["source"]),
                 image=_build(ImageTokens, value["image"]),
+                measured=_typed({"measured": {}, **value}, "measured", dict),
                 files=files,
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -169,8 +169,8 @@ def spoil(path: Path, tensor: str) -> None:
 
 
 def test_too_coarse_a_quantization_fails(checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setitem(gguf_exporter._MAX_DIVERGENCE, "q4_0", 1e-6)
-    monkeypatch.setitem(gguf_exporter._MAX_DIVERGENCE, "f16", 1e-6)
+    monkeypatch.setitem(gguf_exporter.MAX_DIVERGENCE, "q4_0", 1e-6)
+    monkeypatch.setitem(gguf_exporter.MAX_DIVERGENCE, "f16", 1e-6)
     with pytest.raises(ParityError, match="take a finer --quant"):
         export(checkpoint, tmp_path / "out", quant="q4_0")
     assert not any(tmp_path.iterdir())

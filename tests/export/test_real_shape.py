@@ -1,5 +1,6 @@
 """A student of the real shape, with random weights: it exports in bounded memory, and what comes out generates."""
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -11,51 +12,33 @@ from llava_models import picture, question
 from switchkd.manifest import Manifest
 from switchkd.runtime.variants import open_engine
 
-MAKE = """
-import sys
-import torch
-from pathlib import Path
-from switchkd.models.init import from_shapes
-from switchkd.models.vlm import save_vlm
-
-vlm, processor = from_shapes("siglip-so400m-patch14-384", "qwen2.5-0.5b", feature_layer=-2)
-torch.manual_seed(0)
-for name, parameter in vlm.named_parameters():
-    if parameter.ndim == 1:
-        parameter.data += 0.02 * torch.randn_like(parameter)
-save_vlm(vlm.to(torch.bfloat16), Path(sys.argv[1]), processor)
-"""
-EXPORT = """
-import json, resource, sys, time
-from pathlib import Path
-from switchkd.export.folder import ExportRequest, run_export
-
-start, marks = time.time(), []
-def progress(text):
-    marks.append((round(time.time() - start), text, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10))
-run_export(ExportRequest(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4], threads=1), progress)
-progress("done")
-print(json.dumps({"seconds": time.time() - start, "peak_mib": marks[-1][2], "marks": marks}))
-"""
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "real_shape.py"
 
 
 @pytest.fixture(scope="module")
-def student(tmp_path_factory):
+def real_shape():
+    """The benchmark's own script, which makes the student and exports it."""
+    spec = importlib.util.spec_from_file_location("real_shape", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory, real_shape):
     folder = tmp_path_factory.mktemp("real") / "student"
-    subprocess.run([sys.executable, "-c", MAKE, folder], check=True)
+    subprocess.run([sys.executable, "-c", real_shape.STUDENT, folder], check=True)
     return folder
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
-    "format, quant, meant", [("gguf", "q4", "q4_0"), ("onnx", "q4", "q4"), ("onnx", "q8", "q8")], ids=str
+    "variant, meant", [("gguf-q4", "q4_0"), ("onnx-q4", "q4"), ("onnx-q8", "q8"), ("hybrid-q4", "q4_0")], ids=str
 )
-def test_half_a_billion_parameters(student, tmp_path, format, quant, meant):
-    out = tmp_path / f"student-{format}-{quant}"
-    command = [sys.executable, "-c", EXPORT, student, out, format, quant]
-    result = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    measured = json.loads(result.stdout.splitlines()[-1])
+def test_half_a_billion_parameters(real_shape, student, variant, meant):
+    measured = real_shape.export(student, variant, threads=1)
+    out = student.with_name(variant)
     manifest = Manifest.load(out)
     report(measured, manifest)
     assert measured["peak_mib"] < 16 * 1024

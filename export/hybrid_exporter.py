@@ -1,0 +1,116 @@
+"""Hybrid: tower and projector as ONNX, the language model as GGUF; each part where it runs faster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from switchkd.export import gguf_exporter, gguf_quantize, onnx_exporter, onnx_graph
+from switchkd.export.checkpoint import Checkpoint
+from switchkd.export.exporter import Build, Contract, Plan, engine_of
+from switchkd.export.gguf_exporter import LANGUAGE_FILE, LANGUAGE_QUANTS
+from switchkd.export.onnx_exporter import VISION_QUANTS, build_of, convert, onnx_file, vision_file
+from switchkd.export.onnx_vision import write_vision
+from switchkd.export.probes import Probe
+from switchkd.manifest import TensorCount
+from switchkd.runtime.engine import Engine
+from switchkd.runtime.llama_engine import load_language
+from switchkd.runtime.llama_library import Observer
+from switchkd.runtime.onnx_engine import OnnxVision
+
+
+class HybridExporter:
+    """See `Exporter`. Precisions are named as their format names them."""
+
+    quants: Sequence[str] = LANGUAGE_QUANTS
+    vision_quants: Sequence[str] = VISION_QUANTS
+    calibrates = True
+
+    def plan(self, checkpoint: Checkpoint, quant: str, vision_quant: str | None) -> Plan:
+        """See `Exporter.plan`."""
+        quant = gguf_exporter.plan_language(checkpoint, quant)
+        vision_quant = onnx_exporter.plan_vision(vision_quant or "q8")
+        plain = {"language": gguf_exporter.plain_precision(quant), "vision": "fp32"}
+        side = checkpoint.vision["image_size"]
+        inputs: dict[str, tuple[int | str, ...]] = {
+            "pixel_values": ("batch_size", 3, side, side),
+            "input_ids": ("tokens",),
+            "embeddings": ("image_tokens", checkpoint.text["hidden_size"]),
+        }
+        files = {"language": LANGUAGE_FILE, "vision": onnx_file("vision", vision_quant)}
+        tolerance = {**onnx_exporter.TOLERANCE, "logits": gguf_exporter.TOLERANCE[plain["language"]]["logits"]}
+        limit = max(gguf_exporter.MAX_DIVERGENCE[quant], onnx_exporter.MAX_DIVERGENCE[vision_quant])
+        return Plan(quant, vision_quant, plain, Contract(inputs, files, tolerance, limit))
+
+    def write(self, checkpoint: Checkpoint, plan: Plan, folder: Path) -> Build:
+        """See `Exporter.write`."""
+        files = {"language": folder / LANGUAGE_FILE, "vision": folder / Path(onnx_file("vision", "fp32")).name}
+        gguf_exporter.write_checked_language(checkpoint, files["language"], plan.plain["language"])
+        write_vision(checkpoint, files["vision"])
+        return build_of(files, plan.plain)
+
+    def candidates(
+        self,
+        checkpoint: Checkpoint,
+        plan: Plan,
+        plain: Build,
+        folder: Path,
+        *,
+        calibration: Sequence[Probe],
+        keep: Path,
+        threads: int,
+    ) -> Iterator[Build]:
+        """See `Exporter.candidates`: those of GGUF's language file, with one vision file."""
+        vision = folder / Path(plan.contract.files["vision"]).name
+        convert(plain.files["vision"], vision, plan.vision_quant)
+        precision = {"language": plan.quant, "vision": plan.vision_quant}
+
+        def observed(observe: Observer) -> Engine:
+            return self._open(checkpoint, plain, threads, observe=observe)
+
+        for language, note in gguf_exporter.language_candidates(
+            checkpoint,
+            plain.files["language"],
+            folder,
+            plan.quant,
+            calibration=calibration,
+            keep=keep,
+            threads=threads,
+            observed=observed,
+        ):
+            yield build_of({"language": language, "vision": vision}, precision, note)
+
+    def open(self, checkpoint: Checkpoint, build: Build, *, threads: int, traced: bool) -> Engine:
+        """See `Exporter.open`."""
+        return self._open(checkpoint, build, threads, traced=traced)
+
+    def tensor_types(self, file: Path) -> dict[str, TensorCount]:
+        """See `Exporter.tensor_types`."""
+        return (onnx_graph if file.suffix == ".onnx" else gguf_quantize).tensor_types(file)
+
+    def tools(self) -> dict[str, str]:
+        """See `Exporter.tools`."""
+        return {name: version(name) for name in onnx_exporter.VISION_TOOLS} | gguf_exporter.EXPORTER.tools()
+
+    def _open(
+        self,
+        checkpoint: Checkpoint,
+        build: Build,
+        threads: int,
+        *,
+        traced: bool = False,
+        observe: Observer | None = None,
+    ) -> Engine:
+        vision = OnnxVision(vision_file(build, traced=traced), checkpoint.preprocess, threads=threads)
+        language = load_language(
+            build.files["language"],
+            checkpoint.prompt.image_token_id,
+            threads=threads,
+            exact=build.precision["language"] == "f32",
+            observe=observe,
+        )
+        return engine_of(checkpoint, vision, language)
+
+
+EXPORTER = HybridExporter()
