@@ -23,8 +23,12 @@ if TYPE_CHECKING:
 
 FILE = "bom.cdx.json"
 MODEL = "model"  # the variant's name in `licenses`
-# Distribution that runs a format; the rest of the runtime is what `pip install switchkd` brings.
-ENGINES = {"gguf": "llama-cpp-python", "onnx": "onnxruntime"}
+# Distributions that run a format; the rest of the runtime is what `pip install switchkd` brings.
+ENGINES = {
+    "gguf": ("llama-cpp-python",),
+    "onnx": ("onnxruntime",),
+    "hybrid": ("llama-cpp-python", "onnxruntime"),
+}
 
 
 def bill_of_materials(
@@ -203,7 +207,7 @@ def _runtime_distributions(format: str) -> list[importlib.metadata.Distribution]
     from packaging.utils import canonicalize_name
 
     found: dict[str, importlib.metadata.Distribution] = {}
-    waiting = [Requirement("switchkd"), *(Requirement(ENGINES[kind]) for kind in [format] if kind in ENGINES)]
+    waiting = [Requirement("switchkd"), *map(Requirement, ENGINES.get(format, ()))]
     while waiting:
         requirement = waiting.pop()
         name = canonicalize_name(requirement.name)
