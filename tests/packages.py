@@ -1,6 +1,9 @@
 """Small signed packages, and real ones made from an export, for tests of shipping."""
 
 import random
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 from switchkd.export.package_writer import Content, write_package
@@ -45,3 +48,38 @@ def tree(folder: Path) -> dict[str, bytes | str | None]:
         elif name != ".lock":
             found[name] = path.read_bytes() if path.is_file() else None
     return found
+
+
+# The command line, up to the moment when everything is loaded.
+_INSTALL = """
+import sys
+from switchkd.cli.main import main
+from switchkd.runtime import install, package_reader, signature
+import securesystemslib.dsse, securesystemslib.signer
+print("ready", flush=True)
+main(["install", *sys.argv[1:]])
+"""
+
+
+def _start_install(package: Path, device: Path, key: Path) -> subprocess.Popen:
+    words = [sys.executable, "-c", _INSTALL, package, device, "--key", key]
+    process = subprocess.Popen([str(word) for word in words], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    return process
+
+
+def seconds_of_install(package: Path, device: Path, key: Path) -> float:
+    """How long `skd install` takes once it is loaded."""
+    with _start_install(package, device, key) as process:
+        start = time.perf_counter()
+        assert process.wait() == 0
+    return time.perf_counter() - start
+
+
+def kill_install(package: Path, device: Path, key: Path, seconds: float) -> None:
+    """Starts `skd install` and kills it after so long, if it still runs."""
+    with _start_install(package, device, key) as process:
+        try:
+            process.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()

@@ -5,7 +5,6 @@ import random
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import packages
@@ -305,54 +304,24 @@ def test_everything_is_flushed_before_the_switch(device, shipped, keys):
     assert "fsync releases" in disk.log[named:switched] and not disk.unflushed
 
 
-KILLED = """
-import sys
-from switchkd.cli.main import main
-from switchkd.runtime import install, package_reader, signature
-import securesystemslib.dsse, securesystemslib.signer
-print("ready", flush=True)
-main(["install", *sys.argv[1:]])
-"""
-
-
-def start_install(*arguments: object) -> subprocess.Popen:
-    """A process that has loaded everything and begins to install now."""
-    process = subprocess.Popen([sys.executable, "-c", KILLED, *map(str, arguments)], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None and process.stdout.readline() == "ready\n"
-    return process
-
-
-@pytest.mark.parametrize("kills", [10, pytest.param(100, marks=pytest.mark.slow)])
-def test_killed_at_random_moments(kills, keys, tmp_path):
+def test_killed_at_random_moments(keys, tmp_path):
     """A real process; old or new, and whole every time. What is left over is gone after the next install."""
-    key = keys[2]
     large = {}
     for release in (1, 2):
         contents = packages.files(release, a=6_000_000, b=3_000_000)
         large[release] = packages.write(tmp_path / f"{release}.tar", keys[0], contents, release=release)
     device = Installation(tmp_path / "start")
     device.install(large[1], [keys[1]])
+    rng = random.Random(0)
     whole = Path(shutil.copytree(device.folder, tmp_path / "whole", symlinks=True))
-    process = start_install(large[2], whole, "--key", key)
-    start = time.perf_counter()
-    assert process.wait() == 0
-    seconds = time.perf_counter() - start
-    rng, counts = random.Random(0), {"old": 0, "old, with a partial release": 0, "new": 0}
-    for _ in range(kills):
+    seconds = packages.seconds_of_install(large[2], whole, keys[2])
+    for _ in range(10):
         copy = Installation(Path(shutil.copytree(device.folder, tmp_path / "copy", symlinks=True)))
-        process = start_install(large[2], copy.folder, "--key", key)
-        try:
-            process.wait(timeout=rng.uniform(0, 1.2 * seconds))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        release = verify_folder(copy.folder / "current", [keys[1]]).targets.release
-        partial = any(copy.folder.rglob(".partial-*"))
-        counts["new" if release == 2 else "old, with a partial release" if partial else "old"] += 1
+        packages.kill_install(large[2], copy.folder, keys[2], rng.uniform(0, 1.2 * seconds))
+        assert verify_folder(copy.folder / "current", [keys[1]]).targets.release == copy.current
         copy.install(large[2], [keys[1]])
         assert links(copy) == (2, 1, {"1", "2"}) and not any(copy.folder.rglob(".partial-*"))
         shutil.rmtree(copy.folder)
-    print(f"\n{kills} kills within {1.2 * seconds:.2f} s: {counts}")
 
 
 def test_base_packages_are_enough(shipped, keys, tmp_path):
