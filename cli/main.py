@@ -20,6 +20,7 @@ from switchkd.cli.distill import distill_command, train_command
 from switchkd.cli.doctor import doctor_command
 from switchkd.cli.evaluate import eval_command
 from switchkd.cli.export import export_command
+from switchkd.cli.hardware import hardware_group
 from switchkd.cli.init import init_command
 from switchkd.cli.install import install_command
 from switchkd.cli.key import key_command
@@ -97,6 +98,7 @@ for command in (
     attention_command,
     probe_command,
     data_group,
+    hardware_group,
     recipe_command,
     assets_command,
     key_command,

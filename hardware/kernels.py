@@ -32,8 +32,8 @@ class Runtime:
 
 
 RUNTIMES: dict[str, Runtime] = {
-    ONNX: Runtime("ONNX Runtime", 0.3, 20e-6, 120_000_000),
-    GGUF: Runtime("llama.cpp", 0.3, 20e-6, 120_000_000),
+    ONNX: Runtime("ONNX Runtime", 0.3, 20e-6, 100_000_000),
+    GGUF: Runtime("llama.cpp", 0.3, 20e-6, 60_000_000),
 }
 
 KERNELS: dict[tuple[str, str], Kernel] = {
