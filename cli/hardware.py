@@ -76,7 +76,9 @@ def probe_command(threads: int | None) -> None:
 @click.argument("variants", nargs=-1, required=True)
 @click.option("--target", "targets", multiple=True, help="Name or .toml file; can be repeated. Default: all.")
 @click.option(
-    "--context", type=click.IntRange(1), default=2048, show_default=True, help="Tokens that a conversation may have."
+    "--context",
+    type=click.IntRange(1),
+    help="Tokens that a conversation may have. Default: 2048, or what the student was trained on.",
 )
 @click.option("--text", type=click.IntRange(1), default=32, show_default=True, help="Tokens of a question.")
 @click.option("--answer", type=click.IntRange(1), default=16, show_default=True, help="Tokens of an answer.")
@@ -93,7 +95,7 @@ def probe_command(threads: int | None) -> None:
 def fit_command(
     variants: tuple[str, ...],
     targets: tuple[str, ...],
-    context: int,
+    context: int | None,
     text: int,
     answer: int,
     rate: float | None,

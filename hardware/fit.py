@@ -19,6 +19,7 @@ from switchkd.hardware.rates import CPU, Rate, Rates, rates_of
 from switchkd.hardware.workload import Memory, Phase, Workload
 
 GB = 1e9
+DEFAULT_CONTEXT = 2048
 FIXED_SPREAD = 2.0  # factor up and down of the fixed cost of a block
 YES, NO, PERHAPS, UNKNOWN = "yes", "no", "perhaps", "unknown"
 
@@ -161,7 +162,7 @@ def fit(
     workload: Workload,
     profile: Profile,
     *,
-    context: int = 2048,
+    context: int | None = None,
     text_tokens: int = 32,
     answer_tokens: int = 16,
     rate: float | None = None,
@@ -171,7 +172,8 @@ def fit(
     """Predicts memory and speed of a variant on a target.
 
     Args:
-        context: tokens that a conversation may have, prompt and answer.
+        context: tokens that a conversation may have, prompt and answer; by default DEFAULT_CONTEXT, or what the student
+            was trained on where that is less.
         text_tokens: of the prompt, beside the picture's.
         answer_tokens: of the answer to one picture.
         rate: pictures a second of a camera, all to be answered.
@@ -182,6 +184,7 @@ def fit(
         FitError: the prompt and its answer don't fit into the context, that is longer than the student was trained on, or
             nothing is known of how fast the variant's precision is.
     """
+    context = min(DEFAULT_CONTEXT, workload.trained_context) if context is None else context
     prompt = workload.image_tokens + text_tokens
     if min(context, text_tokens, answer_tokens) < 1 or (rate is not None and rate <= 0):
         raise FitError("Context, text, answer and camera rate must be positive.")

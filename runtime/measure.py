@@ -22,7 +22,7 @@ _WIDTH, _DEPTH = 4096, 1024  # of the int8 matrix: 4 MB, which stays in a cache
 _ROWS = 128  # activations at once, as the engine reads prompts
 _SIDE = 512  # of the float matrices
 _READ_BYTES = 256 << 20  # gone through in turns, so that nothing of it is left in a cache
-_TURN_BYTES = 64 << 20  # short enough to run undisturbed now and then
+_TURN_BYTES = 16 << 20  # short enough to run undisturbed now and then
 
 
 def main() -> None:
@@ -41,7 +41,7 @@ def measure(threads: int, seconds: float) -> dict[str, Any]:
     figures = {
         "memory_read_gbps": (
             read_rate(threads, seconds),
-            f"numpy {version('numpy')}, {threads} threads reading 256 MB in turns of 64 MB",
+            f"numpy {version('numpy')}, {threads} threads reading 256 MB in turns of 16 MB",
         ),
         "matrix_f32_gmacs": (
             float_rate(seconds),

@@ -111,6 +111,7 @@ def test_tables_say_that_they_predict(variant):
     assert "prefer" in output and "missing" in output and "account" in output
     both = run("fit", variant, variant, "--target", "rk3588", "--context", 200)
     assert both.count("Predicted:") == 2
+    assert "context 2048" in run("fit", variant, "--target", "rk3588")
 
 
 @pytest.mark.parametrize(

@@ -171,6 +171,12 @@ def test_questions_without_an_answer_are_refused(settings, word):
         fit(student(), computer(), **settings)
 
 
+def test_the_context_is_what_the_student_was_trained_on_at_most():
+    assert fit(student(), computer()).context == 2048
+    small = replace(student(), trained_context=1024)
+    assert fit(small, computer()).context == 1024
+
+
 def test_unknown_precisions_and_processors_are_refused():
     with pytest.raises(FitError, match="iq2"):
         fit(student("iq2"), computer())
