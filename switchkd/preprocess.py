@@ -140,7 +140,7 @@ def open_image(path: Path | str) -> Image.Image:
     return _decode(_open(path), str(path))
 
 
-def decode_image(data: bytes, *, formats: Sequence[str], max_pixels: int) -> Image.Image:
+def decode_image(data: bytes, *, formats: tuple[str, ...], max_pixels: int) -> Image.Image:
     """The same out of a file's bytes, from somebody who isn't trusted.
 
     Args:
@@ -185,7 +185,7 @@ def _open(path: Path | str) -> Image.Image:
 
 
 def _read_header(
-    source: Path | str | io.BytesIO, name: str, formats: Sequence[str] | None = None, max_pixels: int = MAX_PIXELS
+    source: Path | str | io.BytesIO, name: str, formats: tuple[str, ...] | None = None, max_pixels: int = MAX_PIXELS
 ) -> Image.Image:
     try:
         with warnings.catch_warnings():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import statistics
 import subprocess
 import sys
 import venv
@@ -36,11 +38,15 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def device(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the commands of an environment that holds the wheel and its base dependencies."""
-    folder = tmp_path_factory.mktemp("device")
+    return install(tmp_path_factory.mktemp("device"), wheel)
+
+
+def install(folder: Path, *requirements: object) -> Path:
+    """A new environment's folder of commands."""
     venv.create(folder, with_pip=False)
-    binaries = folder / "bin"
-    run(*PIP, "--python", binaries / "python", "install", "--quiet", "--constraint", ROOT / "constraints.txt", wheel)
-    return binaries
+    python = folder / "bin" / "python"
+    run(*PIP, "--python", python, "install", "--quiet", "--constraint", ROOT / "constraints.txt", *requirements)
+    return python.parent
 
 
 def run(*command: object, status: int = 0, cwd: Path | None = None) -> str:
@@ -92,3 +98,49 @@ def test_training_without_torch_says_what_to_install(device: Path, tmp_path: Pat
     assert len(message.splitlines()) == 1
     assert "pip install 'switchkd[train]'" in message
     assert list(tmp_path.iterdir()) == []
+
+
+# What an engine needs beside the package, and what it loads.
+ENGINES = {
+    "onnx": "from switchkd.runtime.onnx_engine import onnx_runtime; onnx_runtime()",
+    "gguf": "from switchkd.runtime.llama_library import library; library()",
+}
+LOADING = """
+import resource, sys, time
+start = time.perf_counter()
+import switchkd.runtime.variants
+{engine}
+seconds = time.perf_counter() - start
+assert not {{"torch", "transformers"}} & set(sys.modules)
+print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6)
+"""
+
+
+def llama_wheel() -> list[Path]:
+    """llama.cpp's wheel, as the Makefile finds it: it isn't compiled for this."""
+    named = os.environ.get("SKD_LLAMA_WHEEL")
+    return [Path(named)] if named else list((ROOT / ".cache" / "wheels").glob("llama_cpp_python-*.whl"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_device_side_is_small(engine: str, wheel: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    """The runtime with one engine: installed size, and the time and memory of loading it in a fresh process."""
+    ready = llama_wheel() if engine == "gguf" else []
+    if engine == "gguf" and not ready:
+        pytest.skip("llama.cpp's wheel isn't there; `make gguf` compiles it")
+    python = install(tmp_path / "device", f"{wheel}[{engine}]", *ready) / "python"
+    (packages,) = (tmp_path / "device" / "lib").glob("python*/site-packages")
+    sizes = {path.name: folder_bytes(path) / 1e6 for path in packages.iterdir()}
+    loads = [run(python, "-c", LOADING.format(engine=ENGINES[engine]), cwd=tmp_path).split() for _ in range(5)]
+    seconds, memory = (statistics.median(float(load[index]) for load in loads) for index in (0, 1))
+    largest = ", ".join(f"{name} {size:.0f}" for name, size in sorted(sizes.items(), key=lambda item: -item[1])[:6])
+    with capsys.disabled():
+        print(f"\n{engine}: {sum(sizes.values()):.0f} MB installed ({largest}; switchkd {sizes['switchkd']:.1f})")
+        print(f"{engine}: loaded in {seconds:.2f} s with {memory:.0f} MB of memory (medians of {len(loads)})")
+    assert "torch" not in sizes and "transformers" not in sizes
+    assert sum(sizes.values()) < 350 and memory < 250
+
+
+def folder_bytes(path: Path) -> int:
+    return sum(file.lstat().st_size for file in [path, *path.rglob("*")] if file.is_file() and not file.is_symlink())

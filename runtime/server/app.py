@@ -61,6 +61,9 @@ class ChatApp:
             response, status = _error(error), error.status
         except ClientDisconnect:
             response, status = Response(status_code=CLIENT_GONE), CLIENT_GONE
+        except Exception:
+            self._metrics.responded(500)
+            raise
         self._metrics.responded(status)
         return response
 
@@ -76,8 +79,7 @@ class ChatApp:
                 chat = await asyncio.to_thread(parse_request, body, self.model, self._engine.preprocess, self._limits)
             del body
             job.start(chat, self._limits.request_seconds)
-            gone = asyncio.create_task(_until_gone(request))
-            gone.add_done_callback(lambda task: task.cancelled() or job.cancel())
+            gone = asyncio.create_task(_cancel_when_gone(request, job))
             first = await job.next()
             if isinstance(first, RequestError):
                 raise first
@@ -179,9 +181,10 @@ async def _collect(job: Job, event: Event) -> tuple[str, Outcome]:
     return "".join(pieces), event
 
 
-async def _until_gone(request: Request) -> None:
+async def _cancel_when_gone(request: Request, job: Job) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+    job.cancel()
 
 
 async def _http_error(_: Request, error: Exception) -> Response:

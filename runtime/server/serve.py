@@ -87,31 +87,32 @@ class PatientProtocol(H11Protocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._arm(self._end_idle)
+        self._arm()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
         super().connection_lost(exc)
 
     def on_response_complete(self) -> None:
-        self._arm(self._end_idle)
+        self._arm()
         super().on_response_complete()
 
     def pause_writing(self) -> None:
-        self._arm(self.transport.abort)
         super().pause_writing()
+        self._arm()
 
     def resume_writing(self) -> None:
-        self._arm(self._end_idle)
         super().resume_writing()
+        self._arm()
 
-    def _end_idle(self) -> None:
-        if self.cycle is None or self.cycle.response_complete:  # otherwise a request is under way
+    def _end_stalled(self) -> None:
+        under_way = self.cycle is not None and not self.cycle.response_complete
+        if self.flow.write_paused or not under_way:
             self.transport.abort()
 
-    def _arm(self, action: Callable[[], None]) -> None:
+    def _arm(self) -> None:
         self._disarm()
-        self._timer = self.loop.call_later(STALL_SECONDS, action)
+        self._timer = self.loop.call_later(STALL_SECONDS, self._end_stalled)
 
     def _disarm(self) -> None:
         if self._timer is not None:

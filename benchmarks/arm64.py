@@ -1,0 +1,134 @@
+"""What variants say here, and whether another computer says the same; used by arm64.sh, runs wherever the runtime runs.
+
+python benchmarks/arm64.py answer VARIANT… --out x86 [--data QUESTIONS --images FOLDER]
+python benchmarks/arm64.py compare x86 arm64
+
+`answer` writes one file a variant: greedy tokens, how far ahead each was, the pictures' features and the first logits.
+`compare` prints a Markdown table and ends with 1 where a token differs that wasn't nearly tied.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from switchkd.preprocess import open_image
+from switchkd.runtime.engine import Engine
+from switchkd.runtime.variants import open_engine
+
+TEXTS = ("what is this ?", "how many cars are there ?", "is it day or night ?", "what does the sign say ?")
+NEAR_TIE = 0.05  # of the row's standard deviation: less than this ahead, and rounding may decide
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    answer = commands.add_parser("answer")
+    answer.add_argument("variants", nargs="+", type=Path)
+    answer.add_argument("--out", type=Path, required=True)
+    answer.add_argument("--data", type=Path, help="LLaVA JSON of questions; default: made-up pictures")
+    answer.add_argument("--images", type=Path, help="its picture folder; default: images/ beside it")
+    answer.add_argument("--count", type=int, default=8, help="questions")
+    answer.add_argument("--tokens", type=int, default=16, help="tokens of an answer")
+    compare = commands.add_parser("compare")
+    compare.add_argument("here", type=Path)
+    compare.add_argument("there", type=Path)
+    options = parser.parse_args()
+    if options.command == "compare":
+        sys.exit(not compare_all(options.here, options.there))
+    options.out.mkdir(parents=True, exist_ok=True)
+    asked = questions(options.data, options.images, options.count)
+    for variant in options.variants:
+        with open_engine(variant, threads=1) as engine:
+            np.savez(options.out / f"{variant.name}.npz", **answers(engine, asked, options.tokens))
+
+
+def questions(data: Path | None, images: Path | None, count: int) -> list[tuple[list[dict], Image.Image | None]]:
+    """(messages, picture): of the file, spread evenly, or made up."""
+    if data is not None:
+        from switchkd.data.questions import read_questions
+
+        read = read_questions(data, images or data.parent / "images")
+        spread = [read[index * len(read) // count] for index in range(min(count, len(read)))]
+        return [(list(question.messages), question.image and open_image(question.image)) for question in spread]
+    made_up = []
+    for seed in range(count):
+        cells = np.random.default_rng(seed).integers(0, 256, (3 + seed, 5 + seed, 3), dtype=np.uint8)
+        image = Image.fromarray(cells).resize((320, 240), Image.Resampling.BICUBIC)
+        parts = [{"type": "image"}, {"type": "text", "text": TEXTS[seed % len(TEXTS)]}]
+        made_up.append(([{"role": "user", "content": parts}], image))
+    return made_up
+
+
+def answers(engine: Engine, asked: list[tuple[list[dict], Image.Image | None]], count: int) -> dict[str, NDArray]:
+    """tokens [Q, A] (-1 after the end), lead [Q, A], features [Q, P, W], logits [Q, V] of the first tokens, seconds."""
+    tokens = np.full((len(asked), count), -1, np.int64)
+    lead = np.zeros((len(asked), count), np.float32)
+    features, logits = [], []
+    start = time.perf_counter()
+    for number, (messages, image) in enumerate(asked):
+        seen = None if image is None else engine.encode_image(image)
+        if seen is not None:
+            features.append(seen)
+        row = engine.prefill(engine.encode_prompt(messages), seen)
+        logits.append(row)
+        for place in range(count):
+            second, first = np.partition(row, -2)[-2:]
+            tokens[number, place], lead[number, place] = row.argmax(), (first - second) / row.std()
+            if tokens[number, place] in engine.end_tokens or place + 1 == count:
+                break
+            row = engine.next_token(int(tokens[number, place]))
+    seconds = (time.perf_counter() - start) / len(asked)
+    return {
+        "tokens": tokens,
+        "lead": lead,
+        "features": np.array(features),
+        "logits": np.array(logits),
+        "seconds": np.array(seconds),
+        "machine": np.array(platform.machine()),
+    }
+
+
+def compare_all(here: Path, there: Path) -> bool:
+    """Prints the table; whether all tokens are equal but for near ties."""
+    print("| variant | machines | tokens equal | near ties | features, error | logits, error | s a question |")
+    print("|---|---|---:|---:|---:|---:|---:|")
+    fine = True
+    for path in sorted(here.glob("*.npz")):
+        one, other = np.load(path), np.load(there / path.name)
+        equal, ties, differ = compare(one, other)
+        errors = (f"{error(one[name], other[name]):.1e}" if one[name].size else "" for name in ("features", "logits"))
+        machines, seconds = f"{one['machine']}, {other['machine']}", f"{one['seconds']:.2f}, {other['seconds']:.2f}"
+        shown = f"{equal}/{equal + ties + differ}"
+        print(f"| {path.stem} | {machines} | {shown} | {ties} | {' | '.join(errors)} | {seconds} |")
+        fine &= not differ
+    return fine
+
+
+def compare(one: dict[str, NDArray], other: dict[str, NDArray]) -> tuple[int, int, int]:
+    """Tokens equal, near ties that fell the other way, real differences; nothing is compared behind either of them."""
+    equal = ties = differ = 0
+    for mine, yours, lead in zip(one["tokens"], other["tokens"], one["lead"], strict=True):
+        for place in range(int((mine >= 0).sum())):
+            if mine[place] != yours[place]:
+                near = lead[place] < NEAR_TIE
+                ties, differ = ties + near, differ + (not near)
+                break
+            equal += 1
+    return equal, int(ties), int(differ)
+
+
+def error(one: NDArray, other: NDArray) -> float:
+    """‖other − one‖ / ‖one‖."""
+    return float(np.linalg.norm(other - one) / np.linalg.norm(one))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""A small student that is served."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from llava_models import make_checkpoint
+from serving import Gate, Served, running
+
+from switchkd.runtime.engine import Engine
+from switchkd.runtime.variants import open_engine
+
+
+@pytest.fixture(scope="session")
+def student(tmp_path_factory):
+    """Answers differently to different pictures."""
+    return make_checkpoint(tmp_path_factory.mktemp("served") / "student", seed=5, tied=False)
+
+
+@pytest.fixture(scope="session")
+def shared_engine(student) -> Iterator[Engine]:
+    with open_engine(student, threads=1) as engine:
+        yield engine
+
+
+@pytest.fixture
+def engine(shared_engine) -> Iterator[Engine]:
+    """The student; a test may put a gate in front of its language model."""
+    language, ends = shared_engine.language, shared_engine.end_tokens
+    yield shared_engine
+    shared_engine.language, shared_engine.end_tokens = language, ends
+
+
+@pytest.fixture
+def gate(engine) -> Gate:
+    engine.language, engine.end_tokens = Gate(engine.language), frozenset()
+    return engine.language
+
+
+@pytest.fixture
+def served(engine) -> Iterator[Served]:
+    with running(engine) as served:
+        yield served

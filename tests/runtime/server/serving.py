@@ -1,0 +1,98 @@
+"""A real server on a small student, and a student whose steps a test lets through one by one."""
+
+from __future__ import annotations
+
+import base64
+import io
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import openai
+from llava_models import picture
+
+from switchkd.runtime.engine import Engine
+from switchkd.runtime.server.app import ChatApp
+from switchkd.runtime.server.limits import Limits
+from switchkd.runtime.server.serve import listen, make_server, url_of
+
+PATIENCE = 120  # seconds until a test that waits in vain fails
+LIMITS = Limits(
+    waiting=4,
+    request_bytes=200_000,
+    picture_bytes=100_000,
+    picture_pixels=100_000,
+    upload_seconds=PATIENCE,
+    request_seconds=PATIENCE,
+    max_tokens=12,
+)
+
+
+class Gate:
+    """A language model that waits for permission before each step; `steps` counts those that began."""
+
+    def __init__(self, language: Any) -> None:
+        self._language = language
+        self.close()
+
+    def close(self) -> None:
+        """Back to the beginning."""
+        self._permits = threading.Semaphore(0)
+        self._begun = threading.Semaphore(0)
+        self.steps = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._language, name)
+
+    def step(self, token: int) -> Any:
+        self.steps += 1
+        self._begun.release()
+        assert self._permits.acquire(timeout=PATIENCE)
+        return self._language.step(token)
+
+    def allow(self, steps: int = 10_000) -> None:
+        self._permits.release(steps)
+
+    def wait_for_a_step(self) -> None:
+        assert self._begun.acquire(timeout=PATIENCE)
+
+
+class Served:
+    """A running server."""
+
+    def __init__(self, app: ChatApp, url: str, port: int) -> None:
+        self.app, self.url, self.port = app, url, port
+        self.client = openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=PATIENCE)
+
+    def ask(self, messages: list[dict], **options: Any) -> Any:
+        return self.client.chat.completions.create(model=self.app.model, messages=messages, **options)
+
+
+@contextmanager
+def running(engine: Engine, **limits: Any) -> Iterator[Served]:
+    """Serves in a thread of this process."""
+    with listen("127.0.0.1", 0) as listener:
+        url, port = url_of(listener), listener.getsockname()[1]
+        app = ChatApp(engine, replace(LIMITS, **limits))
+        server = make_server(app, app._limits)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            yield Served(app, url, port)
+        finally:
+            server.should_exit = True
+            thread.join(PATIENCE)
+            app.close()
+
+
+def data_url(seed: int = 0, form: str = "PNG", **size: int) -> str:
+    stream = io.BytesIO()
+    picture(seed, **size).save(stream, form)
+    return f"data:image/{form.lower()};base64,{base64.b64encode(stream.getvalue()).decode()}"
+
+
+def about(url: str, text: str = "how many cars ?") -> list[dict]:
+    parts = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": text}]
+    return [{"role": "user", "content": parts}]

@@ -1,0 +1,261 @@
+"""What the server refuses, and with which status; that it goes on afterwards; that nobody can hold it up."""
+
+import contextlib
+import json
+import socket
+import threading
+
+import openai
+import pytest
+from serving import PATIENCE, about, data_url, running
+
+from switchkd.runtime.server import serve
+from switchkd.runtime.server.protocol import PICTURE_FORMATS
+
+HELLO = [{"role": "user", "content": "is it red ?"}]
+HEAD = "POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+
+
+def refused(served, status, messages=HELLO, **options):
+    """The error's body; the server still answers afterwards."""
+    with pytest.raises(openai.APIStatusError) as caught:
+        served.client.chat.completions.create(**{"model": served.app.model, "messages": messages, **options})
+    error = caught.value
+    assert error.status_code == status, error
+    assert set(error.response.json()["error"]) == {"message", "type", "param", "code"}
+    return error.response.json()["error"]
+
+
+def raw(served, *parts: bytes | str, answer: bool = True) -> tuple[int, bytes]:
+    """Sends bytes as they are; (status, rest of what comes back)."""
+    with socket.create_connection(("127.0.0.1", served.port), PATIENCE) as connection:
+        for part in parts:
+            connection.sendall(part.encode() if isinstance(part, str) else part)
+        reply = b""
+        while b"\r\n\r\n" not in reply and (piece := connection.recv(65536)):
+            reply += piece
+    return int(reply.split()[1]), reply
+
+
+def post(served, body: bytes | str, **headers: str) -> int:
+    body = body.encode() if isinstance(body, str) else body
+    extra = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return raw(served, HEAD, f"Content-Length: {len(body)}\r\n{extra}\r\n", body)[0]
+
+
+def test_unsupported_fields_are_named(served):
+    for field, value in {
+        "temperature": 0.7,
+        "top_p": 0.9,
+        "n": 2,
+        "logprobs": True,
+        "frequency_penalty": 1,
+        "tools": [{"type": "function", "function": {"name": "f"}}],
+        "response_format": {"type": "json_object"},
+        "max_tokens": 0,
+        "stop": ["a"] * 5,
+    }.items():
+        assert refused(served, 400, **{field: value})["param"] == field
+    assert "greedy" in refused(served, 400, temperature=2)["message"]
+    assert "'mirostat'" in refused(served, 400, extra_body={"mirostat": 2})["message"]
+    assert refused(served, 404, model="other")["code"] == "model_not_found"
+    assert served.ask(HELLO).choices
+
+
+def test_malformed_messages(served):
+    picture = {"type": "image_url", "image_url": {"url": data_url()}}
+    for messages, place in (
+        ([], "messages"),
+        ([{"role": "tool", "content": "a"}], "messages[0].role"),
+        ([{"role": "user", "content": None}], "messages[0].content"),
+        ([{"role": "user", "content": [{"type": "input_audio"}]}], "messages[0].content[0]"),
+        ([{"role": "assistant", "content": [picture]}], "messages[0].content[0]"),
+        ([{"role": "user", "content": [picture, picture]}], "messages[0].content[1].image_url"),
+        ([{"role": "user", "content": [{**picture, "image_url": {}}]}], "messages[0].content[0]"),
+        ([{"role": "assistant", "content": "", "tool_calls": [{}]}], "messages[0].tool_calls"),
+        ([{"role": "user", "content": "\ufdd0"}], "messages"),
+    ):
+        assert refused(served, 400, messages)["param"] == place
+    assert served.ask(HELLO).choices
+
+
+def test_bodies_that_are_no_request(served):
+    for body in (
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"model": 1}',
+        b'{"a": ' + b"9" * 9_000 + b"}",
+    ):
+        assert post(served, body) == 400, body[:20]
+    surrogate = json.dumps({"model": "\ud800", "messages": HELLO})
+    assert post(served, surrogate) == 404
+    surrogate = json.dumps({"model": served.app.model, "messages": [{"role": "user", "content": "\ud800"}]})
+    assert post(served, surrogate) == 400
+    assert raw(served, "BREW /coffee\r\n\r\n")[0] == 400
+    assert raw(served, "GET /v1/chat/completions HTTP/1.1\r\nHost: a\r\n\r\n")[0] == 405
+    assert raw(served, "GET /v2 HTTP/1.1\r\nHost: a\r\n\r\n")[0] == 404
+    plain = HEAD.replace("application/json", "text/plain")
+    assert raw(served, plain, "Content-Length: 2\r\n\r\n{}")[0] == 415
+    assert served.ask(HELLO).choices
+
+
+def test_pictures_that_are_refused(served):
+    good = data_url()
+    head, comma, data = good.partition(",")
+    torn = head + comma + data[: len(data) // 8 * 4]
+    for url, status, code in (
+        ("https://example.org/a.png", 400, None),
+        ("file:///etc/passwd", 400, None),
+        ("data:image/png,abc", 400, None),
+        ("data:image/png;base64,????", 400, None),
+        ("data:image/png;base64,QUJDRA", 400, None),  # padding is missing
+        ("data:image/png;base64,QUJDRA==", 422, "invalid_image"),
+        ("data:image/png;base64,", 422, "invalid_image"),
+        (torn, 422, "invalid_image"),
+        (data_url(form="BMP"), 422, "invalid_image"),
+        (data_url(width=2, height=600), 422, "invalid_image"),
+        (data_url(width=400, height=251), 422, "invalid_image"),  # 100,400 pixels
+        ("data:image/png;base64," + "A" * 133_400, 413, "picture_too_large"),
+    ):
+        error = refused(served, status, about(url))
+        assert (error["param"], error["code"]) == ("messages[0].content[0].image_url", code), url[:40]
+        assert "0x" not in error["message"]  # no addresses of ours
+    assert "BMP" not in PICTURE_FORMATS and served.ask(about(good)).choices
+
+
+def test_a_large_request_is_refused_before_it_has_arrived(served):
+    assert raw(served, HEAD, "Content-Length: 200001\r\n\r\n{")[0] == 413
+    assert post(served, b" " * 200_001) == 413
+    piece = b"%x\r\n" % 50_000 + b" " * 50_000 + b"\r\n"
+    assert raw(served, HEAD, "Transfer-Encoding: chunked\r\n\r\n", *[piece] * 5)[0] == 413
+    assert refused(served, 413, [{"role": "user", "content": "a" * 200_000}])["code"] == "request_too_large"
+    assert served.ask(HELLO).choices
+
+
+def test_text_that_cannot_fit(engine, served, monkeypatch):
+    assert "more than the context" in refused(served, 400, [{"role": "user", "content": "a b " * 4000}])["message"]
+    monkeypatch.setattr(engine, "encode_prompt", None)  # these aren't even tokenized
+    assert refused(served, 400, [{"role": "user", "content": "a" * 190_000}])["code"] == "context_length_exceeded"
+    many = {"model": served.app.model, "messages": [{"role": "user", "content": ""}] * 4100}
+    assert engine.language.context < 4100 and post(served, json.dumps(many)) == 400
+
+
+def test_the_engine_fails(engine, served, caplog):
+    decode = engine.language
+    engine.language = None
+    assert refused(served, 500)["code"] == "engine_error"
+    engine.language = decode
+    assert served.ask(HELLO).choices and "an answer failed" in caplog.text
+
+
+def in_background(function, *arguments, **options):
+    """(thread, list that gets the result)."""
+    results = []
+    thread = threading.Thread(target=lambda: results.append(function(*arguments, **options)))
+    thread.start()
+    return thread, results
+
+
+def wait_in_line(served, count):
+    line = served.app._line
+    with line._changed:
+        assert line._changed.wait_for(lambda: line.waiting == count, PATIENCE)
+
+
+def test_a_full_queue_and_its_order(gate, engine):
+    with running(engine, waiting=2) as served:
+        asked, order = [], []
+
+        def ask(number):
+            served.ask(about(data_url(number)), max_tokens=2)
+            order.append(number)
+
+        for number in range(3):
+            asked.append(in_background(ask, number)[0])
+            if number == 0:
+                gate.wait_for_a_step()
+            else:
+                wait_in_line(served, number)
+        error = refused(served, 429)
+        assert error["code"] == "queue_full" and gate.steps == 1
+        assert post(served, "{}") == 429
+        gate.allow()
+        for thread in asked:
+            thread.join(PATIENCE)
+        assert sorted(order) == [0, 1, 2] and served.ask(HELLO).choices
+
+
+def test_an_answer_that_takes_too_long(gate, engine):
+    with running(engine, request_seconds=0.2) as served:
+        assert refused(served, 504)["code"] == "timeout"
+        waiting = refused(served, 504)  # the engine hasn't come back from the step before
+        assert waiting["type"] == "timeout_error" and served.app._line.busy and served.app._line.waiting == 0
+        gate.allow()
+    assert gate.steps == 1  # the first ended at its next token, the second was never begun
+    with running(engine) as served:
+        assert served.ask(HELLO).usage.completion_tokens == 12
+
+
+def test_a_stream_that_takes_too_long_ends_with_an_error(gate, engine):
+    with running(engine, request_seconds=2.0) as served:
+        pieces = []
+        with pytest.raises(openai.APIError, match=r"took more than 2 s"):
+            pieces.extend(served.ask(about(data_url(1)), stream=True))
+        gate.allow()
+
+
+def test_a_request_that_does_not_arrive(engine):
+    with running(engine, upload_seconds=0.2, waiting=0) as served:
+        status, reply = raw(served, HEAD, 'Content-Length: 100\r\n\r\n{"model": ')
+        assert status == 408 and b"upload_timeout" in reply.partition(b"\r\n\r\n")[2] + reply
+        assert raw(served, HEAD, "Content-Length: 2\r\n\r\n{}")[0] == 400  # its place in line is free again
+
+
+def test_a_client_that_goes_away(gate, engine):
+    with running(engine) as served:
+        body = json.dumps({"model": served.app.model, "messages": HELLO})
+        for _ in range(2):  # one is being answered, the other waits
+            connection = socket.create_connection(("127.0.0.1", served.port), PATIENCE)
+            connection.sendall(f"{HEAD}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+            if gate.steps == 0:
+                gate.wait_for_a_step()
+                first = connection
+        wait_in_line(served, 1)
+        first.close()
+        connection.close()
+        while b'skd_requests_total{status="499"} 2' not in served.app._metrics.text():
+            served.client.models.list()
+        assert served.app._line.waiting == 0
+        gate.allow()
+    assert gate.steps == 1
+
+
+def test_a_streams_reader_that_goes_away(gate, engine):
+    with running(engine) as served:
+        stream = served.ask(about(data_url(1)), stream=True, max_tokens=100)
+        next(iter(stream))
+        gate.wait_for_a_step()
+        stream.close()
+        while served.app._line._current._end is None:
+            served.client.models.list()
+        gate.allow()
+    assert gate.steps == 1
+
+
+def test_stalled_connections_are_closed(engine, monkeypatch):
+    monkeypatch.setattr(serve, "STALL_SECONDS", 0.3)
+    with running(engine) as served:
+        for head in (b"", b"POST /v1/chat", HEAD.encode()):
+            with socket.create_connection(("127.0.0.1", served.port), PATIENCE) as connection:
+                connection.sendall(head)
+                with contextlib.suppress(ConnectionResetError):
+                    assert connection.recv(100) == b""
+        unread = pytest.raises((ConnectionResetError, BrokenPipeError))
+        with socket.create_connection(("127.0.0.1", served.port), PATIENCE) as connection, unread:
+            while True:
+                connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n" * 100)
+        assert served.ask(HELLO).choices
