@@ -1,14 +1,20 @@
-"""`skd eval`: how many questions a model answers right."""
+"""`skd eval`: how many questions models answer right, checkpoints and exports alike; or the paper's benchmarks."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from switchkd.data.questions import Question
+
 
 @click.command("eval")
-@click.argument("checkpoint", required=False, type=click.Path(path_type=Path))
+@click.argument("models", nargs=-1, metavar="[MODEL]...")
 @click.option("--data", "file", type=click.Path(path_type=Path), help="Questions: LLaVA JSON of one turn each.")
 @click.option(
     "--images", type=click.Path(path_type=Path), help="Their picture folder. Default: images/ beside the file."
@@ -16,44 +22,200 @@ import click
 @click.option(
     "--split", type=click.Choice(["test", "validation"]), default="test", show_default=True, help="Of the run."
 )
-@click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True, help="Questions at a time.")
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    help="Questions at a time, of a checkpoint; an export takes them one by one.",
+)
 @click.option(
     "--max-tokens", type=click.IntRange(min=1), default=16, show_default=True, help="Longest answer in tokens."
 )
+@click.option("--threads", type=click.IntRange(min=1), help="Processor threads for an export. Default: all.")
+@click.option("--suite", type=click.Choice(["paper"]), help="Run the paper's ten benchmarks in lmms-eval instead.")
+@click.option("--download", is_flag=True, help="With --suite: let lmms-eval fetch data that isn't there.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), help="With --suite: only so many questions of each, to try it out."
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="With --suite: folder for what lmms-eval writes. Default: benchmarks.",
+)
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write the scores and answers here.")
 def eval_command(
-    checkpoint: Path | None,
+    models: tuple[str, ...],
     file: Path | None,
     images: Path | None,
     split: str,
     batch_size: int,
     max_tokens: int,
+    threads: int | None,
+    suite: str | None,
+    download: bool,
+    limit: int | None,
+    out: Path | None,
     json_file: Path | None,
 ) -> None:
-    """Accuracy of CHECKPOINT by question kind, with 95 % intervals.
+    """Accuracy of each MODEL by question kind, with 95 % intervals.
 
-    Bare, it asks the newest run's student the questions of that run's test split.
+    MODEL is a checkpoint, an export folder, or the name of one of the newest run's exports. Of several, each is compared
+    with the first on the same questions. Bare, it asks the newest run's student the questions of that run's test split.
     """
     from rich.console import Console
 
-    from switchkd.cli.tables import accuracy_table
+    from switchkd.cli.tables import accuracy_table, paired_table
+    from switchkd.data.answers import right_answers, score_answers
     from switchkd.data.questions import read_questions
-    from switchkd.models.vlm import resolve_checkpoint
     from switchkd.runs import latest_run, recorded_questions
-    from switchkd.training.evaluate import Answerer, answer_all, score_answers
-    from switchkd.training.report import write_answers
+    from switchkd.scoring import pair
 
     console = Console()
-    folder = latest_run() / "student" if checkpoint is None else resolve_checkpoint(checkpoint)
-    answerer = Answerer(folder)
+    folders = _find_models(models)
+    if suite is not None:
+        _run_suite(suite, folders, console, out or Path("benchmarks"), threads, limit, download)
+        return
     if file is None:
         file, recorded_images = recorded_questions(latest_run(), split)
         images = images or recorded_images
     questions = read_questions(file, images or file.parent / "images")
-    answers = answer_all(
-        answerer, questions, console, title="answering", batch_size=batch_size, max_new_tokens=max_tokens
-    )
-    scores = score_answers(questions, answers)
-    console.print(accuracy_table({str(folder): scores}))
+    settings = {"batch_size": batch_size, "max_new_tokens": max_tokens}
+    answers, failures = _ask_each(folders, questions, console, settings, threads)
+    if not answers:
+        raise click.ClickException("\n".join(failures))
+    console.print(accuracy_table({name: score_answers(questions, given) for name, given in answers.items()}))
+    right = {name: right_answers(questions, given) for name, given in answers.items()}
+    first, *others = right
+    pairs = {name: pair(right[first], right[name]) for name in others}
+    if pairs:
+        console.print(paired_table(first, pairs))
     if json_file is not None:
-        write_answers(json_file, questions, answers, scores)
+        _write(json_file, questions, answers, pairs)
+    if failures:
+        raise click.ClickException("\n".join(failures))
+
+
+def _run_suite(
+    suite: str,
+    folders: dict[str, Path],
+    console: Console,
+    out: Path,
+    threads: int | None,
+    limit: int | None,
+    download: bool,
+) -> None:
+    """Runs the benchmarks whose data is there with each model, and tells what the others need."""
+    from switchkd.cli.tables import suite_table
+    from switchkd.runtime.benchmarks import SUITES, Result, has_data, require_lmms_eval, run_benchmark
+
+    require_lmms_eval()
+    ready = [benchmark for benchmark in SUITES[suite] if download or has_data(benchmark)]
+    results: dict[str, dict[str, Result]] = {name: {} for name in folders}
+    for name, folder in folders.items():
+        for benchmark in ready:
+            console.print(f"{folder.name}: {benchmark.title} ({benchmark.task})", highlight=False, style="dim")
+            into = out / folder.name / benchmark.task
+            result = run_benchmark(benchmark, folder, into, threads=threads, limit=limit, download=download)
+            results[name][benchmark.title] = result
+    console.print(suite_table(SUITES[suite], results))
+    done = [(name, title, result) for name, row in results.items() for title, result in row.items()]
+    for name, title, result in done:
+        if result.submission is not None:
+            console.print(f"submission file of {title} by {name}: {result.submission}", highlight=False, soft_wrap=True)
+    failures = [f"{title} by {name}: {result.failure}" for name, title, result in done if result.failure]
+    if not ready:
+        failures = ["None of these benchmarks' data is here: --download lets lmms-eval fetch it from the hub."]
+    if failures:
+        raise click.ClickException("\n".join(failures))
+
+
+def _find_models(names: tuple[str, ...]) -> dict[str, Path]:
+    """Their folders, by names short enough for a table, in the order given."""
+    from switchkd.runs import latest_run
+    from switchkd.runtime.bench.lineup import name_all
+
+    if not names:
+        folder = latest_run() / "student"
+        return {str(folder): folder}
+    folders = [_find_model(name) for name in names]
+    return name_all(folders) if len(folders) > 1 else {str(folders[0]): folders[0]}
+
+
+def _find_model(name: str) -> Path:
+    """A folder, one of the newest run's exports, or a checkpoint on the model hub."""
+    from switchkd.errors import SkdError
+    from switchkd.runtime.bench.lineup import has_torch
+    from switchkd.runtime.variants import find_variant
+
+    try:
+        return find_variant(name)
+    except SkdError:
+        if not has_torch():
+            raise
+    from switchkd.models.vlm import resolve_checkpoint
+
+    return resolve_checkpoint(name)
+
+
+def _ask_each(
+    folders: dict[str, Path],
+    questions: list[Question],
+    console: Console,
+    settings: dict[str, Any],
+    threads: int | None,
+) -> tuple[dict[str, list[str]], list[str]]:
+    """Each model's answers, one model after the other; what went wrong with one doesn't lose the others' answers."""
+    from switchkd.errors import SkdError
+
+    answers, failures = {}, []
+    for name, folder in folders.items():
+        try:
+            answers[name] = _ask(folder, questions, console, settings, threads)
+        except SkdError as error:
+            if len(folders) == 1:
+                raise
+            failures.append(f"{name}: {error}")
+    return answers, failures
+
+
+def _ask(
+    folder: Path, questions: list[Question], console: Console, settings: dict[str, Any], threads: int | None
+) -> list[str]:
+    from switchkd.data.answers import answer_all
+    from switchkd.manifest import FILE_NAME
+    from switchkd.runtime.answers import EngineAnswers
+    from switchkd.runtime.variants import open_engine
+
+    title = f"asking {folder.name}"
+    if (folder / FILE_NAME).exists():
+        with open_engine(folder, threads=threads) as engine:
+            return answer_all(EngineAnswers(engine), questions, console, title=title, **settings | {"batch_size": 1})
+    from switchkd.training.evaluate import Answerer
+
+    return answer_all(Answerer(folder), questions, console, title=title, **settings)
+
+
+def _write(path: Path, questions: list[Question], answers: dict[str, list[str]], pairs: dict[str, Any]) -> None:
+    """One model's scores and answers, or those of several by name and their comparison with the first."""
+    import json
+
+    from switchkd.data.answers import plain_answers, write_answers
+    from switchkd.files import write_text
+
+    first = next(iter(answers))
+    if len(answers) == 1:
+        write_answers(path, questions, answers[first])
+        return
+    compared = {
+        name: {
+            "difference": paired.difference,
+            "interval": paired.interval(),
+            "lost": paired.only_first,
+            "won": paired.only_second,
+            "p_value": paired.p_value,
+        }
+        for name, paired in pairs.items()
+    }
+    models = {name: plain_answers(questions, given) for name, given in answers.items()}
+    write_text(path, json.dumps({"models": models, "reference": first, "compared": compared}, indent=1) + "\n")

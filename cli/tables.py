@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from switchkd.scoring import Score
+from switchkd.scoring import Paired, Score
 
 if TYPE_CHECKING:
     from switchkd.runtime.bench.grids import Grid
+    from switchkd.runtime.benchmarks import Benchmark, Result
 
 
 def accuracy_table(results: Mapping[str, Mapping[str, Score]], blind: Mapping[str, float] | None = None) -> Table:
@@ -45,6 +46,47 @@ def _cell(score: Score) -> str:
     return f"{100 * score.accuracy:.1f} ({100 * low:.0f}–{100 * high:.0f})"
 
 
+def paired_table(first: str, pairs: Mapping[str, Paired]) -> Table:
+    """Models against the first on the same questions."""
+    table = Table(
+        title=f"Against {escape(first)}, in points (95 % interval)",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("model", overflow="fold")
+    for name in ("difference", "lost", "won", "McNemar's p"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, paired in pairs.items():
+        low, high = paired.interval()
+        difference = f"{100 * paired.difference:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+        p_value = f"{paired.p_value:.2g}" if paired.p_value < 0.1 else f"{paired.p_value:.2f}"
+        table.add_row(escape(name), difference, str(paired.only_first), str(paired.only_second), p_value)
+    return table
+
+
+def suite_table(suite: Sequence[Benchmark], results: Mapping[str, Mapping[str, Result]]) -> Table:
+    """Benchmarks of a suite: each model's score on the paper's scale, or what a score needs."""
+    table = Table(title="The paper's benchmarks", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("benchmark", no_wrap=True)
+    table.add_column("lmms-eval's task", no_wrap=True)
+    for name in results:
+        table.add_column(escape(name), justify="right", overflow="fold")
+    table.add_column("scored by", overflow="fold")
+    for benchmark in suite:
+        cells = [_outcome(row.get(benchmark.title)) for row in results.values()]
+        table.add_row(benchmark.title, benchmark.task, *cells, benchmark.server or "lmms-eval")
+    return table
+
+
+def _outcome(result: Result | None) -> str:
+    if result is None:
+        return "no data"
+    if result.failure:
+        return "[red]failed"
+    return "to submit" if result.score is None else f"{result.score:.1f}"
+
+
 def data_table(name: str, report: Any) -> Table:
     """What of a data file can be used, and why the rest can't."""
     table = Table(title=name, title_justify="left")
@@ -63,7 +105,8 @@ def grid_table(grid: Grid) -> Table:
     """A table of a bench."""
     table = Table(title=grid.title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for index, name in enumerate(grid.columns):
-        table.add_column(name, justify="right" if index else "left", no_wrap=not index)
+        word = max(map(len, name.split()))
+        table.add_column(name, justify="right" if index else "left", no_wrap=not index, min_width=word)
     for row in grid.rows:
         table.add_row(*map(escape, row))
     return table

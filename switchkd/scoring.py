@@ -89,6 +89,13 @@ class Paired:
         """Second's accuracy minus first's."""
         return (self.only_second - self.only_first) / self.total
 
+    def interval(self, z: float = 1.959964) -> tuple[float, float]:
+        """Interval of the difference, 95 % by default: Wald's with one more question in each discordant cell
+        (Bonett and Price 2012, "Adjusted Wald confidence interval for a difference of binomial proportions")."""
+        first, second = ((count + 1) / (self.total + 2) for count in (self.only_first, self.only_second))
+        half = z * math.sqrt((first + second - (second - first) ** 2) / (self.total + 2))
+        return max(-1.0, second - first - half), min(1.0, second - first + half)
+
     @property
     def p_value(self) -> float:
         """McNemar's exact two-sided test: whether both err equally often (binomial over the discordant questions)."""

@@ -72,3 +72,20 @@ def test_pairs_are_counted_by_question():
     assert pair([True, True, False, False], [True, False, True, True]) == Paired(1, 2, 4)
     with pytest.raises(ValueError):
         pair([True], [True, False])
+
+
+def test_paired_interval_by_hand():
+    # 10 + 1 and 4 + 1 of 100 + 2: 0.10784 and 0.04902; deviation sqrt((0.15686 - 0.05882²) / 102) = 0.038780
+    low, high = Paired(only_first=10, only_second=4, total=100).interval()
+    assert (low, high) == pytest.approx((-0.05882 - 1.96 * 0.03878, -0.05882 + 1.96 * 0.03878), abs=2e-5)
+    assert Paired(0, 0, 1).interval() == pytest.approx((-0.9239, 0.9239), abs=1e-3)
+
+
+@pytest.mark.parametrize(("first", "second"), [(0.1, 0.1), (0.02, 0.2), (0.3, 0.05)])
+def test_paired_interval_covers_the_truth_in_95_of_100(first, second):
+    draws = np.random.default_rng(0).multinomial(60, [first, second, 1 - first - second], size=4000)
+    inside = 0
+    for one, two, _ in draws.tolist():
+        low, high = Paired(one, two, 60).interval()
+        inside += low <= second - first <= high
+    assert 0.93 < inside / 4000 < 0.985

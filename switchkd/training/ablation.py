@@ -13,11 +13,12 @@ from typing import Any
 
 from rich.console import Console
 
+from switchkd.data.answers import read_right, read_scores
 from switchkd.errors import RecipeError
 from switchkd.files import write_text
 from switchkd.scoring import Paired, mean_interval, pair
 from switchkd.training.recipe import METHODS, Distillation, Recipe
-from switchkd.training.report import blind_scores, kept_answers, read_right, read_scores
+from switchkd.training.report import blind_scores, kept_answers
 from switchkd.training.run import Run
 
 SFT, SWITCH = "sft", "dbild-rkl+switch"

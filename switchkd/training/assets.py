@@ -13,14 +13,15 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
+from switchkd.data.answers import answer_all, read_scores, score_answers
 from switchkd.data.questions import Question, read_questions
 from switchkd.data.roadscenes import scenes
 from switchkd.data.roadscenes.records import training_records
 from switchkd.files import file_sha256, replacing_folder, write_text
 from switchkd.scoring import Score
-from switchkd.training.evaluate import Answerer, answer_all, score_answers
+from switchkd.training.evaluate import Answerer
 from switchkd.training.probe import overall, probe_run
-from switchkd.training.report import kept_answers, read_scores
+from switchkd.training.report import kept_answers
 from switchkd.training.run import Run
 
 ASSETS = ("tower", "language-small", "language-large", "teacher")

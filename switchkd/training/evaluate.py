@@ -1,15 +1,12 @@
-"""Answers of a checkpoint to questions about pictures, and how many are right."""
+"""A checkpoint that answers questions about pictures, many at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import track
 
 from switchkd.data.questions import Question
 from switchkd.models.environment import quiet
@@ -17,7 +14,6 @@ from switchkd.models.layout import image_tokens, read_layout
 from switchkd.models.vlm import load_vlm
 from switchkd.preprocess import Preprocess, open_image
 from switchkd.prompt import ChatPrompt
-from switchkd.scoring import Score, is_right, score_by_kind
 
 
 class Answerer:
@@ -58,34 +54,3 @@ class Answerer:
         if pictures:
             batch["pixel_values"] = torch.from_numpy(np.stack(pictures)).to(self.device, self.vlm.dtype)
         return batch
-
-
-def answer_all(
-    answerer: Answerer,
-    questions: list[Question],
-    console: Console,
-    *,
-    title: str,
-    batch_size: int = 64,
-    max_new_tokens: int = 16,
-) -> list[str]:
-    """Answers to all questions with a progress bar, batches of similar length together."""
-    order = sorted(range(len(questions)), key=lambda index: len(str(questions[index].messages)))
-    answers = [""] * len(questions)
-    batches = list(_chunks(order, batch_size))
-    for chunk in track(batches, description=title, console=console, disable=not console.is_terminal, transient=True):
-        texts = answerer.answer([questions[index] for index in chunk], max_new_tokens=max_new_tokens)
-        for index, text in zip(chunk, texts, strict=True):
-            answers[index] = text
-    return answers
-
-
-def _chunks(items: list[int], size: int) -> Iterator[list[int]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
-
-
-def score_answers(questions: list[Question], answers: list[str]) -> dict[str, Score]:
-    """Exact-match accuracy by kind after VQA's normalisation."""
-    right = [is_right(answer, question.answer) for question, answer in zip(questions, answers, strict=True)]
-    return score_by_kind([question.kind for question in questions], right)

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from switchkd.data.answers import read_answers, read_right
 from switchkd.data.questions import Question, question_text, read_questions
 from switchkd.data.showcase import Pattern, choose
 from switchkd.preprocess import open_image
 from switchkd.training.figures import caption, save_figure
-from switchkd.training.report import kept_answers, read_answers, read_right
+from switchkd.training.report import kept_answers
 from switchkd.training.run import Run
 
 _COLUMNS = 3

@@ -8,13 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from switchkd.data.questions import Question, read_questions
+from switchkd.data.answers import answer_all, plain_scores, read_answers, read_scores, write_answers
+from switchkd.data.questions import read_questions
 from switchkd.errors import SkdError
 from switchkd.files import file_sha256, folder_sha256, write_text
 from switchkd.models.vlm import resolve_checkpoint
 from switchkd.runs import data_folder, latest_run, recorded_recipe
-from switchkd.scoring import Score, is_right, normalise
-from switchkd.training.evaluate import Answerer, answer_all, score_answers
+from switchkd.scoring import Score, normalise
+from switchkd.training.evaluate import Answerer
 from switchkd.training.recipe import is_ready
 from switchkd.training.run import Run, asset
 from switchkd.training.stages import RECORD
@@ -34,7 +35,8 @@ def evaluate_models(run: Run, models: Mapping[str, Path]) -> dict[str, dict[str,
     if not file.is_file():
         return None
     results = {name: read_scores(kept_answers(run, folder, "test", name)) for name, folder in models.items()}
-    plain = _plain(results) | {"agreement_with_teacher": agreement(run, models)}
+    plain: dict[str, Any] = {name: plain_scores(scores) for name, scores in results.items()}
+    plain |= {"agreement_with_teacher": agreement(run, models)}
     write_text(run.folder / "reports" / "accuracy.json", json.dumps(plain, indent=2) + "\n")
     return results
 
@@ -59,7 +61,7 @@ def kept_answers(run: Run, model: Path, split: str, name: str) -> Path:
     if not kept.exists():
         questions = read_questions(file, images)
         answers = answer_all(Answerer(model), questions, run.console, title=f"asking {name}")
-        write_answers(kept, questions, answers, score_answers(questions, answers))
+        write_answers(kept, questions, answers)
     return kept
 
 
@@ -125,41 +127,6 @@ def named_models(references: Sequence[str]) -> dict[str, Path]:
     short = {reference: Path(reference).name for reference in folders}
     unique = len(set(short.values())) == len(short)
     return {short[reference] if unique else reference: folder for reference, folder in folders.items()}
-
-
-def write_answers(path: Path, questions: list[Question], answers: list[str], scores: Mapping[str, Score]) -> None:
-    """Scores and every answer as JSON."""
-    rows = [
-        {"id": question.id, "kind": question.kind, "expected": question.answer, "answer": answer}
-        for question, answer in zip(questions, answers, strict=True)
-    ]
-    write_text(path, json.dumps({"scores": _plain({"": scores})[""], "answers": rows}, indent=1) + "\n")
-
-
-def read_scores(path: Path) -> dict[str, Score]:
-    """The scores that `write_answers` wrote."""
-    plain = json.loads(path.read_text(encoding="utf-8"))["scores"]
-    return {kind: Score(entry["right"], entry["total"]) for kind, entry in plain.items()}
-
-
-def read_answers(path: Path) -> list[dict[str, str]]:
-    """The rows that `write_answers` wrote: id, kind, expected and answer, in the questions' order."""
-    return json.loads(path.read_text(encoding="utf-8"))["answers"]
-
-
-def read_right(path: Path) -> list[bool]:
-    """Which questions were answered right, in the file's order."""
-    return [is_right(row["answer"], row["expected"]) for row in read_answers(path)]
-
-
-def _plain(results: Mapping[str, Mapping[str, Score]]) -> dict[str, Any]:
-    return {
-        name: {
-            kind: {"right": score.right, "total": score.total, "accuracy": score.accuracy, "interval": score.interval()}
-            for kind, score in scores.items()
-        }
-        for name, scores in results.items()
-    }
 
 
 def draw_curves(run_folder: Path) -> Path | None:

@@ -1,0 +1,157 @@
+"""`skd eval`: checkpoints and exports side by side, on the same questions; an export without torch."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+from llava_models import make_checkpoint, picture
+
+from switchkd.cli.main import main
+from switchkd.data.questions import read_questions
+from switchkd.export.folder import ExportRequest, run_export
+from switchkd.runtime.variants import open_engine
+from switchkd.scoring import Paired, is_right
+from switchkd.training.evaluate import Answerer
+
+
+def skd(*arguments: object, fails: bool = False) -> str:
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments], env={"COLUMNS": "160"})
+    assert (result.exit_code != 0) == fails, (result.output, result.exception)
+    assert "Traceback" not in result.output
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A checkpoint, an export as exact as it, a coarse one, and questions whose expected answers the checkpoint gave to
+    every second of them."""
+    folder = tmp_path_factory.mktemp("eval")
+    checkpoint = make_checkpoint(folder / "student")
+    for quant in ("f32", "q4"):
+        run_export(ExportRequest(checkpoint, folder / quant, quant=quant, threads=1))
+    (folder / "images").mkdir()
+    texts = ["how many cars ?", "is the light green ?", "what is on the left ?"]
+    records = []
+    for number in range(12):
+        picture(number).save(folder / "images" / f"{number}.png")
+        records.append(
+            {
+                "id": f"q{number}",
+                "kind": "even" if number % 2 == 0 else "odd",
+                "image": f"{number}.png",
+                "conversations": [
+                    {"from": "human", "value": f"<image>\n{texts[number % 3]}"},
+                    {"from": "gpt", "value": "unsayable"},
+                ],
+            }
+        )
+    records.append(
+        {"id": "t", "kind": "even", "conversations": [{"from": "human", "value": "2 ?"}, {"from": "gpt", "value": "x"}]}
+    )
+    file = folder / "questions.json"
+    file.write_text(json.dumps(records))
+    answers = Answerer(checkpoint).answer(read_questions(file, folder / "images")[:12], max_new_tokens=6)
+    for record, answer in list(zip(records, answers, strict=False))[::2]:
+        record["conversations"][1]["value"] = answer or "unsayable"  # a record's answer can't be empty
+    file.write_text(json.dumps(records))
+    (folder / "right.txt").write_text(str(sum(bool(answer) for answer in answers[::2])))
+    return folder
+
+
+@pytest.fixture
+def accuracy(folder) -> str:
+    """Of the checkpoint, as the table has it."""
+    right = int((folder / "right.txt").read_text())
+    assert 2 <= right <= 6
+    return f"{100 * right / 13:.1f} ("
+
+
+@pytest.fixture(autouse=True)
+def there(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+
+
+def test_models_are_compared_on_the_same_questions(folder, tmp_path, accuracy):
+    out = tmp_path / "scores.json"
+    asked = ("--data", "questions.json", "--max-tokens", 6, "--threads", 1, "--json", out)
+    output = skd("eval", "student", "f32", "q4", *asked)
+    written = json.loads(out.read_text())
+    assert list(written["models"]) == ["student", "f32", "q4"] and written["reference"] == "student"
+    questions = read_questions(folder / "questions.json", folder / "images")
+    with open_engine(folder / "q4", threads=1) as engine:
+        from switchkd.preprocess import open_image
+
+        literal = [
+            engine.answer(one.messages, one.image and open_image(one.image), max_new_tokens=6) for one in questions
+        ]
+    assert [row["answer"] for row in written["models"]["q4"]["answers"]] == literal
+    # The float32 export says what the checkpoint says, one by one as in a batch.
+    student = written["models"]["student"]
+    assert [row["answer"] for row in written["models"]["f32"]["answers"]] == [
+        row["answer"] for row in student["answers"]
+    ]
+    scores = student["scores"]
+    assert scores["even"]["right"] == scores["all"]["right"] == int((folder / "right.txt").read_text())
+    assert (scores["even"]["total"], scores["odd"]["total"], scores["odd"]["right"]) == (7, 6, 0)
+    right = [is_right(answer, one.answer) for answer, one in zip(literal, questions, strict=True)]
+    reference = [is_right(row["answer"], row["expected"]) for row in student["answers"]]
+    lost = sum(before and not after for before, after in zip(reference, right, strict=True))
+    won = sum(after and not before for before, after in zip(reference, right, strict=True))
+    paired = Paired(lost, won, 13)
+    assert written["compared"]["q4"] == {
+        "difference": paired.difference,
+        "interval": list(paired.interval()),
+        "lost": lost,
+        "won": won,
+        "p_value": paired.p_value,
+    }
+    assert written["compared"]["f32"]["lost"] == written["compared"]["f32"]["won"] == 0
+    assert f"{100 * paired.difference:+.1f} (" in output and "Against student" in output and accuracy in output
+
+
+def test_one_export_alone_is_written_as_one_checkpoint_is(tmp_path):
+    for model in ("student", "f32"):
+        skd("eval", model, "--data", "questions.json", "--max-tokens", 6, "--json", tmp_path / f"{model}.json")
+    assert (tmp_path / "student.json").read_text() == (tmp_path / "f32.json").read_text()
+
+
+def test_an_export_by_its_name_in_the_newest_run(folder, tmp_path, monkeypatch, accuracy):
+    monkeypatch.chdir(tmp_path)
+    exports = tmp_path / "runs" / "first" / "exports"
+    exports.mkdir(parents=True)
+    (exports / "student-gguf-f32").symlink_to(folder / "f32")
+    (tmp_path / "runs" / "latest").symlink_to("first")
+    output = skd("eval", "student-gguf-f32", "--data", folder / "questions.json", "--max-tokens", 6)
+    assert accuracy in output
+
+
+def test_one_bad_model_doesnt_lose_the_others_scores(tmp_path, accuracy):
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "manifest.json").write_text("{")
+    output = skd("eval", "f32", tmp_path / "torn", "--data", "questions.json", "--max-tokens", 6, fails=True)
+    assert accuracy in output and "Error: torn: " in output
+
+
+def test_an_export_needs_no_torch(accuracy):
+    blocked = (
+        "import sys\n"
+        "class No:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.partition('.')[0] in ('torch', 'transformers'):\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, No())\n"
+        "from switchkd.cli.main import main\n"
+        "main(sys.argv[1:])\n"
+    )
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-c", blocked, *arguments], capture_output=True, text=True)
+
+    done = run("eval", "f32", "q4", "--data", "questions.json", "--max-tokens", "6")
+    assert done.returncode == 0 and accuracy in done.stdout, done.stderr
+    refused = run("eval", "student", "--data", "questions.json")
+    assert refused.returncode == 1 and "switchkd[train]" in refused.stderr and "Traceback" not in refused.stderr
+    unknown = run("eval", "nowhere", "--data", "questions.json")
+    assert "There is no variant nowhere" in unknown.stderr
