@@ -5,6 +5,10 @@
 The variants are export folders; real shapes of random weights do: `skd init --random`, then `skd export`. The processor's
 rates are measured before and after the engines and the better ones are taken, as what else runs only slows it down. Engines
 are timed in turns. Without variants only the published figures are compared.
+
+On a busy computer wall-clock times say little; `--processor-time` counts the process's own seconds of one thread instead:
+
+    OMP_NUM_THREADS=1 python benchmarks/hardware.py VARIANT… --processor-time
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ import resource
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice, product
@@ -32,7 +37,8 @@ from switchkd.hardware.local import processor_name
 from switchkd.hardware.profile import Figure, Profile, load_profile
 from switchkd.hardware.rates import ACCELERATOR, CPU, rates_of
 from switchkd.hardware.workload import GGUF, Language, Part, Workload
-from switchkd.runtime.probe import probe_local
+from switchkd.runtime.measure import measure
+from switchkd.runtime.probe import describe, probe_local
 from switchkd.runtime.speed import TEXT_TOKENS, take_turns, time_request
 from switchkd.runtime.variants import open_engine, usable_processors
 from switchkd.runtime.workloads import read_workload
@@ -105,12 +111,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=32, help="decoded in each round")
     parser.add_argument("--seconds", type=float, default=2.0, help="for each of the four rates, before and after")
+    parser.add_argument("--processor-time", action="store_true", help="of one thread; for busy computers")
     parser.add_argument("--out", type=Path, help="Markdown file; default: the terminal")
     parser.add_argument("--memory-of", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.memory_of:
         print(json.dumps(peak_memory(options.memory_of, options.threads)))
         return
+    if options.processor_time:
+        options.threads = 1
+        time.perf_counter = time.process_time  # what engines and `measure` read
     here = list(local_section(options)) if options.variants else []
     report = "\n".join(["# Predictions of `skd hardware fit`, judged", "", *here, *published_section()]) + "\n"
     if options.out:
@@ -121,22 +131,23 @@ def main() -> None:
 def local_section(options: argparse.Namespace) -> Iterator[str]:
     """This computer: every variant's phases, predicted and measured."""
     load = os.getloadavg()[0]
-    before = probe_local(threads=options.threads, seconds=options.seconds, keep=False)
+    before = rates_here(options)
     names = [str(variant) for variant in options.variants]
     memory = {name: measured_memory(name, options.threads) for name in names}
     engines = {name: open_engine(name, threads=options.threads) for name in names}
     times = list(islice(take_turns(engines, tokens=options.tokens), options.rounds))[-1]
     for engine in engines.values():
         engine.close()
-    after = probe_local(threads=options.threads, seconds=options.seconds, keep=False)
+    after = rates_here(options)
     profile = better(before, after)
     asked = {"text_tokens": TEXT_TOKENS, "answer_tokens": options.tokens}
     fits = {name: fit(work := read_workload(name), profile, context=context_of(work), **asked) for name in names}
+    clock = "processor" if options.processor_time else "wall-clock"
     figures = ", ".join(f"{field} {profile.value(field):g}" for field in MEASURED if profile.value(field))
     yield from (
         "## This computer",
         "",
-        f"{processor_name()}, {options.threads} threads; {figures}; Python {platform.python_version()}.",
+        f"{processor_name()}, {options.threads} threads, {clock} time; {figures}; Python {platform.python_version()}.",
         f"Load {load:.1f} before, {os.getloadavg()[0]:.1f} after; {options.rounds} rounds in turns after one to warm up,",
         f"medians; a picture, {TEXT_TOKENS} tokens of text, {options.tokens} tokens decoded. The error is that of the",
         f"predicted value against the measured one; **bold** beyond ±{AIM:.0%}. Rates measured before and after, in that order:",
@@ -152,6 +163,13 @@ def local_section(options: argparse.Namespace) -> Iterator[str]:
         total = fits[name].memory.total / 1e6
         yield f"| | memory, MB | {total:.0f} | – | {memory[name] / 1e6:.0f} | {error(total, memory[name] / 1e6)} |"
     yield from ("", f"    python {shlex.join(sys.argv)}", "")
+
+
+def rates_here(options: argparse.Namespace) -> Profile:
+    """This computer, measured in a process of its own, or in this one where its own time counts."""
+    if options.processor_time:
+        return describe(measure(1, options.seconds))
+    return probe_local(threads=options.threads, seconds=options.seconds, keep=False)
 
 
 def local_rows(name: str, predicted: Fit, measured: dict[str, float]) -> Iterator[str]:

@@ -43,9 +43,9 @@ CORES: dict[str, Core] = {
 # Pi 5 (HPL, 36.7 of 76.8 GFLOP/s, geerlingguy/sbc-reviews #21). Int8: 0.54 measured on the same Xeon by ONNX Runtime.
 MATRIX_F32_SHARE = 0.6
 MATRIX_INT8_SHARE = 0.5
-# UNPACKING: a matrix in cache by one vector took a Xeon core 7 multiply-adds a cycle; 6 explains the tokens a second of five
-# quantizations of one model on a Raspberry Pi 5 within 7 % together with BUS_SHARE (llama.cpp #26484).
-BUS_SHARE = 0.74  # of the memory bus that a processor's cores reach together; same source
+# UNPACKING: a matrix in cache by one vector took a Xeon core 7 multiply-adds a cycle; 6 explains the tokens a second of three
+# quantizations of one model on a Raspberry Pi 5 within 12 % together with BUS_SHARE (llama.cpp #26484).
+BUS_SHARE = 0.85  # of the memory bus that a processor's cores reach together; same source
 CORE_READ_GBPS = 12.0  # that one core reads alone; a Xeon core read 10 to 12
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from switchkd.errors import SkdError
@@ -51,31 +52,39 @@ def probe_local(*, threads: int | None = None, seconds: float = 2.0, keep: bool 
     Raises:
         SkdError: measuring failed, or the cache can't be written.
     """
-    threads = threads or local.usable_cores()
+    profile = describe(_measure(threads or local.usable_cores(), seconds))
+    if keep:
+        write_text(cache_file(), json.dumps(profile.to_json(), indent=2, ensure_ascii=False) + "\n")
+    return profile
+
+
+def describe(measured: Mapping[str, Any]) -> Profile:
+    """This computer's profile with these rates, which are as `measure.measure` gives them.
+
+    Raises:
+        SkdError: what the system tells of itself makes no sense.
+    """
     known, unknown = local.facts()
-    measured = _measure(threads, seconds)
     busy = f"; load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
     figures = {
         name: {"value": value, "source": "the operating system", "confidence": "measured"}
         for name, value in known.items()
     }
-    reasons = measured.pop("unknown")
+    reasons = {**unknown, **measured["unknown"]}
     for name, figure in measured.items():
-        figures[name] = {**figure, "source": f"{figure['source']}{busy}", "confidence": "measured"}
+        if name != "unknown":
+            figures[name] = {**figure, "source": f"{figure['source']}{busy}", "confidence": "measured"}
     runtimes = [title for package, title in _RUNTIMES.items() if importlib.util.find_spec(package)]
     if runtimes:
         figures["runtimes"] = {"value": runtimes, "source": "installed packages", "confidence": "measured"}
     else:
         reasons["runtimes"] = "none is installed: pip install 'switchkd[onnx]' or 'switchkd[gguf]'"
     base = shipped_profile(LOCAL)
-    value = {"name": LOCAL, "title": base.title, "note": base.note, **figures, "unknown": {**unknown, **reasons}}
+    value = {"name": LOCAL, "title": base.title, "note": base.note, **figures, "unknown": reasons}
     try:
-        profile = read_profile(value, "this computer's profile")
+        return read_profile(value, "this computer's profile")
     except ProfileError as error:
         raise SkdError(f"This computer can't be described: {error}") from error
-    if keep:
-        write_text(cache_file(), json.dumps(profile.to_json(), indent=2, ensure_ascii=False) + "\n")
-    return profile
 
 
 def _measure(threads: int, seconds: float) -> dict[str, Any]:
