@@ -1,4 +1,4 @@
-# make demo   install everything here and run the default recipe
+# make demo   install everything here, run the default recipe, export its student and measure the exports
 # make test   install everything here, lint, and run the tests
 # All of it can be repeated: what is there already is not made again.
 
@@ -30,7 +30,10 @@ PICTURE := runs/latest/data/images/test/000000.png
 demo: setup gguf
 	$(BIN)/skd distill
 	$(BIN)/skd export --format gguf --quant q4 --force
+	$(BIN)/skd export --format onnx --quant q4 --force
+	$(BIN)/skd export --format onnx --quant q8 --force
 	$(BIN)/skd chat student-gguf-q4 --image $(PICTURE) --prompt "what does the sign say ?"
+	$(BIN)/skd bench --device cpu
 
 test: lint gguf
 	$(PYTEST)

@@ -142,7 +142,7 @@ def _camera(variants: Mapping[str, Any]) -> Grid:
                 name,
                 *(f"{camera[key]:,}" for key in ("frames", "answered", "dropped", "late")),
                 figure(None if camera["missed_share"] is None else 100 * camera["missed_share"], ".1f"),
-                *(spread(age[quantile], quantile) if age["n"] else NONE for quantile in ("p50", "p99", "p99.9")),
+                *(spread(age[quantile], quantile) if age["n"] else NONE for quantile in ("p50", "p99.9")),
                 figure(None if age["max"] is None else 1e3 * age["max"]),
             )
         )
@@ -152,7 +152,7 @@ def _camera(variants: Mapping[str, Any]) -> Grid:
         f"Late: answered more than {1e3 * camera['deadline']:.0f} ms after the frame came. Missed: late, or dropped because a "
         "newer frame took its place."
     )
-    columns = ("frames", "answered", "dropped", "late", "missed, %", "p50", "p99", "p99.9", "max")
+    columns = ("frames", "answered", "dropped", "late", "missed, %", "p50", "p99.9", "max")
     return Grid(title, ("variant", *columns), rows, note)
 
 

@@ -18,7 +18,7 @@ from switchkd.errors import DataError, SkdError
 from switchkd.files import write_text
 from switchkd.preprocess import open_image
 from switchkd.runtime.bench import figures
-from switchkd.runtime.bench.grids import NONE, WORDS, Grid, figure, grids, spread
+from switchkd.runtime.bench.grids import NONE, WORDS, Grid, compare, figure, grids, spread
 from switchkd.runtime.bench.measurement import PHASES, Bench
 from switchkd.runtime.bench.quality import right_answers
 from switchkd.runtime.bench.statistics import QUANTILES, summarise
@@ -67,6 +67,10 @@ def read_summary(path: Path) -> dict[str, Any]:
         raise SkdError(f"{path} has schema {schema}, newer than {SCHEMA}, which this version reads: update skd.")
     if not all(isinstance(summary.get(key), dict) for key in ("machine", "settings", "variants")):
         raise SkdError(f"{path} is no bench.json: it has no machine, settings or variants.")
+    try:
+        compare(summary, summary)  # whether everything is there that a comparison reads
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
+        raise SkdError(f"{path} is torn: {type(error).__name__} {error}.") from error
     return summary
 
 

@@ -1,0 +1,152 @@
+"""`skd bench` as a person types it: its default line-up, its files, its refusals and its exit status."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+from llava_models import make_checkpoint, picture
+
+from switchkd.cli.main import main
+from switchkd.export.folder import ExportRequest, run_export
+from switchkd.runtime.bench.lineup import line_up, line_up_run
+from switchkd.runtime.bench.report import read_summary
+
+QUICK = ("--questions", 6, "--warm-up", 1, "--divergence", 3, "--max-tokens", 3, "--threads", 1, "--context", 256)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A run with a student, one export and its recorded test split."""
+    run = tmp_path_factory.mktemp("made") / "runs" / "tiny"
+    make_checkpoint(run / "student")
+    run_export(
+        ExportRequest(run / "student", run / "exports" / "student-onnx-q8", format="onnx", quant="q8", threads=1)
+    )
+    (run / "data" / "images").mkdir(parents=True)
+    records = []
+    for index in range(6):
+        picture(index).save(run / "data" / "images" / f"{index}.png")
+        talk = [{"from": "human", "value": "<image>\nis it <b>red</b> ?"}, {"from": "gpt", "value": "yes"}]
+        records.append({"id": f"q{index}", "kind": "car", "image": f"{index}.png", "conversations": talk})
+    (run / "data" / "test.json").write_text(json.dumps(records))
+    data = "{source: roadscenes, test: test.json, test_images: images}"
+    (run / "recipe.yaml").write_text(f"data: {data}\n")
+    return run.parent
+
+
+@pytest.fixture
+def run(made, tmp_path, monkeypatch):
+    """A copy of it, in a folder of its own, as the newest run."""
+    shutil.copytree(made, tmp_path / "runs")
+    (tmp_path / "runs" / "latest").symlink_to("tiny")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "runs" / "tiny"
+
+
+def skd(*arguments, status=0):
+    result = CliRunner().invoke(main, ["bench", *map(str, arguments)])
+    assert result.exit_code == status, (result.output, result.exception)
+    assert "Traceback" not in result.output
+    return result.output
+
+
+def test_bare_it_measures_the_newest_runs_exports_against_its_student(run):
+    output = skd(*QUICK)
+    folder = run / "reports" / "bench"
+    summary = read_summary(folder / "bench.json")
+    assert list(summary["variants"]) == ["student", "student-onnx-q8"]
+    assert summary["settings"]["reference"] == "student" and summary["schema"] == 1
+    for words in ("Speed, ms", "Latency, ms", "Quality", "n/a (needs", "report: runs/tiny/reports/bench/report.html"):
+        assert words in output
+    rows = [json.loads(line) for line in (folder / "requests.jsonl").read_text().splitlines()]
+    assert len(rows) == 12 and {row["variant"] for row in rows} == {"student", "student-onnx-q8"}
+    report = (folder / "report.html").read_text()
+    assert report.count("data:image/svg+xml;base64,") == 5 and "data:image/jpeg;base64," in report
+    assert not re.search(r"(src|href)=[\"'](?!data:)", report) and "<script" not in report
+    assert "is it &lt;b&gt;red&lt;/b&gt; ?" in report and "<b>" not in report
+    compared = skd("student-onnx-q8", *QUICK, "--compare", folder / "bench.json", "--out", "second")
+    assert "Against the older bench" in compared and "whole answer, p50" in compared and "ratio" in compared
+
+
+def test_one_bad_variant_is_told_and_the_rest_is_written(run):
+    shutil.copytree(run / "exports" / "student-onnx-q8", run / "exports" / "torn")
+    (run / "exports" / "torn" / "manifest.json").write_text('{"schema": 1}')
+    output = skd("student-onnx-q8", "torn", *QUICK, status=1)
+    assert "Error: torn: " in output and "manifest.json is torn" in output
+    summary = read_summary(run / "reports" / "bench" / "bench.json")
+    assert summary["variants"]["torn"]["error"] and summary["variants"]["student-onnx-q8"]["quality"]
+    assert "manifest.json is torn" in (run / "reports" / "bench" / "report.html").read_text()
+    (run / "exports" / "student-onnx-q8" / "tokenizer.json").unlink()
+    before = (run / "reports" / "bench" / "bench.json").read_bytes()
+    assert "tokenizer.json is missing" in skd("student-onnx-q8", *QUICK, status=1)
+    assert (run / "reports" / "bench" / "bench.json").read_bytes() == before  # nothing measured, nothing replaced
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--device", "tpu"), "There is no device 'tpu' here; --device can be cpu"),
+        (("nothing",), "There is no variant nothing"),
+        (("--run", "nowhere"), "There is no run runs/nowhere"),
+        (("--data", "gone.json"), "gone.json"),
+        (("--compare", "gone.json"), "gone.json can't be read"),
+        (("--compare", "runs/tiny/data/test.json"), "is no bench.json"),
+        (("--compare", "newer.json"), "newer.json has schema 2, newer than 1"),
+        (("--compare", "torn.json"), "torn.json is torn"),
+        (("--rate", "0"), "0"),
+    ],
+)
+def test_refusals_come_before_anything_is_measured(run, arguments, words):
+    (run.parents[1] / "newer.json").write_text('{"schema": 2}')
+    (run.parents[1] / "torn.json").write_text('{"schema": 1, "machine": {}, "settings": {}, "variants": {"a": []}}')
+    status = 2 if "--rate" in arguments else 1
+    assert words in " ".join(skd(*arguments, status=status).split())
+    assert not (run / "reports").exists()
+
+
+def test_the_line_up(run, monkeypatch):
+    exports = run / "exports"
+    named = line_up(["student-onnx-q8", "runs/tiny/student"], None, run)
+    assert list(named) == ["student", "student-onnx-q8"]  # a checkpoint is the reference
+    assert list(line_up(["student-onnx-q8"], "runs/tiny/student", run)) == ["student", "student-onnx-q8"]
+    shutil.copytree(exports / "student-onnx-q8", run / "other" / "student-onnx-q8")
+    both = line_up(["student-onnx-q8", str(run / "other" / "student-onnx-q8")], None, run)
+    assert len(both) == 2 and all("/" in name for name in both)
+    (exports / ".half").mkdir()
+    assert line_up_run(run, None) == (
+        {"student": run / "student", "student-onnx-q8": exports / "student-onnx-q8"},
+        "",
+    )
+    monkeypatch.setattr("switchkd.runtime.bench.lineup.has_torch", lambda: False)
+    folders, note = line_up_run(run, None)
+    assert list(folders) == ["student-onnx-q8"] and "PyTorch isn't installed" in note
+
+
+BLOCKED = """
+import sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"torch", "transformers", "safetensors", "accelerate", "scipy", "matplotlib"}:
+            raise ModuleNotFoundError(f"{name} is blocked", name=name.partition(".")[0])
+sys.meta_path.insert(0, Blocker())
+"""
+
+
+def test_a_device_needs_neither_torch_nor_matplotlib(run, tmp_path):
+    """The bare command where they can't be imported, in its workers as well."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(BLOCKED)
+    environment = {"PYTHONPATH": str(tmp_path / "site"), "PATH": "/usr/bin:/bin"}
+    check = "import importlib.util\ntry: import torch\nexcept ModuleNotFoundError: print('blocked')"
+    blocked = subprocess.run([sys.executable, "-P", "-c", check], env=environment, capture_output=True, text=True)
+    assert blocked.stdout.strip() == "blocked"
+    command = [sys.executable, "-m", "switchkd.cli", "bench", *map(str, QUICK)]
+    result = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "PyTorch isn't installed" in result.stdout
+    report = (run / "reports" / "bench" / "report.html").read_text()
+    assert "switchkd[report]" in report and "data:image/jpeg" in report

@@ -1,0 +1,255 @@
+"""Whole benches of real exports, each variant in its own process."""
+
+import json
+import os
+import re
+import signal
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from switchkd.data.questions import read_questions
+from switchkd.errors import SkdError
+from switchkd.export.parity import measure_loss, run_reference
+from switchkd.export.probes import Probe
+from switchkd.files import file_sha256
+from switchkd.manifest import FILE_NAME
+from switchkd.preprocess import open_image
+from switchkd.runtime.bench import runner
+from switchkd.runtime.bench.measurement import Bench, Measurement, Settings, summarise_bench
+from switchkd.runtime.bench.memory import process_tree
+from switchkd.runtime.bench.session import Session, SessionError
+from switchkd.runtime.variants import open_engine
+
+SETTINGS = Settings(
+    scenario="single",
+    device="cpu",
+    threads=1,
+    context=512,
+    max_tokens=4,
+    questions=12,
+    seconds=0.0,
+    warm_up=2,
+    divergence=6,
+    sequential=False,
+    rate=20.0,
+    minutes=0.02,
+    seed=0,
+)
+
+
+def bench(models, file, names=("onnx-fp32", "onnx-q8"), watch=lambda what, share: None, **settings):
+    """Runs a bench of some of the models."""
+    asked = read_questions(file, file.parent / "images")
+    measurements = {name: Measurement(name, models / name) for name in names}
+    whole = Bench(replace(SETTINGS, **settings), asked, file, "", measurements)
+    runner.run_bench(whole, watch)
+    return whole
+
+
+def test_what_is_measured_in_turns(models, questions):
+    whole = bench(models, questions)
+    assert whole.failures() == [] and whole.reference == "onnx-fp32" and not whole.interrupted
+    summary = json.loads(json.dumps(summarise_bench(whole)))
+    for name, each in summary["variants"].items():
+        measured = whole.measurements[name]
+        latency = each["latency"]
+        assert Counter(request.question for request in measured.requests) == Counter(range(12))
+        assert latency["warm_up"] == 2 and latency["load"] > 0 and latency["first_answer"] > 0
+        for phase in ("preprocess", "encode", "prefill", "first_token", "answer"):
+            assert latency[phase]["n"] == 12 and 0 < latency[phase]["p50"] <= latency[phase]["max"]
+            assert latency[phase]["p90"] is None
+        for request in measured.requests:
+            seconds = request.seconds
+            parts = seconds["preprocess"] + seconds["encode"] + seconds["prefill"]
+            assert parts <= seconds["first_token"] and seconds["first_token"] + seconds["decode"] <= seconds["answer"]
+        assert each["memory"]["peak"] >= each["memory"]["loaded"] > 10 << 20
+        sizes = [path.stat().st_size for path in (models / name / "onnx").glob("*.onnx*")]
+        assert each["files"]["weights"] == sum(sizes) > 0
+        assert each["quality"]["accuracy"]["all"]["total"] == 12
+        assert set(each["quality"]["accuracy"]) == {"car", "light", "all"}
+    assert summary["settings"]["reference"] == "onnx-fp32" and summary["machine"]["conditions"]["load"]
+
+
+def test_answers_are_the_engines_and_divergence_is_the_exporters(models, questions):
+    """The figures against the same ones by the export's own comparison."""
+    whole = bench(models, questions, ("student", "onnx-q8"), max_tokens=16, divergence=12, questions=12)
+    assert whole.reference == "student" and whole.failures() == []
+    probes = [
+        Probe(question.messages, question.image, question.answer)
+        for question in read_questions(questions, questions.parent / "images")
+    ]
+    references = run_reference(models / "student", probes, every=0, threads=1)
+    with open_engine(models / "onnx-q8", threads=1, context=512) as engine:
+        expected = measure_loss(engine, references)
+        answers = [engine.answer(probe.messages, open_image(probe.picture), max_new_tokens=16) for probe in probes]
+    quality = summarise_bench(whole)["variants"]["onnx-q8"]["quality"]
+    assert [whole.measurements["onnx-q8"].answers()[index] for index in range(12)] == answers
+    assert quality["divergence"]["positions"] == expected["positions"]
+    for key in ("kl_mean", "kl_max", "top1"):
+        assert quality["divergence"][key] == pytest.approx(expected[key], rel=1e-5)
+    assert quality["accuracy"]["all"]["accuracy"] == pytest.approx(expected["accuracy"])
+    assert quality["difference"]["accuracy"] == pytest.approx(expected["accuracy"] - expected["reference_accuracy"])
+
+
+def test_sequential_gives_the_same_quality(models, questions):
+    turns, alone = (summarise_bench(bench(models, questions, sequential=each))["variants"] for each in (False, True))
+    for name in turns:
+        assert turns[name]["quality"] == alone[name]["quality"]
+
+
+def test_the_order_is_random_by_seed_and_turns_are_shuffled(models, questions, monkeypatch):
+    asked = []
+    call = Session.call
+    monkeypatch.setattr(
+        Session,
+        "call",
+        lambda self, operation, **kw: (asked.append((operation, self.name)), call(self, operation, **kw))[1],
+    )
+    whole = bench(models, questions, questions=24)
+    order = [request.question for request in whole.measurements["onnx-q8"].requests]
+    assert order == [request.question for request in whole.measurements["onnx-fp32"].requests]
+    assert sorted(order[:12]) == list(range(12)) != order[:12]
+    turns = [name for operation, name in asked if operation == "ask"][4:]
+    pairs = {tuple(turns[index : index + 2]) for index in range(0, len(turns), 2)}
+    assert pairs == {("onnx-fp32", "onnx-q8"), ("onnx-q8", "onnx-fp32")}
+    assert whole.measurements["onnx-q8"].answers().keys() == set(range(12))
+
+
+def damage_bytes(folder):
+    path = folder / "tokenizer.json"
+    content = bytearray(path.read_bytes())
+    content[50] ^= 1
+    path.write_bytes(content)
+
+
+def newer_schema(folder):
+    manifest = json.loads((folder / FILE_NAME).read_text())
+    (folder / FILE_NAME).write_text(json.dumps(manifest | {"schema": 999}))
+
+
+def missing_file(folder):
+    (folder / "tokenizer.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (damage_bytes, r"tokenizer\.json isn't the file that was exported"),
+        (newer_schema, "schema 999, newer than"),
+        (missing_file, r"tokenizer\.json is missing"),
+    ],
+)
+@pytest.mark.parametrize("bad", ["onnx-fp32", "onnx-q8"])
+def test_one_bad_variant_doesnt_lose_the_others(models, questions, damage, words, bad):
+    damage(models / bad)
+    whole = bench(models, questions, questions=3)
+    (good,) = whole.answered()
+    assert good.name != bad and len(good.requests) == 3 and whole.reference == good.name
+    (line,) = whole.failures()
+    assert line.startswith(f"{bad}: ") and "\n" not in line
+    assert re.search(words, line)
+    summary = summarise_bench(whole)
+    assert summary["variants"][bad]["error"] and "latency" not in summary["variants"][bad]
+
+
+def test_a_process_that_dies_in_the_middle(models, questions, monkeypatch):
+    """As a crash of a native library would end it; what it had measured before is kept."""
+    sessions = {}
+    opened = Session.__init__
+    monkeypatch.setattr(
+        Session, "__init__", lambda self, name, **kw: (opened(self, name, **kw), sessions.update({name: self}))[0]
+    )
+
+    def watch(what, share):
+        if what == "question 5" and "onnx-q8" in sessions:
+            os.kill(sessions.pop("onnx-q8").pid, signal.SIGKILL)
+
+    whole = bench(models, questions, watch=watch)
+    assert "process ended by SIGKILL" in whole.failures()[0]
+    assert len(whole.measurements["onnx-q8"].requests) == 4 and len(whole.measurements["onnx-fp32"].requests) == 12
+    assert summarise_bench(whole)["variants"]["onnx-q8"]["quality"]["difference"]["total"] == 4
+
+
+def test_an_unreadable_picture_is_counted_and_left_out_for_all(models, questions):
+    picture = questions.parent / "images" / "2.png"
+    picture.write_bytes(picture.read_bytes()[:200])
+    whole = bench(models, questions)
+    assert sorted(whole.unreadable) == [2, 6, 10]
+    for each in whole.measurements.values():
+        assert each.error is None and sorted(each.answers()) == [0, 1, 3, 4, 5, 7, 8, 9, 11]
+    assert [line[:12] for line in sorted(whole.failures())] == ["question q10", "question q2 ", "question q6 "]
+    assert all("2.png" in line for line in whole.failures())
+    assert {entry["id"] for entry in summarise_bench(whole)["settings"]["unreadable"]} == {"q2", "q6", "q10"}
+
+
+def test_ctrl_c_keeps_what_was_measured(models, questions):
+    processes = []
+
+    def watch(what, share):
+        if what == "question 8":
+            processes.extend(process_tree(os.getpid())[1:])
+            raise KeyboardInterrupt
+
+    whole = bench(models, questions, watch=watch)
+    assert whole.interrupted and whole.conditions["load"]
+    for each in summarise_bench(whole)["variants"].values():
+        assert each["quality"]["accuracy"]["all"]["total"] == 7 and each["memory"]["peak"]
+    assert len(processes) >= 2 and not any(os.path.exists(f"/proc/{pid}") for pid in processes)  # noqa: PTH110
+
+
+def test_time_decides_the_number_of_questions_but_a_few_are_always_asked(models, questions, monkeypatch):
+    monkeypatch.setattr(runner, "LEAST", 3)
+    assert {len(each.requests) for each in bench(models, questions, questions=None).answered()} == {3}
+    whole = bench(models, questions, questions=None, seconds=600.0)
+    assert {len(each.requests) for each in whole.answered()} == {12}
+
+
+def test_a_camera_in_front_of_a_real_engine(models, questions):
+    whole = bench(models, questions, ("onnx-q8",), scenario="camera", minutes=0.02)
+    each = summarise_bench(whole)["variants"]["onnx-q8"]
+    assert whole.failures() == []
+    assert each["camera"]["frames"] == 24 == each["camera"]["answered"] + each["camera"]["dropped"]
+    assert each["memory"]["growth"]["verdict"] == "too short to tell" and each["memory"]["peak"] > 10 << 20
+    assert each["latency"]["warm_up"] == 12 and "quality" not in each
+
+
+def test_another_vocabulary_or_tokenizer_isnt_compared(models, questions):
+    """Token numbers of another tokenizer mean other words."""
+    path = models / "onnx-q8" / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text()), indent=3))
+    manifest = json.loads((models / "onnx-q8" / FILE_NAME).read_text())
+    manifest["files"]["tokenizer.json"] |= {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+    (models / "onnx-q8" / FILE_NAME).write_text(json.dumps(manifest))
+    whole = bench(models, questions, questions=2)
+    quality = summarise_bench(whole)["variants"]["onnx-q8"]["quality"]
+    assert quality["divergence"] is None and quality["divergence_note"] == "another tokenizer"
+
+
+def test_a_session_tells_errors_in_one_line(models, tmp_path):
+    with pytest.raises(SessionError, match="neither an export"):
+        Session("x", folder=str(tmp_path), threads=1, context=64, device="cpu", frames=0)
+    with Session("x", folder=str(models / "onnx-q8"), threads=1, context=64, device="cpu", frames=0) as session:
+        with pytest.raises(SkdError, match="no operation 'close'"):
+            session.call("close")
+        with pytest.raises(SessionError, match="more than the context"):
+            session.call("ask", image=None, messages=[{"role": "user", "content": "red " * 200}], max_tokens=1)
+        assert (
+            session.call("ask", image=None, messages=[{"role": "user", "content": "red"}], max_tokens=1)["new_tokens"]
+            == 1
+        )
+
+
+def test_logits_of_another_size(models, tmp_path):
+    np.save(tmp_path / "rows.npy", np.zeros((2, 7), np.float32))
+    with Session("x", folder=str(models / "onnx-q8"), threads=1, context=64, device="cpu", frames=0) as session:
+        compared = session.call(
+            "compare",
+            image=None,
+            messages=[{"role": "user", "content": "red"}],
+            tokens=[1, 2],
+            file=str(tmp_path / "rows.npy"),
+        )
+    assert compared == {"kl": None, "same": None}
