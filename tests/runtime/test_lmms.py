@@ -1,0 +1,222 @@
+"""The plugin in the real lmms-eval, offline: local tasks, a student that knows its answers, scores worked out by hand."""
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from llava_models import make_checkpoint
+from PIL import Image
+
+from switchkd.cli.main import main
+from switchkd.export.folder import ExportRequest, run_export
+from switchkd.runtime.benchmarks import PAPER
+
+pytestmark = [
+    pytest.mark.xdist_group("lmms"),
+    pytest.mark.skipif(
+        importlib.util.find_spec("lmms_eval") is None,
+        reason="lmms-eval isn't installed: pip install --no-deps -r lmms-eval.txt",
+    ),
+]
+ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+QUESTION = "Is it red?\nAnswer the question using a single word or phrase."
+# The student says yes to red pictures, no to blue ones. Twelve pictures and what is held to be true of them:
+SHOWN = ["red"] * 6 + ["blue"] * 6
+TRUE = ["yes"] * 4 + ["no"] * 2 + ["yes"] * 1 + ["no"] * 5
+# 4 true positives, 2 false ones, 1 false negative, 5 true ones
+SCORES = {
+    "pope_accuracy": 9 / 12,
+    "pope_precision": 4 / 6,
+    "pope_recall": 4 / 5,
+    "pope_f1_score": 8 / 11,
+    "pope_yes_ratio": 5 / 12,
+}
+
+
+def red_or_blue(name: str, seed: int) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 60, (60, 60, 3), dtype=np.uint8)
+    pixels[..., 0 if name == "red" else 2] += 180
+    return Image.fromarray(pixels)
+
+
+def teach(folder: Path) -> None:
+    """Trains a small checkpoint to say "yes" to red and "no" to blue, and nothing else."""
+    import torch
+    from transformers import AutoProcessor
+
+    from switchkd.models.vlm import load_vlm, save_vlm
+    from switchkd.preprocess import Preprocess
+    from switchkd.prompt import ChatPrompt
+
+    torch.manual_seed(0)
+    vlm, prompt, preprocess = load_vlm(folder).train(), ChatPrompt.load(folder), Preprocess.load(folder)
+    optimizer = torch.optim.AdamW(vlm.parameters(), lr=2e-3)
+    asked = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": QUESTION}]}
+    names = ("red", "blue") * 2
+    batch: list[dict] = []
+    for name in names:
+        messages = [asked, {"role": "assistant", "content": "yes" if name == "red" else "no"}]
+        encoded = prompt.encode(messages, image_tokens=16, labels=True)
+        batch.append({"ids": encoded.ids, "mask": encoded.answer_mask})
+    longest = max(len(row["ids"]) for row in batch)
+    pad = prompt.token_id("pad_token")
+    ids = torch.tensor([row["ids"] + [pad] * (longest - len(row["ids"])) for row in batch])
+    learned = torch.tensor([row["mask"] + [False] * (longest - len(row["mask"])) for row in batch])
+    for step in range(120):
+        values = np.stack([preprocess(red_or_blue(name, 1000 + 4 * step + n)) for n, name in enumerate(names)])
+        loss = vlm(input_ids=ids, pixel_values=torch.from_numpy(values), labels=torch.where(learned, ids, -100)).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.1
+    save_vlm(vlm.eval(), folder.with_name("taught"), AutoProcessor.from_pretrained(folder))
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("lmms")
+    teach(make_checkpoint(folder / "student"))
+    run_export(ExportRequest(folder / "taught", folder / "taught-q8", quant="q8", threads=1))
+    return folder / "taught-q8"
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory) -> Path:
+    """Two local tasks: one scored by the functions of lmms-eval's own POPE, one of multiple choice."""
+    folder = tmp_path_factory.mktemp("tasks")
+    _rows(TRUE).to_parquet(folder / "questions.parquet")
+    shared = {
+        "dataset_path": "parquet",
+        "dataset_kwargs": {"data_files": {"test": "questions.parquet"}},
+        "test_split": "test",
+    }
+    pope = (Path(importlib.util.find_spec("lmms_eval").origin).parent / "tasks" / "pope" / "pope.yaml").read_text()
+    kept = [line for line in pope.splitlines() if not line.startswith(("dataset_path", "dataset_kwargs", "  token"))]
+    text = "\n".join(kept).replace('task: "pope"', "task: local_pope")
+    (folder / "local_pope.yaml").write_text(_yaml(shared, text))
+    (folder / "utils.py").write_text("from lmms_eval.tasks.pope.utils import *\n")
+    choice = (
+        "task: local_choice\noutput_type: multiple_choice\n"
+        "doc_to_visual: !function utils.pope_doc_to_visual\n"
+        'doc_to_text: "{{question}}\\nAnswer the question using a single word or phrase."\n'
+        'doc_to_choice: ["no", "yes"]\ndoc_to_target: answer\ntarget_delimiter: ""\n'
+        "metric_list:\n  - metric: acc\n    aggregation: mean\n    higher_is_better: true\n"
+        "  - metric: exact_match\n    aggregation: mean\n    higher_is_better: true\n"
+    )
+    (folder / "local_choice.yaml").write_text(_yaml(shared, choice))
+    return folder
+
+
+def _rows(answers: list[str | None]) -> Any:
+    """The questions as a data set of the columns that POPE's and VQAv2's tasks read."""
+    from datasets import Dataset, Features, Value
+    from datasets import Image as Picture
+
+    texts = dict.fromkeys(("question_id", "question", "answer"), Value("string"))
+    rows = {
+        "question_id": [str(n) for n in range(len(answers))],
+        "image": [red_or_blue(name, n) for n, name in zip(range(len(answers)), SHOWN, strict=False)],
+        "question": ["Is it red?"] * len(answers),
+        "answer": answers,
+    }
+    return Dataset.from_dict(rows, Features({**texts, "image": Picture()}))
+
+
+def _yaml(shared: dict, rest: str) -> str:
+    import yaml
+
+    return yaml.safe_dump({key: value for key, value in shared.items() if f"{key}:" not in rest}) + rest
+
+
+def lmms_eval(*arguments: object, cache: Path) -> str:
+    command = [sys.executable, "-m", "lmms_eval", *map(str, arguments)]
+    environment = os.environ | ENVIRONMENT | {"HF_HOME": str(cache), "HF_DATASETS_CACHE": str(cache / "datasets")}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def test_it_is_registered():
+    names = {entry.name: entry.value for entry in importlib.metadata.entry_points(group="lmms_eval.models")}
+    assert names["skd"] == "switchkd.runtime.lmms:manifest"
+
+
+def test_scores_worked_out_by_hand(student, tasks, tmp_path):
+    settings = ("--model", "skd", "--model_args", f"variant={student},threads=1", "--include_path", tasks)
+    output = ("--tasks", "local_pope,local_choice", "--output_path", tmp_path / "out", "--log_samples")
+    log = lmms_eval(*settings, *output, cache=tmp_path / "cache")
+    found = list((tmp_path / "out").rglob("*_results.json"))
+    assert found, log
+    results = json.loads(found[0].read_text())["results"]
+    scores = {name.partition(",")[0]: value for name, value in results["local_pope"].items()}
+    assert {name: scores[name] for name in SCORES} == pytest.approx(SCORES)
+    # Multiple choice: the student prefers what it would say, and says exactly that where it is the true choice.
+    scores = {name.partition(",")[0]: value for name, value in results["local_choice"].items()}
+    assert (scores["acc"], scores["exact_match"]) == pytest.approx((9 / 12, 9 / 12))
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    """A data set cache as downloads leave it, holding two of the ten: POPE and VQAv2's test split."""
+    from datasets import load_dataset
+
+    cache = tmp_path / "cache"
+    for name, value in (ENVIRONMENT | {"HF_HOME": str(cache), "HF_DATASETS_CACHE": str(cache / "datasets")}).items():
+        monkeypatch.setenv(name, value)
+    for name, answers in (("pope", TRUE), ("vq_av2", [None] * 3)):
+        _rows(answers).to_parquet(tmp_path / f"{name}.parquet")
+        files = {"test": str(tmp_path / f"{name}.parquet")}
+        load_dataset("parquet", data_files=files, cache_dir=str(tmp_path / name))
+        (built,) = (path.parent for path in (tmp_path / name).glob("parquet/*/*/*/dataset_info.json"))
+        there = cache / "datasets" / f"lmms-lab-encoder___{name}" / "default" / "0.0.0" / ("a" * 40)
+        shutil.copytree(built, there)
+        (there / "parquet-test.arrow").rename(there / f"{name}-test.arrow")
+        info = (there / "dataset_info.json").read_text()
+        (there / "dataset_info.json").write_text(info.replace('"dataset_name": "parquet"', f'"dataset_name": "{name}"'))
+    return cache
+
+
+def test_the_papers_suite(student, cache, tmp_path):
+    out = tmp_path / "out"
+    arguments = ("eval", student, "--suite", "paper", "--threads", 1, "--out", out)
+    result = CliRunner().invoke(main, [str(one) for one in arguments], env={"COLUMNS": "200"})
+    assert result.exit_code == 0, result.output
+    rows = {
+        cells[0]: cells[1:] for line in result.output.splitlines() if len(cells := re.split(r"  +", line.strip())) == 4
+    }
+    assert rows["POPE"] == ["pope", f"{100 * SCORES['pope_f1_score']:.1f}", "lmms-eval"]
+    assert rows["VQAv2"] == ["vqav2_test", "to submit", "EvalAI, VQA challenge, test-dev"]
+    assert rows["MME"] == ["mme", "no data", "lmms-eval"] and rows["VizWiz"][1] == "no data"
+    (file,) = (out / student.name / "vqav2_test" / "submissions").iterdir()
+    assert f"submission file of VQAv2 by {student}: {file}" in result.output
+    assert json.loads(file.read_text()) == [{"question_id": str(n), "answer": "yes"} for n in range(3)]
+
+
+def test_lmms_eval_knows_the_papers_tasks(tmp_path):
+    """By the names, data, parts and metrics that the suite goes by."""
+    from lmms_eval.tasks import TaskManager
+    from lmms_eval.utils import load_yaml_config
+
+    manager = TaskManager("ERROR")
+    for benchmark in PAPER:
+        config = load_yaml_config(manager.task_index[benchmark.task]["yaml_path"])
+        assert (config["dataset_path"], config.get("dataset_name", "")) == (benchmark.data, benchmark.config)
+        metrics = {entry["metric"] for entry in config["metric_list"]}
+        assert (benchmark.metric or "submission") in metrics and ("submission" in metrics) == bool(benchmark.file)
+
+
+def test_a_benchmark_that_fails_says_so(student, cache, tmp_path):
+    from switchkd.runtime.benchmarks import run_benchmark
+
+    result = run_benchmark(PAPER[-1], tmp_path, tmp_path / "out")  # a folder that is no export
+    assert result.score is None and "neither an export" in result.failure and "log.txt" in result.failure
