@@ -83,7 +83,9 @@ def probe_command(threads: int | None) -> None:
 @click.option("--text", type=click.IntRange(1), default=32, show_default=True, help="Tokens of a question.")
 @click.option("--answer", type=click.IntRange(1), default=16, show_default=True, help="Tokens of an answer.")
 @click.option("--rate", type=click.FloatRange(0, min_open=True), help="Pictures a second that a camera gives.")
-@click.option("--ram", type=click.FloatRange(0, min_open=True), help="GB of memory, where your board's differs.")
+@click.option(
+    "--ram", type=click.FloatRange(0, min_open=True), help="GB of memory, for targets whose profile has none."
+)
 @click.option(
     "--processor",
     type=click.Choice(["cpu", "accelerator"]),

@@ -178,7 +178,7 @@ def fit(
         answer_tokens: of the answer to one picture.
         rate: pictures a second of a camera, all to be answered.
         processor: "cpu", where this project's engines run, or "accelerator".
-        ram_gb: memory of the board, where it isn't the profile's.
+        ram_gb: memory of the board, where the profile has none.
 
     Raises:
         FitError: the prompt and its answer don't fit into the context, that is longer than the student was trained on, or
@@ -219,7 +219,7 @@ def fit(
 
 def available_bytes(profile: Profile, ram_gb: float | None = None) -> float | None:
     """RAM less what the system keeps; None where one of them is unknown."""
-    ram, system = ram_gb or profile.value("ram_gb"), profile.value("system_gb")
+    ram, system = profile.value("ram_gb") or ram_gb, profile.value("system_gb")
     return None if ram is None or system is None else max(ram - system, 0.0) * GB
 
 
@@ -269,7 +269,7 @@ def _kernel(phase: Phase) -> Kernel:
 
 
 def _missing(profile: Profile, rates: Rates, ram_gb: float | None) -> tuple[str, ...]:
-    memory = {"ram_gb": ram_gb or profile.value("ram_gb"), "system_gb": profile.value("system_gb")}
+    memory = {"ram_gb": profile.value("ram_gb") or ram_gb, "system_gb": profile.value("system_gb")}
     return (
         *(f"{name}: {profile.unknown.get(name, 'not known')}" for name, value in memory.items() if value is None),
         *rates.missing,

@@ -113,7 +113,8 @@ def test_memory_by_hand():
     assert memory.total == memory.weights + memory.cache + memory.activations + memory.runtime
     assert found.available == 7e9 and found.fits == "yes"
     assert fit(student(), computer(ram_gb=2.0)).fits == "no"
-    assert fit(student(), computer(ram_gb=2.0), ram_gb=4.0).fits == "yes"
+    assert fit(student(), computer(ram_gb=None), ram_gb=4.0).fits == "yes"
+    assert fit(student(), computer(ram_gb=2.0), ram_gb=4.0).fits == "no"  # what the profile knows counts
     assert fit(student(), computer(ram_gb=None)).fits == "unknown"
 
 
