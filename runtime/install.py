@@ -105,7 +105,7 @@ class Installation:
             return Installed(head.targets, self._folder(target), before, head.key_id)
 
     def _is_ready(self, reader: PackageReader, package: Path, keys: Sequence[SSlibKey]) -> bool:
-        """Whether the package's release is installed already, and whole; a damaged one that isn't in use is removed."""
+        """Whether the package's release is installed already, and whole. A damaged one that is in use can't be helped."""
         release = reader.head.targets.release
         folder = self._folder(release)
         if not folder.exists():
@@ -117,7 +117,6 @@ class Installation:
                 raise PackageError(
                     f"{error} It is in use: go back with --rollback first, then install again."
                 ) from error
-            shutil.rmtree(folder)
             return False
         if there.manifest != reader.head.manifest:
             raise PackageError(f"Release {release} is installed with other contents; give the new one a higher number.")
@@ -130,6 +129,7 @@ class Installation:
         if needed > free:
             raise SkdError(f"{self._releases} has {free / 1e6:.0f} MB free; the package needs {needed / 1e6:.0f} MB.")
         partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=self._releases))
+        damaged = partial.with_name(f"{partial.name}.damaged")
         try:
             for name in sorted(reader.head.targets.folders):
                 (partial / name).mkdir()
@@ -141,10 +141,13 @@ class Installation:
             for name in reader.head.targets.folders:
                 _flush_folder(partial / name)
             _flush_folder(partial)
+            if folder.exists():  # damaged, and not in use
+                folder.rename(damaged)
             partial.rename(folder)
             _flush_folder(self._releases)
         finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            for left in (partial, damaged):
+                shutil.rmtree(left, ignore_errors=True)
 
     def _switch(self, release: int, *, previous: int | None) -> None:
         if previous is not None:

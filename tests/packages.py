@@ -1,6 +1,9 @@
 """Small signed packages, and real ones made from an export, for tests of shipping."""
 
+import os
 import random
+import select
+import signal
 import subprocess
 import sys
 import time
@@ -50,36 +53,58 @@ def tree(folder: Path) -> dict[str, bytes | str | None]:
     return found
 
 
-# The command line, up to the moment when everything is loaded.
-_INSTALL = """
-import sys
+# Has loaded everything; for each line it forks a process that is `skd install` from here on.
+_INSTALLER = """
+import os, sys
 from switchkd.cli.main import main
 from switchkd.runtime import install, package_reader, signature
 import securesystemslib.dsse, securesystemslib.signer
-print("ready", flush=True)
-main(["install", *sys.argv[1:]])
+
+for line in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        main(["install", *line.rstrip("\\n").split("\\t")])
+    print(child, flush=True)
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+    print("ended", flush=True)
+    sys.stdin.readline()  # until then the number stays the child's
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 
-def _start_install(package: Path, device: Path, key: Path) -> subprocess.Popen:
-    words = [sys.executable, "-c", _INSTALL, package, device, "--key", key]
-    process = subprocess.Popen([str(word) for word in words], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None and process.stdout.readline() == "ready\n"
-    return process
+class Installer:
+    """Starts processes of `skd install` and kills them, without the half second that an interpreter takes to start."""
 
+    def __init__(self, package: Path, key: Path) -> None:
+        self._package, self._key = package, key
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _INSTALLER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+        )
 
-def seconds_of_install(package: Path, device: Path, key: Path) -> float:
-    """How long `skd install` takes once it is loaded."""
-    with _start_install(package, device, key) as process:
+    def __enter__(self) -> "Installer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.stdin.close()
+        self._process.stdout.close()
+        assert self._process.wait() == 0
+
+    def install(self, device: Path, killed_after: float | None = None) -> int:
+        """The exit status: 0, or −9 where it was killed after so many seconds."""
+        self._tell("\t".join(map(str, (self._package, device, "--key", self._key))))
+        child = int(self._process.stdout.readline())
+        if not select.select([self._process.stdout], [], [], killed_after)[0]:
+            os.kill(child, signal.SIGKILL)
+        assert self._process.stdout.readline() == b"ended\n"
+        self._tell("reap")
+        return int(self._process.stdout.readline())
+
+    def seconds(self, device: Path) -> float:
+        """How long an install takes."""
         start = time.perf_counter()
-        assert process.wait() == 0
-    return time.perf_counter() - start
+        assert self.install(device) == 0
+        return time.perf_counter() - start
 
-
-def kill_install(package: Path, device: Path, key: Path, seconds: float) -> None:
-    """Starts `skd install` and kills it after so long, if it still runs."""
-    with _start_install(package, device, key) as process:
-        try:
-            process.wait(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            process.kill()
+    def _tell(self, line: str) -> None:
+        self._process.stdin.write(f"{line}\n".encode())

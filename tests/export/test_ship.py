@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from collections import Counter
 from pathlib import Path
 
 import packages
@@ -270,24 +271,31 @@ def test_a_shipped_recipe_is_understood(run):
 
 @pytest.mark.slow
 def test_killed_at_a_hundred_random_moments(run):
-    """A real variant, asked after every kill; killed anywhere between the start of the process and its end."""
-    ship(release=1), ship(release=2)
-    old, new = (Path(f"runs/latest/packages/{NAME}-jetson-orin-nano-{n}.tar") for n in (1, 2))
+    """A real variant, asked after every kill."""
+    old, new = ship(release=1), ship(release=2)
     skd("install", old, "device", "--key", "key.pub")
-    key = load_public_key(Path("key.pub"))
     with open_engine(run / "exports" / NAME, threads=1) as engine:
         expected = engine.answer(question(), picture(), max_new_tokens=9)
-    rng, counts = random.Random(0), {"old": 0, "old, with a partial release": 0, "new": 0}
-    seconds = packages.seconds_of_install(new, Path(shutil.copytree("device", "whole", symlinks=True)), Path("key.pub"))
-    for _ in range(100):
-        device = Path(shutil.copytree("device", "copy", symlinks=True))
-        packages.kill_install(new, device, Path("key.pub"), rng.uniform(0, 1.2 * seconds))
-        release = verify_folder(device / "current", [key]).targets.release
-        with open_engine(device / "current" / "variant", threads=1) as engine:
-            assert engine.answer(question(), picture(), max_new_tokens=9) == expected
-        partial = any(device.rglob(".partial-*"))
-        counts["new" if release == 2 else "old, with a partial release" if partial else "old"] += 1
-        assert Installation(device).install(new, [key]).targets.release == 2
-        assert not any(device.rglob(".partial-*"))
-        shutil.rmtree(device)
-    print(f"\n100 kills within {1.2 * seconds:.3f} s: {counts}")
+    kill_installs(new, Path("device"), Path("key.pub"), expected, 100)
+
+
+def kill_installs(package: Path, device: Path, key: Path, expected: str, times: int) -> None:
+    """Installs release 2 over 1 in copies of `device`; prints in which state the kills left them."""
+    public = load_public_key(key)
+    rng, counts = random.Random(0), Counter()
+    with packages.Installer(package, key) as installer:
+        seconds = installer.seconds(Path(shutil.copytree(device, "whole", symlinks=True)))
+        for _ in range(times):
+            copy = Path(shutil.copytree(device, "copy", symlinks=True))
+            status = installer.install(copy, killed_after=rng.uniform(0, 1.2 * seconds))
+            release = verify_folder(copy / "current", [public]).targets.release
+            with open_engine(copy / "current" / "variant", threads=1) as engine:
+                assert engine.answer(question(), picture(), max_new_tokens=9) == expected
+            partial = any(copy.rglob(".partial-*"))
+            counts["killed" if status else "ended", f"release {release}", "leftovers" if partial else "clean"] += 1
+            assert Installation(copy).install(package, [public]).targets.release == 2
+            assert not any(copy.rglob(".partial-*"))
+            shutil.rmtree(copy)
+    print(f"\n{times} installs of {seconds:.3f} s, killed within {1.2 * seconds:.3f} s:")
+    for state, count in sorted(counts.items()):
+        print(f"{count:4} {', '.join(state)}")

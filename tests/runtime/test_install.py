@@ -312,16 +312,16 @@ def test_killed_at_random_moments(keys, tmp_path):
         large[release] = packages.write(tmp_path / f"{release}.tar", keys[0], contents, release=release)
     device = Installation(tmp_path / "start")
     device.install(large[1], [keys[1]])
-    rng = random.Random(0)
-    whole = Path(shutil.copytree(device.folder, tmp_path / "whole", symlinks=True))
-    seconds = packages.seconds_of_install(large[2], whole, keys[2])
-    for _ in range(10):
-        copy = Installation(Path(shutil.copytree(device.folder, tmp_path / "copy", symlinks=True)))
-        packages.kill_install(large[2], copy.folder, keys[2], rng.uniform(0, 1.2 * seconds))
-        assert verify_folder(copy.folder / "current", [keys[1]]).targets.release == copy.current
-        copy.install(large[2], [keys[1]])
-        assert links(copy) == (2, 1, {"1", "2"}) and not any(copy.folder.rglob(".partial-*"))
-        shutil.rmtree(copy.folder)
+    rng, whole = random.Random(0), Path(shutil.copytree(device.folder, tmp_path / "whole", symlinks=True))
+    with packages.Installer(large[2], keys[2]) as installer:
+        seconds = installer.seconds(whole)
+        for _ in range(10):
+            copy = Installation(Path(shutil.copytree(device.folder, tmp_path / "copy", symlinks=True)))
+            installer.install(copy.folder, killed_after=rng.uniform(0, 1.2 * seconds))
+            assert verify_folder(copy.folder / "current", [keys[1]]).targets.release == copy.current
+            copy.install(large[2], [keys[1]])
+            assert links(copy) == (2, 1, {"1", "2"}) and not any(copy.folder.rglob(".partial-*"))
+            shutil.rmtree(copy.folder)
 
 
 def test_base_packages_are_enough(shipped, keys, tmp_path):
