@@ -137,7 +137,8 @@ class Runner:
                 spent = time.monotonic() - start
                 if not sessions or (number >= least and spent > limit):
                     break
-                self.progress(f"question {number + 1}", min(1.0, max(spent / limit, number / wanted)))
+                share = max(number / wanted, min(1.0, spent / limit) if limit else 0.0)
+                self.progress(f"question {number + 1}", share)
                 self._ask_each(sessions, index, meter)
         finally:
             for name, session in sessions.items():
