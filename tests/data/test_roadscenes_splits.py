@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from switchkd.data.roadscenes.scene import SPLITS, scenes
 from switchkd.errors import DataError
 
 COUNTS: dict[str, Any] = {"train": 150, "val": 12, "test": 20, "text": 60}
-TEXTS = ("captions", "instruct", "drill", "text", "val", "test")
+TEXTS = ("captions", "instruct", "drill", "lookup", "text", "val", "test")
 
 
 @pytest.fixture(scope="module")
@@ -229,9 +230,10 @@ def test_nothing_is_left_of_a_broken_run(tmp_path: Path, processes: int) -> None
     assert not list(tmp_path.iterdir())
 
 
-def test_drills_are_single_questions_that_ask_lookups_more_often(written: Path) -> None:
+@pytest.mark.parametrize("name", ["drill", "lookup"])
+def test_drills_are_single_questions_that_ask_lookups_more_often(written: Path, name: str) -> None:
     """Every answer is one that the scene gives to that question."""
-    drills = records(written, "drill")
+    drills = records(written, name)
     assert len(drills) == 5 * COUNTS["train"] and len({record["id"] for record in drills}) == len(drills)
     of_scene = {f"train/{number:06d}.png": scene for number, scene in enumerate(scenes("train", 0, COUNTS["train"]))}
     asked: dict[str, int] = {}
@@ -243,3 +245,14 @@ def test_drills_are_single_questions_that_ask_lookups_more_often(written: Path) 
     assert min(asked[kind] for kind in ("color", "place", "object")) > 3 * max(
         asked[kind] for kind in ("time", "weather")
     )
+
+
+def test_lookups_balance_what_drills_answer_with_nothing(written: Path) -> None:
+    """The share of a kind's most frequent answer falls where scenes allow another one."""
+    share = {}
+    for name in ("drill", "lookup"):
+        answers = Counter(
+            record["conversations"][1]["value"] for record in records(written, name) if record["kinds"] == ["count"]
+        )
+        share[name] = answers["0"] / answers.total()
+    assert share["drill"] > 0.4 > 0.32 > share["lookup"]

@@ -12,7 +12,7 @@ from switchkd.cli.main import main
 from switchkd.files import file_sha256
 from switchkd.models.vlm import load_language, load_vision, load_vlm
 
-STAGES = ("text-small", "text-large", "captions", "teacher-sft", "teacher-drill", "teacher-drill-2")
+STAGES = ("text-small", "text-large", "captions", "teacher-sft", "teacher-drill", "teacher-drill-2", "teacher-lookup")
 NAMES = ("tower", "language-small", "language-large", "teacher")
 
 

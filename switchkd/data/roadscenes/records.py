@@ -6,7 +6,8 @@ question and its kind in "kind".
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from random import Random
 from typing import Any
 
@@ -23,6 +24,10 @@ DRILLS = 5  # single questions a scene
 _DRILL_WEIGHTS = {
     "existence": 4.0, "color": 4.0, "place": 4.0, "object": 4.0, "count": 3.0, "compare": 3.0, "pedestrians": 1.5,
     "go": 1.0, "sign": 0.4, "light": 0.4, "weather": 0.3, "lane": 0.3, "time": 0.2,
+}  # fmt: skip
+_LOOKUP_WEIGHTS = {
+    "existence": 3.0, "color": 3.0, "place": 3.0, "object": 5.0, "count": 5.0, "compare": 4.0, "pedestrians": 0.5,
+    "go": 1.0, "sign": 0.2, "light": 0.2, "weather": 0.2, "lane": 0.2, "time": 0.1,
 }  # fmt: skip
 
 
@@ -69,21 +74,38 @@ def training_records(
 def drill_records(split: str, seed: int, split_scenes: Iterable[Scene]) -> Iterator[Record]:
     """DRILLS records of one question a scene, lookups more often than the rest, each of a kind's answers as likely as
     the scene allows. No earlier question of the same conversation distracts: so lookups are learned first."""
-    rng = Random(f"drill/{split}/{seed}")
+    return _single_records("drill", split, seed, split_scenes, _DRILL_WEIGHTS, balanced=False)
+
+
+def lookup_records(split: str, seed: int, split_scenes: Iterable[Scene]) -> Iterator[Record]:
+    """As drills, but hardly anything but lookups, and of the answers that a scene allows the one given least so far:
+    a model that always says "0" or "nothing" learns nothing from the half of the drills where it is right."""
+    return _single_records("lookup", split, seed, split_scenes, _LOOKUP_WEIGHTS, balanced=True)
+
+
+def _single_records(
+    name: str, split: str, seed: int, split_scenes: Iterable[Scene], weights: Mapping[str, float], *, balanced: bool
+) -> Iterator[Record]:
+    rng = Random(f"{name}/{split}/{seed}")
+    given: Counter[tuple[str, str]] = Counter()  # by kind and answer
     for number, scene in enumerate(split_scenes):
         asked: dict[str, Question] = {}
         while len(asked) < DRILLS:
-            kind = rng.choices(list(_DRILL_WEIGHTS), list(_DRILL_WEIGHTS.values()))[0]
+            kind = rng.choices(list(weights), list(weights.values()))[0]
             texts: dict[str, list[str]] = {}
             for text, answer in QUESTION_KINDS[kind].ask(scene):
                 texts.setdefault(answer, []).append(text)
             if texts:
                 answer = rng.choice(sorted(texts))
+                if balanced:
+                    answer = min(sorted(texts), key=lambda one: given[kind, one])
                 text = rng.choice(texts[answer])
-                asked.setdefault(text, Question(kind, text, answer))
+                if text not in asked:
+                    asked[text] = Question(kind, text, answer)
+                    given[kind, answer] += 1
         for turn, question in enumerate(asked.values()):
             yield {
-                "id": f"{split}-{number:06d}-drill-{turn}",
+                "id": f"{split}-{number:06d}-{name}-{turn}",
                 "image": image_path(split, number),
                 "conversations": _conversation("<image>", [question]),
                 "kinds": [question.kind],

@@ -19,10 +19,18 @@ from switchkd.errors import DataError
 from .blind import blind_accuracy
 from .draw import draw
 from .questions import ALWAYS_ANSWERABLE
-from .records import Record, caption_records, drill_records, image_path, scored_records, training_records
+from .records import (
+    Record,
+    caption_records,
+    drill_records,
+    image_path,
+    lookup_records,
+    scored_records,
+    training_records,
+)
 from .scene import Scene, scenes
 
-GENERATION = 2  # to be raised whenever the same parameters would give other pictures or words
+GENERATION = 3  # to be raised whenever the same parameters would give other pictures or words
 SUMMARY = "roadscenes.json"
 _CHUNK = 128  # pictures a process paints at a time
 _RANGES = {
@@ -69,7 +77,8 @@ def write_roadscenes(
     processes: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Writes images/SPLIT/NNNNNN.png, captions.json, instruct.json, drill.json, text.json, val.json, test.json and roadscenes.json.
+    """Writes images/SPLIT/NNNNNN.png, captions.json, instruct.json, drill.json, lookup.json, text.json, val.json, test.json
+    and roadscenes.json.
 
     The same parameters give the same pixels and words, whatever `processes` (all usable cores by default); a split
     doesn't depend on the sizes of the others, and a longer one begins like a shorter one. Image paths are relative to
@@ -146,6 +155,7 @@ def _write(
             "captions": caption_records("train", seed, split_scenes["train"]),
             "instruct": [record for record, _ in instruct],
             "drill": drill_records("train", seed, split_scenes["train"]),
+            "lookup": lookup_records("train", seed, split_scenes["train"]),
             "text": [record for record, _ in text],
             "val": [record for record, _ in val],
             "test": [record for record, _ in test],
