@@ -3,6 +3,7 @@
 import os
 import random
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -100,11 +101,15 @@ class Installer:
         self._tell("reap")
         return int(self._process.stdout.readline())
 
-    def seconds(self, device: Path) -> float:
-        """How long an install takes."""
-        start = time.perf_counter()
-        assert self.install(device) == 0
-        return time.perf_counter() - start
+    def seconds(self, device: Path, copies: Path) -> float:
+        """How long an install takes: the shortest of five, each in a copy of `device`."""
+        times = []
+        for number in range(5):
+            copy = shutil.copytree(device, copies / str(number), symlinks=True)
+            start = time.perf_counter()
+            assert self.install(copy) == 0
+            times.append(time.perf_counter() - start)
+        return min(times)
 
     def _tell(self, line: str) -> None:
         self._process.stdin.write(f"{line}\n".encode())
