@@ -15,7 +15,6 @@ import contextlib
 import io
 import json
 import os
-import platform
 import re
 import shlex
 import signal
@@ -34,7 +33,9 @@ import numpy as np
 import openai
 from PIL import Image
 
-PACKAGES = ("uvicorn", "starlette", "openai", "onnxruntime", "llama-cpp-python", "numpy", "pillow")
+from switchkd.runtime.bench.machine import machine_facts
+
+PACKAGES = ("uvicorn", "starlette", "openai")
 WIDTH, HEIGHT = 1280, 720
 EVERY = 10  # requests between two that go wrong
 
@@ -163,12 +164,11 @@ def report(memory: list[tuple[float, float]], seconds: list[float], refused: Cou
 
 def conditions(options: argparse.Namespace, load: float) -> list[str]:
     """What was measured how, on what."""
-    cpuinfo = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    cpu = next(iter(re.findall(r"model name\s*: (.*)", cpuinfo)), platform.machine())
-    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    facts = machine_facts()
+    versions = {**facts["versions"], **{name: version(name) for name in PACKAGES}}
     return [
-        f"- Processor: {cpu}, {options.threads} threads; load {load:.1f} before, {os.getloadavg()[0]:.1f} after",
-        f"- Versions: Python {platform.python_version()}, {versions}",
+        f"- Processor: {facts['cpu']}, {options.threads} threads; load {load:.1f} before, {os.getloadavg()[0]:.1f} after",
+        f"- Versions: {', '.join(f'{name} {number}' for name, number in versions.items() if number)}",
         f"- Command: `python {shlex.join(sys.argv)}`",
     ]
 

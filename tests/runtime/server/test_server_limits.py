@@ -190,7 +190,7 @@ def test_a_full_queue_and_its_order(gate, engine):
 
 
 def test_an_answer_that_takes_too_long(gate, engine):
-    with running(engine, request_seconds=0.2) as served:
+    with running(engine, request_seconds=1.0) as served:
         assert refused(served, 504)["code"] == "timeout"
         waiting = refused(served, 504)  # the engine hasn't come back from the step before
         assert waiting["type"] == "timeout_error" and served.app._line.busy and served.app._line.waiting == 0
