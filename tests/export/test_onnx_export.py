@@ -35,7 +35,7 @@ FILES = {
     "q4": ("vision_encoder_quantized", "embed_tokens_quantized", "decoder_model_merged_q4"),
     "fp16": ("vision_encoder_fp16", "embed_tokens_fp16", "decoder_model_merged_fp16"),
 }
-DOCS = Path(__file__).parents[2] / "docs" / "onnx.md"
+README = Path(__file__).parents[2] / "README.md"
 
 
 @pytest.fixture(scope="module")
@@ -175,12 +175,19 @@ def test_the_folder_is_complete(exports):
 
 
 @pytest.mark.parametrize("quant", ["q4", "fp16"])
-def test_the_script_in_the_documentation(checkpoint, written, tmp_path, quant):
+def test_the_script_in_readme(checkpoint, written, tmp_path, quant):
     """It says what the engine says, in a process that has neither this project nor PyTorch."""
     export(checkpoint, tmp_path / f"student-onnx-{quant}", quant)
     picture().save(tmp_path / "picture.png")
-    (code,) = re.findall(r"<!-- run in the tests -->\n```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
-    code = code.replace("student-onnx-q4", f"student-onnx-{quant}").replace("How many cars?", "how many cars ?")
+    blocks = re.findall(r"<!-- run in the tests -->\n```python\n(.*?)```", README.read_text(), re.DOTALL)
+    (code,) = [block for block in blocks if "import onnxruntime" in block]
+    for shown, here in (
+        ("runs/dry/exports/student-onnx-q8", f"student-onnx-{quant}"),
+        ("dry/data/images/test/000000.png", "picture.png"),
+        ("is it day or night ?", "how many cars ?"),
+    ):
+        assert shown in code
+        code = code.replace(shown, here)
     with open_engine(tmp_path / f"student-onnx-{quant}", threads=1) as engine:
         expected = engine.answer(question(), picture(), max_new_tokens=16)
     assert expected
