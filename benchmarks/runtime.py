@@ -1,7 +1,7 @@
 """How long a student takes in every engine: picture, prompt, tokens; each variant against the PyTorch checkpoint.
 
     nice -n 15 python benchmarks/real_shape.py bench --threads 1
-    python benchmarks/runtime.py bench/student bench/*-* --threads 2 --out docs/results/runtime.md
+    python benchmarks/runtime.py bench/student bench/*-* --threads 2 --out table.md
 
 All engines are open in one process and take turns, round by round, so that what else the machine does hits all alike; the
 order changes every round. The first round warms up and isn't counted. Figures are medians, ratios those of the medians.
