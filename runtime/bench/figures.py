@@ -74,7 +74,7 @@ def draw_phases(variants: Variants) -> str:
     left = np.zeros(len(names))
     for part, colour in zip(_PARTS, _PART_COLOURS, strict=True):
         widths = np.array([_mean_part(variants[name]["latency"], part) for name in names])
-        axes.barh(names, widths, left=left, color=colour, label=part, height=0.6)
+        axes.barh(names, widths, left=left, color=colour, label=WORDS.get(part, part), height=0.6)
         left += widths
     rest = [1e3 * variants[name]["latency"]["answer"]["mean"] for name in names] - left
     axes.barh(names, np.maximum(0, rest), left=left, color="#dddddd", label="tokenizer", height=0.6)
