@@ -270,6 +270,7 @@ def test_a_shipped_recipe_is_understood(run):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_killed_at_a_hundred_random_moments(run):
     """A real variant, asked after every kill."""
     old, new = ship(release=1), ship(release=2)
