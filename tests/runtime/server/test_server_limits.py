@@ -255,7 +255,10 @@ def test_stalled_connections_are_closed(engine, monkeypatch):
                 with contextlib.suppress(ConnectionResetError):
                     assert connection.recv(100) == b""
         unread = pytest.raises((ConnectionResetError, BrokenPipeError))
-        with socket.create_connection(("127.0.0.1", served.port), PATIENCE) as connection, unread:
+        with socket.socket() as connection, unread:
+            connection.settimeout(PATIENCE)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # full sooner
+            connection.connect(("127.0.0.1", served.port))
             while True:
                 connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n" * 100)
         assert served.ask(HELLO).choices
