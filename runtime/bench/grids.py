@@ -211,8 +211,8 @@ def _ratio_cells(old: Summary, new: Summary) -> tuple[str, ...]:
 def _plain_rows(name: str, old: Summary, new: Summary) -> list[tuple[str, ...]]:
     """Peak memory and accuracy, where both benches have them."""
     rows = []
-    peaks = [(each.get("memory") or {}).get("peak") for each in (old, new)]
-    if all(peaks):
+    peaks = [peak for each in (old, new) if (peak := (each.get("memory") or {}).get("peak"))]
+    if len(peaks) == 2:
         rows.append(
             (f"{name}, peak memory", *(f"{peak / 1e6:.4g} MB" for peak in peaks), f"{peaks[1] / peaks[0]:.3f}", "")
         )

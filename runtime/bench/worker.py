@@ -149,7 +149,7 @@ def main() -> None:
                 result = getattr(worker, operation)(**arguments)
             else:
                 raise ValueError(f"no operation {operation!r}")
-            reply = {"result": result}
+            reply: dict[str, object] = {"result": result}
         except Exception as error:
             if not isinstance(error, SkdError):
                 traceback.print_exc()
