@@ -130,8 +130,7 @@ class Run:
     def _once(self, name: str, make: Callable[[], Path]) -> Path:
         if name not in self._made:
             self._made[name] = make()
-            if self._made[name].is_relative_to(self.folder):
-                point_to(self.folder / name, self._made[name])
+            point_to(self.folder / name, self._made[name])
         return self._made[name]
 
     @property

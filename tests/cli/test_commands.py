@@ -151,7 +151,7 @@ def test_data_check_names_every_reason(tmp_path):
 
 SMALL = {
     "roadscenes": {"train": 40, "val": 2, "test": 2, "text": 30},
-    "stages": {name: {"steps": 2, "batch_size": 4} for name in ("text", "captions", "teacher-sft", "pt", "sft", "dft")},
+    "stages": {name: {"steps": 2, "batch_size": 4} for name in ("pt", "sft", "dft")},
 }
 
 
