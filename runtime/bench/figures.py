@@ -45,7 +45,9 @@ def draw_pareto(variants: Variants) -> str:
         time, value = 1e3 * each["latency"]["first_token"]["p50"], 100 * score["accuracy"]
         low, high = (100 * bound for bound in score["interval"])
         label = name if peak is None else f"{name}, {peak / 1e6:,.0f} MB"
-        axes.errorbar(time, value, [[value - low], [high - value]], color=palette[name], linewidth=1, capsize=3)
+        axes.errorbar(
+            time, value, np.maximum(0, [[value - low], [high - value]]), color=palette[name], linewidth=1, capsize=3
+        )
         axes.scatter(time, value, s=20 + 380 * (peak or 0) / most, color=palette[name], alpha=0.6, label=label)
         points.append((time, value))
     axes.plot(*zip(*pareto_front(points), strict=True), color="0.6", linewidth=1, linestyle=":", zorder=0)

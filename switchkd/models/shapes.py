@@ -10,7 +10,7 @@ from switchkd.errors import SkdError
 
 # Smallest sizes that keep a shape's structure (ratio of heads, tied or untied, number of rows).
 _SHRUNK_LAYERS = 3
-_SHRUNK_HEAD_DIM = 8
+_SHRUNK_HEAD_DIM = 16
 _SHRUNK_GRID = 4
 _ROW_DIVISOR = 128
 

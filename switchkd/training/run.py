@@ -130,7 +130,8 @@ class Run:
     def _once(self, name: str, make: Callable[[], Path]) -> Path:
         if name not in self._made:
             self._made[name] = make()
-            point_to(self.folder / name, self._made[name])
+            if self._made[name].is_relative_to(self.folder):
+                point_to(self.folder / name, self._made[name])
         return self._made[name]
 
     @property

@@ -168,13 +168,13 @@ def test_bare_distill_runs_the_whole_built_in_recipe():
     output = skd("distill", *small(SMALL))
     for words in ("teacher", "SFT", "Switch-KD", "blind", "existence", "all", "runs/roadscenes/student"):
         assert words in output
-    for name in ("data/test.json", "teacher/config.json", "baseline/config.json", "student/config.json", "recipe.yaml"):
+    for name in ("data/test.json", "baseline/config.json", "student/config.json", "recipe.yaml"):
         assert (Path("runs/roadscenes") / name).exists(), name
     before = {path: path.stat().st_mtime_ns for path in Path("runs/roadscenes/stages").glob("*/stage.json")}
     assert "step" not in skd("distill", *small(SMALL)), "finished stages are not repeated"
     assert before == {path: path.stat().st_mtime_ns for path in Path("runs/roadscenes/stages").glob("*/stage.json")}
     assert "16" in skd("eval")
-    skd("eval", "runs/roadscenes/teacher", "--split", "validation", "--json", "scores.json")
+    skd("eval", "runs/roadscenes/baseline", "--split", "validation", "--json", "scores.json")
     scores = json.loads(Path("scores.json").read_text())
     assert scores["scores"]["all"]["total"] == 16 == len(scores["answers"])
     assert "usable" in skd("data", "check", "runs/latest/data/instruct.json")
