@@ -105,7 +105,7 @@ def grid_table(grid: Grid) -> Table:
     """A table of a bench."""
     table = Table(title=grid.title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for index, name in enumerate(grid.columns):
-        word = max(map(len, name.split()))
+        word = max(map(len, name.split()), default=0)
         table.add_column(name, justify="right" if index else "left", no_wrap=not index, min_width=word)
     for row in grid.rows:
         table.add_row(*map(escape, row))
