@@ -39,7 +39,7 @@ def swap_two_tokens(content):
     [
         ("tokenizer.json", swap_two_tokens, "tokenizers differ in 2 tokens"),
         ("tokenizer.json", lambda content: content.clear(), "no readable tokenizer"),
-        ("config.json", lambda config: config["vision_config"].update(hidden_size=32), "width 32"),
+        ("config.json", lambda config: config["vision_config"].update(hidden_size=48), "width 48"),
         ("config.json", lambda config: config["vision_config"].update(image_size=28), "A picture is 4 tokens"),
         (
             "preprocessor_config.json",
