@@ -39,7 +39,7 @@ _EXTRAS = {
     **dict.fromkeys(("torch", "transformers", "accelerate", "safetensors", "deepspeed", "matplotlib"), "train"),
     **dict.fromkeys(("gguf", "llama_cpp"), "gguf"),
     **dict.fromkeys(("onnx", "onnxruntime", "onnxruntime_genai"), "onnx"),
-    **dict.fromkeys(("scipy", "lmms_eval"), "eval"),
+    "scipy": "eval",
     **dict.fromkeys(("cyclonedx", "packageurl", "packaging"), "ship"),
     **dict.fromkeys(("starlette", "uvicorn", "prometheus_client"), "serve"),
 }
