@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import yaml
+from filelock import FileLock, Timeout
 from rich.console import Console
 from transformers import AutoConfig
 
@@ -250,8 +251,6 @@ class Run:
         folder = self.folder / "stages" / f"{role}-{name}-{_fingerprint(inputs)}"
         if (folder / RECORD).exists():
             return folder / "model"
-        if self._restart:
-            shutil.rmtree(folder, ignore_errors=True)
         job = StageJob(
             title=f"{role} {name}",
             folder=folder,
@@ -269,7 +268,16 @@ class Run:
             else None,
             processes=max(1, self._processes),
         )
-        return run_distributed(job, self.console) if self._processes else run_stage(job, self.console)
+        try:
+            # Two processes that write the same checkpoints would spoil both.
+            with FileLock(folder.with_name(f"{folder.name}.lock"), timeout=0):
+                if self._restart:
+                    shutil.rmtree(folder, ignore_errors=True)
+                return run_distributed(job, self.console) if self._processes else run_stage(job, self.console)
+        except Timeout as error:
+            raise SkdError(
+                f"Stage '{name}' of {self.folder} is being trained by another process: wait for it, or use another --run."
+            ) from error
 
 
 def asset(name: str) -> Path:

@@ -101,3 +101,13 @@ def test_a_signal_saves_and_says_how_to_go_on(tmp_path, recipe):
     assert "Traceback" not in output
     assert "goes on from step" in finish(start(recipe, stopped))
     assert weights(stopped) == weights(whole)
+
+
+def test_two_processes_cannot_train_one_stage(tmp_path, recipe):
+    first = start(recipe, tmp_path / "run")
+    assert wait_for(first, tmp_path / "run", 1, 0.0)
+    second = start(recipe, tmp_path / "run")
+    output, _ = second.communicate(timeout=120)
+    assert second.returncode == 1 and "being trained by another process" in output and "Traceback" not in output
+    finish(first)
+    assert (tmp_path / "run" / "student" / "model.safetensors").exists()
