@@ -50,6 +50,19 @@ class Build:
     data: Mapping[str, Path] = field(default_factory=dict)  # role → weights that its file refers to by name
 
 
+@dataclass(frozen=True)
+class Quantization:
+    """What quantized builds are made from."""
+
+    checkpoint: Checkpoint
+    plan: Plan
+    plain: Build  # the unquantized build
+    folder: Path  # takes the quantized files
+    calibration: Sequence[Probe]  # pictures and texts to quantize by; empty for none
+    keep: Path  # a folder for what a later export can use again
+    threads: int
+
+
 class Exporter(Protocol):
     """One format."""
 
@@ -69,23 +82,8 @@ class Exporter(Protocol):
         """Writes the unquantized build into `folder`."""
         ...
 
-    def candidates(
-        self,
-        checkpoint: Checkpoint,
-        plan: Plan,
-        plain: Build,
-        folder: Path,
-        *,
-        calibration: Sequence[Probe],
-        keep: Path,
-        threads: int,
-    ) -> Iterator[Build]:
-        """Quantized builds, each in `folder`, of which the one closest to the checkpoint is taken.
-
-        Args:
-            calibration: pictures and texts to quantize by; empty for none.
-            keep: a folder for what can be used again by a later export.
-        """
+    def candidates(self, job: Quantization) -> Iterator[Build]:
+        """Quantized builds, of which the one closest to the checkpoint is taken."""
         ...
 
     def open(self, checkpoint: Checkpoint, build: Build, *, threads: int, traced: bool) -> Engine:

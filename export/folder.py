@@ -13,7 +13,7 @@ from typing import Any
 import switchkd
 from switchkd.errors import SkdError
 from switchkd.export.checkpoint import Checkpoint
-from switchkd.export.exporter import Build, Exporter, exporter_for
+from switchkd.export.exporter import Build, Exporter, Quantization, exporter_for
 from switchkd.export.parity import ParityError, Reference, check_stages, measure_loss, run_reference
 from switchkd.export.probes import Probe, synthetic_probes
 from switchkd.files import file_sha256, replacing_folder
@@ -128,13 +128,15 @@ class _Export:
             iter([plain])
             if self._plan.is_plain
             else self._exporter.candidates(
-                self._checkpoint,
-                self._plan,
-                plain,
-                folder,
-                calibration=self._request.calibration,
-                keep=self._request.out.parent,
-                threads=self._threads,
+                Quantization(
+                    self._checkpoint,
+                    self._plan,
+                    plain,
+                    folder,
+                    calibration=self._request.calibration,
+                    keep=self._request.out.parent,
+                    threads=self._threads,
+                )
             )
         )
         self._progress(f"quantizing to {self._plan.quant}")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from switchkd.errors import CheckpointError, SkdError
 from switchkd.export.checkpoint import Checkpoint
-from switchkd.export.exporter import Build, Contract, Plan, engine_of
+from switchkd.export.exporter import Build, Contract, Plan, Quantization, engine_of
 from switchkd.export.gguf_language import check_tokenizer, language_tensors, write_language
 from switchkd.export.gguf_quantize import BLOCK, FILE_TYPES, K_BLOCK, Importance, quantize, tensor_types
 from switchkd.export.gguf_vision import check_vision, vision_tensors, write_vision
@@ -74,34 +74,15 @@ class GgufExporter:
         write_vision(checkpoint, files["vision"], plan.plain["vision"])
         return Build(files, plan.plain)
 
-    def candidates(
-        self,
-        checkpoint: Checkpoint,
-        plan: Plan,
-        plain: Build,
-        folder: Path,
-        *,
-        calibration: Sequence[Probe],
-        keep: Path,
-        threads: int,
-    ) -> Iterator[Build]:
+    def candidates(self, job: Quantization) -> Iterator[Build]:
         """See `Exporter.candidates`: without an importance matrix, and with one where there is calibration data."""
-        vision = _quantized(plain.files["vision"], folder / _FILES["vision"], plan.vision_quant, threads)
-        precision = {"language": plan.quant, "vision": plan.vision_quant}
+        vision = _quantized(job, "vision", job.folder / _FILES["vision"])
 
         def observed(observe: Observer) -> Engine:
-            return self._open(checkpoint, plain, threads, observe=observe)
+            return self._open(job.checkpoint, job.plain, job.threads, observe=observe)
 
-        for language, note in language_candidates(
-            checkpoint,
-            plain.files["language"],
-            folder,
-            plan.quant,
-            calibration=calibration,
-            keep=keep,
-            threads=threads,
-            observed=observed,
-        ):
+        for language, note in language_candidates(job, observed):
+            precision = {"language": job.plan.quant, "vision": job.plan.vision_quant}
             yield Build({"language": language, "vision": vision}, precision, note)
 
     def open(self, checkpoint: Checkpoint, build: Build, *, threads: int, traced: bool) -> Engine:
@@ -166,29 +147,20 @@ def write_checked_language(checkpoint: Checkpoint, path: Path, precision: str) -
     _check_tokens(checkpoint, path)
 
 
-def language_candidates(
-    checkpoint: Checkpoint,
-    plain: Path,
-    folder: Path,
-    quant: str,
-    *,
-    calibration: Sequence[Probe],
-    keep: Path,
-    threads: int,
-    observed: Callable[[Observer], Engine],
-) -> Iterator[tuple[Path, str]]:
+def language_candidates(job: Quantization, observed: Callable[[Observer], Engine]) -> Iterator[tuple[Path, str]]:
     """Quantized language files with what tells them apart; see `Exporter.candidates`.
 
     Args:
         observed: an engine of the unquantized build that shows an observer its matrix products.
     """
-    yield _quantized(plain, folder / LANGUAGE_FILE, quant, threads), "without importance matrix"
-    if calibration and quant in FILE_TYPES:
-        key = sha256(f"{checkpoint.sha256}{[(probe.messages, str(probe.picture)) for probe in calibration]}".encode())
-        path = keep / f"{checkpoint.folder.name}-importance-{key.hexdigest()[:12]}.npz"
-        importance = kept(path, lambda: _importance(observed, calibration))
-        weighted = folder / f"weighted-{LANGUAGE_FILE}"
-        yield _quantized(plain, weighted, quant, threads, importance), "with importance matrix"
+    yield _quantized(job, "language", job.folder / LANGUAGE_FILE), "without importance matrix"
+    if job.calibration and job.plan.quant in FILE_TYPES:
+        probes = [(probe.messages, str(probe.picture)) for probe in job.calibration]
+        key = sha256(f"{job.checkpoint.sha256}{probes}".encode()).hexdigest()[:12]
+        path = job.keep / f"{job.checkpoint.folder.name}-importance-{key}.npz"
+        importance = kept(path, lambda: _importance(observed, job.calibration))
+        weighted = job.folder / f"weighted-{LANGUAGE_FILE}"
+        yield _quantized(job, "language", weighted, importance), "with importance matrix"
 
 
 def _importance(observed: Callable[[Observer], Engine], probes: Sequence[Probe]) -> Importance:
@@ -212,11 +184,13 @@ def _check_blocks(part: str, quant: str, width: int) -> None:
         )
 
 
-def _quantized(source: Path, target: Path, quant: str, threads: int, importance: Importance | None = None) -> Path:
-    """`target`, or `source` itself where there is nothing to quantize."""
+def _quantized(job: Quantization, role: str, target: Path, importance: Importance | None = None) -> Path:
+    """`target`, or the unquantized file itself where there is nothing to quantize."""
+    source = job.plain.files[role]
+    quant = job.plan.quant if role == "language" else job.plan.vision_quant
     if quant not in FILE_TYPES:
         return source
-    quantize(source, target, quant, threads=threads, importance=importance)
+    quantize(source, target, quant, threads=job.threads, importance=importance)
     return target
 
 

@@ -8,11 +8,10 @@ from pathlib import Path
 
 from switchkd.export import gguf_exporter, gguf_quantize, onnx_exporter, onnx_graph
 from switchkd.export.checkpoint import Checkpoint
-from switchkd.export.exporter import Build, Contract, Plan, engine_of
+from switchkd.export.exporter import Build, Contract, Plan, Quantization, engine_of
 from switchkd.export.gguf_exporter import LANGUAGE_FILE, LANGUAGE_QUANTS
 from switchkd.export.onnx_exporter import VISION_QUANTS, build_of, convert, onnx_file, vision_file
 from switchkd.export.onnx_vision import write_vision
-from switchkd.export.probes import Probe
 from switchkd.manifest import TensorCount
 from switchkd.runtime.engine import Engine
 from switchkd.runtime.llama_engine import load_language
@@ -50,35 +49,16 @@ class HybridExporter:
         write_vision(checkpoint, files["vision"])
         return build_of(files, plan.plain)
 
-    def candidates(
-        self,
-        checkpoint: Checkpoint,
-        plan: Plan,
-        plain: Build,
-        folder: Path,
-        *,
-        calibration: Sequence[Probe],
-        keep: Path,
-        threads: int,
-    ) -> Iterator[Build]:
+    def candidates(self, job: Quantization) -> Iterator[Build]:
         """See `Exporter.candidates`: those of GGUF's language file, with one vision file."""
-        vision = folder / Path(plan.contract.files["vision"]).name
-        convert(plain.files["vision"], vision, plan.vision_quant)
-        precision = {"language": plan.quant, "vision": plan.vision_quant}
+        vision = job.folder / Path(job.plan.contract.files["vision"]).name
+        convert(job.plain.files["vision"], vision, job.plan.vision_quant)
 
         def observed(observe: Observer) -> Engine:
-            return self._open(checkpoint, plain, threads, observe=observe)
+            return self._open(job.checkpoint, job.plain, job.threads, observe=observe)
 
-        for language, note in gguf_exporter.language_candidates(
-            checkpoint,
-            plain.files["language"],
-            folder,
-            plan.quant,
-            calibration=calibration,
-            keep=keep,
-            threads=threads,
-            observed=observed,
-        ):
+        for language, note in gguf_exporter.language_candidates(job, observed):
+            precision = {"language": job.plan.quant, "vision": job.plan.vision_quant}
             yield build_of({"language": language, "vision": vision}, precision, note)
 
     def open(self, checkpoint: Checkpoint, build: Build, *, threads: int, traced: bool) -> Engine:

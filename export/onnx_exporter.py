@@ -9,12 +9,11 @@ from pathlib import Path
 
 from switchkd.errors import CheckpointError, SkdError
 from switchkd.export.checkpoint import Checkpoint
-from switchkd.export.exporter import Build, Contract, Plan, engine_of
+from switchkd.export.exporter import Build, Contract, Plan, Quantization, engine_of
 from switchkd.export.onnx_graph import data_path, require_packages, tensor_types
 from switchkd.export.onnx_language import KEEP, check_language, write_decoder, write_embedding
 from switchkd.export.onnx_quantize import BLOCK, convert_half, quantize_four_bits, quantize_int8
 from switchkd.export.onnx_vision import write_traced, write_vision
-from switchkd.export.probes import Probe
 from switchkd.manifest import TensorCount
 from switchkd.runtime.engine import Engine
 from switchkd.runtime.onnx_engine import load_parts
@@ -63,24 +62,14 @@ class OnnxExporter:
         write_decoder(checkpoint, files["language"])
         return build_of(files, plan.plain)
 
-    def candidates(
-        self,
-        checkpoint: Checkpoint,
-        plan: Plan,
-        plain: Build,
-        folder: Path,
-        *,
-        calibration: Sequence[Probe],
-        keep: Path,
-        threads: int,
-    ) -> Iterator[Build]:
+    def candidates(self, job: Quantization) -> Iterator[Build]:
         """See `Exporter.candidates`: one, by the way that lost least where several were tried."""
-        precision = _precision(plan.quant, plan.vision_quant)
+        precision = _precision(job.plan.quant, job.plan.vision_quant)
         # A graph names its file of weights, so files have their final names from the start.
-        files = {role: folder / Path(name).name for role, name in plan.contract.files.items()}
+        files = {role: job.folder / Path(name).name for role, name in job.plan.contract.files.items()}
         for role in ("vision", "language"):
-            convert(plain.files[role], files[role], precision[role])
-        write_embedding(checkpoint, files["embedding"], precision["embedding"])
+            convert(job.plain.files[role], files[role], precision[role])
+        write_embedding(job.checkpoint, files["embedding"], precision["embedding"])
         yield build_of(files, precision)
 
     def open(self, checkpoint: Checkpoint, build: Build, *, threads: int, traced: bool) -> Engine:

@@ -26,11 +26,11 @@ def check_language(checkpoint: Checkpoint) -> None:
     head = text["hidden_size"] // text["num_attention_heads"]
     if text.get("head_dim") not in (None, head):
         raise CheckpointError(f"{checkpoint.folder} has heads of {text['head_dim']}, not hidden_size / heads = {head}.")
-    if head % 8 or text["num_attention_heads"] % text["num_key_value_heads"]:
+    if head % 16 or text["num_attention_heads"] % text["num_key_value_heads"]:
         raise CheckpointError(
             f"The attention of {checkpoint.folder} ({text['num_attention_heads']} heads of {head}, "
             f"{text['num_key_value_heads']} for keys) isn't one that ONNX Runtime's fused attention computes: "
-            "heads must be a multiple of 8 wide, and those for keys divide the others."
+            "heads must be a multiple of 16 wide, and those for keys divide the others."
         )
 
 

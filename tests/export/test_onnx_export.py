@@ -272,7 +272,7 @@ def test_what_is_refused_before_any_work(checkpoint, tmp_path):
     assert not any(tmp_path.iterdir())
     for name, value, reason in (
         ("intermediate_size", 144, "intermediate_size 144 isn't a multiple of 32, the block of q4; take q8"),
-        ("hidden_size", 80, "multiple of 8 wide"),
+        ("hidden_size", 80, "multiple of 16 wide"),
         ("num_key_value_heads", 3, "divide the others"),
     ):
         odd = shutil.copytree(checkpoint, tmp_path / name)
