@@ -56,6 +56,11 @@ class Stage:
     clip: float = setting(1.0, low=0, help="Largest gradient norm; 0 doesn't clip.")
     precision: str = setting("fp32", choices=("fp32", "bf16"), help="Arithmetic of forward and backward.")
     gradient_checkpointing: bool = setting(False, help="Recompute activations to save memory.")
+    group_by_length: bool = setting(
+        True,
+        help="Batches of samples of similar length: less padding. Where length tells what is asked, batches become one-sided "
+        "and learning slower.",
+    )
     workers: int = setting(0, low=0, affects_result=False, help="Processes that read data, for each training process.")
     save_every: int = setting(200, low=1, affects_result=False, help="Optimizer steps between checkpoints.")
     log_every: int = setting(10, low=1, affects_result=False, help="Optimizer steps between log lines.")

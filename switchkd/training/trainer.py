@@ -163,8 +163,11 @@ class SwitchTrainer(Trainer):
         }
 
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedSampler:
-        sampler = LengthGroupedSampler(self.lengths, batch_size=self.stage.batch_size, seed=self.args.seed)
-        self.add_callback(SamplerEpoch(sampler, math.ceil(len(self.lengths) / self.stage.batch_size)))
+        stage = self.stage
+        sampler = LengthGroupedSampler(
+            self.lengths, batch_size=stage.batch_size, seed=self.args.seed, grouped=stage.group_by_length
+        )
+        self.add_callback(SamplerEpoch(sampler, math.ceil(len(self.lengths) / stage.batch_size)))
         return sampler
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:

@@ -48,3 +48,12 @@ def test_lengths_do_not_drift_over_the_epoch():
     assert np.abs(means / LENGTHS.mean() - 1).max() < 0.1
     ranks = np.corrcoef(np.arange(800), LENGTHS[order][:800])[0, 1]  # inside one group of batches
     assert abs(ranks) < 0.4
+
+
+def test_ungrouped_batches_hold_every_length():
+    sampler = LengthGroupedSampler(LENGTHS, 16, seed=0, grouped=False)
+    order = np.array(list(sampler))
+    assert sorted(order) == list(range(len(LENGTHS)))
+    batches = LENGTHS[order[: len(order) // 16 * 16]].reshape(-1, 16)
+    assert np.median(np.ptp(batches, axis=1)) > np.ptp(LENGTHS) / 2
+    assert list(sampler) == order.tolist() != list(LengthGroupedSampler(LENGTHS, 16, seed=1, grouped=False))
