@@ -250,7 +250,10 @@ def _session(path: Path, threads: int, device: str, *, one_shape: bool = False) 
     provider = _provider(device)
     providers = [provider] if device == CPU else [provider, "CPUExecutionProvider"]
     with _one_line(f"ONNX Runtime can't read {path}"):
-        return runtime.InferenceSession(str(path), options, providers=providers)
+        session = runtime.InferenceSession(str(path), options, providers=providers)
+    if provider not in session.get_providers():  # it goes on without one that it can't load
+        raise SkdError(f"ONNX Runtime can't use '{device}' here: {provider} doesn't load; are its libraries installed?")
+    return session
 
 
 def _run(session: Any, outputs: Sequence[str], inputs: dict[str, NDArray[Any]]) -> list[Any]:

@@ -177,6 +177,15 @@ def test_devices(folder, exported, monkeypatch):
     assert "--device of ONNX exports: cuda, cpu" in CliRunner().invoke(doctor_command).output
 
 
+@pytest.mark.filterwarnings("ignore:Specified provider")
+@pytest.mark.skipif("CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="it may load here")
+def test_a_device_whose_libraries_are_missing(folder, monkeypatch):
+    """ONNX Runtime itself would go on with the processor."""
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    with pytest.raises(SkdError, match="can't use 'cuda' here: CUDAExecutionProvider doesn't load"):
+        open_engine(folder, threads=1, device="cuda")
+
+
 def test_missing_onnx_runtime_is_named(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'switchkd\[onnx\]'"):
