@@ -8,6 +8,19 @@ from typing import Any
 import click
 
 
+class FiniteRange(click.FloatRange):
+    """A number in a range: neither nan, which every range lets through, nor so large that products of it overflow."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not abs(number) < 1e15:
+            self.fail(f"{value} isn't a finite number of a usable size.", param, ctx)
+        return number
+
+
+POSITIVE = FiniteRange(min=0, min_open=True)
+
+
 def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """`--recipe`, `--set`, `--run`, `--nproc`, `--resume/--restart`."""
     for option in reversed(

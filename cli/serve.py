@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from switchkd.cli.options import POSITIVE
+
 
 @click.command("serve")
 @click.argument("variant")
@@ -30,35 +32,35 @@ import click
 )
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
+    type=POSITIVE,
     default=120,
     show_default=True,
     help="Seconds for an answer, waiting included; then 504.",
 )
 @click.option(
     "--upload-timeout",
-    type=click.FloatRange(min=0, min_open=True),
+    type=POSITIVE,
     default=10,
     show_default=True,
     help="Seconds for a request to arrive; then 408.",
 )
 @click.option(
     "--max-request-mb",
-    type=click.FloatRange(min=0, min_open=True),
+    type=POSITIVE,
     default=20,
     show_default=True,
     help="Largest request; larger ones get 413.",
 )
 @click.option(
     "--max-picture-mb",
-    type=click.FloatRange(min=0, min_open=True),
+    type=POSITIVE,
     default=10,
     show_default=True,
     help="Largest picture file; larger ones get 413.",
 )
 @click.option(
     "--max-megapixels",
-    type=click.FloatRange(min=0, min_open=True),
+    type=POSITIVE,
     default=25,
     show_default=True,
     help="Largest picture, width × height; larger ones get 422.",
