@@ -48,7 +48,7 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family)
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:  # the last: a name that no domain can have
         reason = getattr(error, "strerror", None) or error
         raise SkdError(
             f"{host} port {port} can't be listened on: {reason}; choose another --host or --port."

@@ -11,6 +11,8 @@ from click.testing import CliRunner
 from serving import PATIENCE, about, data_url
 
 from switchkd.cli.main import main
+from switchkd.errors import SkdError
+from switchkd.runtime.server.serve import listen
 
 
 def test_sigterm_lets_answers_end(student):
@@ -38,6 +40,20 @@ def test_a_port_that_is_taken(student):
         result = CliRunner().invoke(main, ["serve", str(student), "--port", str(port), "--threads", "1"])
     assert result.exit_code == 1 and len(result.output.splitlines()) == 1
     assert f"127.0.0.1 port {port} can't be listened on" in result.output
+
+
+@pytest.mark.parametrize("option", ["--timeout", "--upload-timeout", "--max-request-mb", "--max-megapixels"])
+@pytest.mark.parametrize("number", ["inf", "nan", "1e305", "-1", "0"])
+def test_numbers_that_are_none(option, number):
+    result = CliRunner().invoke(main, ["serve", "nothing", option, number])
+    assert result.exit_code == 2 and f"Invalid value for '{option}'" in result.output
+
+
+def test_hosts_that_are_none():
+    for host in ("x..y", "a" * 70, "no such host"):
+        with pytest.raises(SkdError, match=r"can't be listened on: .*--host") as error:
+            listen(host, 0)
+        assert "\n" not in str(error.value)
 
 
 def test_a_missing_extra_is_named():
