@@ -17,6 +17,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from switchkd.errors import CheckpointError, DataError
 
 Message = Mapping[str, Any]
 ROLES = ("system", "user", "assistant", "tool")
+_MAX_MARKS = 30  # in a row: Unicode's Stream-Safe Text Format (UAX #15), beyond anything that a language writes
 
 
 @dataclass(frozen=True)
@@ -223,6 +225,8 @@ def _text_of(part: Any, role: str) -> str | None:
     text = part.get("text") if kind == "text" else None
     if not isinstance(text, str):
         raise DataError(f"The {role} message has a part that is neither an image nor a text.")
+    if not text.isascii() and _longest_run_of_marks(text) > _MAX_MARKS:  # sorting them takes quadratic time
+        raise DataError(f"The {role} message's text has more than {_MAX_MARKS} combining characters in a row.")
     text = unicodedata.normalize("NFC", text)
     try:
         text.encode()
@@ -231,6 +235,15 @@ def _text_of(part: Any, role: str) -> str | None:
     if MARK.search(text):
         raise DataError(f"The {role} message's text holds a Unicode noncharacter (U+FDD0 to U+FDD2); remove it.")
     return text
+
+
+def _longest_run_of_marks(text: str) -> int:
+    return max((len(list(run)) for marks, run in groupby(text, _is_mark) if marks), default=0)
+
+
+def _is_mark(character: str) -> bool:
+    """Whether what it is decomposed to begins with a combining character; a few that aren't themselves do."""
+    return unicodedata.combining(unicodedata.normalize("NFD", character)[0]) > 0
 
 
 def _overlaps(start: int, end: int, ranges: list[tuple[int, int]]) -> bool:

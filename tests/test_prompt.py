@@ -169,6 +169,15 @@ def test_unusable_messages_are_refused(prompt, message, words):
         prompt.encode([message], image_tokens=1)
 
 
+@pytest.mark.parametrize("marks", ["\u0316\u0301", "\u0f73", "\u0f73\u0301"], ids=ascii)
+def test_long_runs_of_combining_characters_are_refused(prompt, marks):
+    """Normalizing takes quadratic time with their number: minutes for these. U+0F73 is none, but is made of two."""
+    for text in ("a" + marks * 200_000, "a" + (marks * 31)[:31]):
+        with pytest.raises(DataError, match="more than 30 combining characters"):
+            prompt.encode([{"role": "user", "content": text}], image_tokens=1)
+    assert prompt.encode([{"role": "user", "content": ("a" + (marks * 30)[:30]) * 9 + "é"}], image_tokens=1).ids
+
+
 def test_fields_beside_role_and_content_never_reach_the_template():
     tokenizer = small_tokenizer()
     prompt = ChatPrompt(tokenizer, "{{ messages[0].name | default('none') }}", tokenizer.token_to_id("<|image_pad|>"))
