@@ -78,7 +78,10 @@ def _find(name: str, run: Path | None) -> Path:
 
 
 def name_all(folders: Sequence[Path]) -> dict[str, Path]:
-    """Folders, each once, by their last name, or by their whole path where that isn't unique."""
-    unique = list({folder.resolve(): folder for folder in reversed(folders)}.values())[::-1]
+    """Folders, each once at its first place, by their last name, or by their whole path where that isn't unique."""
+    first: dict[Path, Path] = {}
+    for folder in folders:
+        first.setdefault(folder.resolve(), folder)
+    unique = list(first.values())
     short = [folder.resolve().name if folder.name in ("", "..") else folder.name for folder in unique]
     return {name if short.count(name) == 1 else str(folder): folder for name, folder in zip(short, unique, strict=True)}

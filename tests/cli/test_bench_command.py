@@ -113,6 +113,8 @@ def test_the_line_up(run, monkeypatch):
     named = line_up(["student-onnx-q8", "runs/tiny/student"], None, run)
     assert list(named) == ["student", "student-onnx-q8"]  # a checkpoint is the reference
     assert list(line_up(["student-onnx-q8"], "runs/tiny/student", run)) == ["student", "student-onnx-q8"]
+    named = line_up(["runs/tiny/student", "student-onnx-q8"], "student-onnx-q8", run)
+    assert list(named) == ["student-onnx-q8", "student"]  # a reference that is among the variants too
     shutil.copytree(exports / "student-onnx-q8", run / "other" / "student-onnx-q8")
     both = line_up(["student-onnx-q8", str(run / "other" / "student-onnx-q8")], None, run)
     assert len(both) == 2 and all("/" in name for name in both)
