@@ -203,8 +203,14 @@ class OnnxLanguage:
         return logits[0] if every else logits[0, 0].copy()
 
     def _append(self, embeds: Floats, logits: Floats) -> None:
-        """One run of the decoder: embeddings [1, T, W] in, the last N positions' logits out, into [1, N, V]."""
+        """One run of the decoder: embeddings [1, T, W] in, the last N positions' logits out, into [1, N, V].
+
+        Raises:
+            DataError: the buffers have no room for them.
+        """
         count, wanted = embeds.shape[1], logits.shape[1]
+        if self._length + count > self.context:
+            raise DataError(f"{self._length + count} tokens are more than the context of {self.context}.")
         self._length += count
         # The graph takes hidden[:, -keep:], which for none of them begins behind the last.
         self._keep[...] = wanted or -count

@@ -18,8 +18,13 @@ from switchkd.preprocess import Preprocess
 from switchkd.runtime.engine import Floats, picture_span
 
 
-def load_parts(folder: Path, preprocess: Preprocess, threads: int) -> tuple[TorchVision, TorchLanguage]:
+def load_parts(
+    folder: Path, preprocess: Preprocess, *, threads: int, context: int
+) -> tuple[TorchVision, TorchLanguage]:
     """Both parts of a checkpoint.
+
+    Args:
+        context: most tokens of a prompt and its answer, at most what the model was trained on.
 
     Raises:
         MissingDependencyError: torch or transformers isn't installed.
@@ -36,7 +41,7 @@ def load_parts(folder: Path, preprocess: Preprocess, threads: int) -> tuple[Torc
     torch.set_num_threads(threads)
     with quiet_transformers():
         vlm = load_vlm(folder).eval()
-    return TorchVision(vlm, preprocess), TorchLanguage(vlm)
+    return TorchVision(vlm, preprocess), TorchLanguage(vlm, context)
 
 
 @contextmanager
@@ -90,9 +95,9 @@ class TorchLanguage:
 
     reused = 0  # it reads every prompt whole
 
-    def __init__(self, vlm: Any) -> None:
+    def __init__(self, vlm: Any, context: int) -> None:
         self._vlm = vlm
-        self.context: int = vlm.config.text_config.max_position_embeddings
+        self.context: int = min(context, vlm.config.text_config.max_position_embeddings)
         self._cache: Any = None
 
     def prefill(self, ids: Sequence[int], features: Floats | None = None, *, every: bool = False) -> Floats:

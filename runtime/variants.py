@@ -59,7 +59,7 @@ def open_engine(
         engine = _open_export(folder, threads, context, verify, traced, device)
     elif (folder / "config.json").exists():
         _require_cpu(device, folder, "checkpoint")
-        engine = _open_checkpoint(folder, threads)
+        engine = _open_checkpoint(folder, threads, context)
     else:
         raise SkdError(f"{folder} is neither an export (no {FILE_NAME}) nor a checkpoint (no config.json).")
     engine.load_seconds = time.perf_counter() - start
@@ -149,11 +149,11 @@ def _require_cpu(device: str, folder: Path, kind: str) -> None:
         raise SkdError(f"{folder} is a {kind}, which runs on the processor; only ONNX exports run on '{device}'.")
 
 
-def _open_checkpoint(folder: Path, threads: int) -> Engine:
+def _open_checkpoint(folder: Path, threads: int, context: int) -> Engine:
     from switchkd.runtime.torch_engine import load_parts
 
     prompt, preprocess = ChatPrompt.load(folder), Preprocess.load(folder)
-    vision, language = load_parts(folder, preprocess, threads)
+    vision, language = load_parts(folder, preprocess, threads=threads, context=context)
     return Engine(
         folder.name,
         prompt,

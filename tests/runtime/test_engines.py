@@ -151,6 +151,15 @@ def test_the_context_is_a_limit(folder):
             engine.encode_prompt(question("is it red ? " * 100))
 
 
+def test_the_context_of_a_checkpoint_is_a_limit_too(checkpoint):
+    with open_engine(checkpoint, threads=1, context=64) as engine:
+        engine.end_tokens = frozenset()
+        ids, features = engine.encode_prompt(question()), engine.encode_image(picture())
+        assert len(list(engine.tokens(ids, features, max_new_tokens=1000))) == 64 - len(ids)
+    with open_engine(checkpoint, threads=1, context=10**9) as engine:
+        assert engine.language.context == load_vlm(checkpoint).config.text_config.max_position_embeddings
+
+
 def test_streamed_pieces_are_whole_characters(engine):
     """Tokens that are single bytes of 'ß信🚦', then an unfinished character."""
     text = "ß信🚦 yes"

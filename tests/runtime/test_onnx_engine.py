@@ -113,6 +113,11 @@ def test_prompts_longer_than_the_context(exported):
         ids, features = request_of(engine, "?")
         engine.end_tokens = frozenset()
         assert len(list(engine.tokens(ids, features))) == 40 - len(ids)
+        engine.next_token(5)  # the answer's last, which nobody needed to read
+        with pytest.raises(DataError, match="41 tokens are more than the context of 40"):
+            engine.next_token(5)
+        with pytest.raises(DataError, match="more than the context of 40"):
+            engine.language.prefill([5] * 41)
 
 
 def test_bytes_that_changed_are_caught_first(folder):
