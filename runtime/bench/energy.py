@@ -32,7 +32,7 @@ class EnergyMeter(Protocol):
 
 def open_meter(sys: Path = SYS) -> EnergyMeter | None:
     """The machine's meter; None where there is none that this user may read."""
-    domains = [path for path in sorted((sys / "class/powercap").glob("intel-rapl:*")) if path.name.count(":") == 1]
+    domains = [path for path in sorted((sys / "class/powercap").glob("intel-rapl:*")) if _is_package(path)]
     if domains and all(_number(domain / "energy_uj") is not None for domain in domains):
         return RaplMeter(domains)
     rails = _find_rails(sys)
@@ -108,6 +108,14 @@ def _find_rails(sys: Path) -> dict[str, tuple[Path, Path]]:
             rails[label.read_text().strip()] = files
     whole = {name: files for name, files in rails.items() if name in _INPUT_RAILS}
     return whole or rails
+
+
+def _is_package(domain: Path) -> bool:
+    """Whether it is a processor package: not a part of one, nor the whole platform ("psys"), which holds them all."""
+    try:
+        return (domain / "name").read_text().startswith("package")
+    except OSError:
+        return False
 
 
 def _number(path: Path) -> int | None:

@@ -17,6 +17,7 @@ from switchkd.runtime.bench.statistics import SAMPLES_NEEDED, drift, summarise
 
 SINGLE, CAMERA = "single", "camera"
 LEAST = SAMPLES_NEEDED["p90"]  # questions, however long they take
+_TOLD = 10  # questions that were left out, a line each
 PHASES = ("preprocess", "encode", "prefill", "first_token", "decode_token", "answer")
 
 
@@ -40,6 +41,14 @@ class Settings:
 
 
 @dataclass(frozen=True)
+class Energy:
+    """What the machine drew during one request, the way between the processes and decoding the picture included."""
+
+    joules: float
+    seconds: float  # that these joules are of
+
+
+@dataclass(frozen=True)
 class Request:
     """One answered question."""
 
@@ -49,6 +58,7 @@ class Request:
     prompt_tokens: int
     reused_tokens: int
     new_tokens: int
+    energy: Energy | None = None  # None without a meter
 
     def phase(self, name: str) -> float | None:
         """Seconds of one of PHASES; None where it wasn't reached."""
@@ -70,7 +80,6 @@ class Measurement:
     first: Request | None = None  # the first request of all, which warms up
     warm_up: int = 0  # requests that don't count
     requests: list[Request] = field(default_factory=list)  # in the order of time
-    joules: float | None = None  # over all requests that count
     peak: int | None = None  # bytes
     loaded: int | None = None  # bytes after loading
     divergences: Divergences | None = None  # None: not compared, or the reference itself
@@ -100,9 +109,15 @@ class Bench:
     machine: dict[str, Any] = field(default_factory=dict)  # see machine.py
     conditions: dict[str, Any] = field(default_factory=dict)  # see machine.py
     energy: str | None = None  # the meter's name
-    unreadable: dict[int, str] = field(default_factory=dict)  # question number → why its picture can't be read
+    left_out: dict[int, str] = field(default_factory=dict)  # question number → why a variant couldn't be asked it
     interrupted: bool = False
     created: str = ""  # UTC
+
+    def leave_out(self, question: int, reason: str) -> None:
+        """What can't be asked of one variant counts for none."""
+        self.left_out[question] = reason
+        for each in self.measurements.values():
+            each.requests = [request for request in each.requests if request.question != question]
 
     def answered(self) -> Iterator[Measurement]:
         """Those with results."""
@@ -111,8 +126,10 @@ class Bench:
     def failures(self) -> list[str]:
         """A line for each thing that went wrong."""
         lines = [f"{each.name}: {each.error}" for each in self.measurements.values() if each.error]
-        for index, reason in self.unreadable.items():
+        for index, reason in list(self.left_out.items())[:_TOLD]:
             lines.append(f"question {self.questions[index].id} was left out for every variant: {reason}")
+        if (more := len(self.left_out) - _TOLD) > 0:
+            lines.append(f"{more} more questions were left out.")
         for each in self.measurements.values():
             if (growth := judge_growth(each.memory))["verdict"] == "leak":
                 lines.append(
@@ -135,7 +152,7 @@ def summarise_bench(bench: Bench) -> dict[str, Any]:
             "reference": bench.reference,
             "interrupted": bench.interrupted,
             "unreadable": [
-                {"id": bench.questions[index].id, "error": reason} for index, reason in bench.unreadable.items()
+                {"id": bench.questions[index].id, "error": reason} for index, reason in bench.left_out.items()
             ],
         },
         "variants": {name: _summarise_variant(each, bench) for name, each in bench.measurements.items()},
@@ -178,10 +195,11 @@ def _latency(each: Measurement) -> dict[str, Any]:
 
 
 def _energy(each: Measurement) -> dict[str, float] | None:
-    if each.joules is None:
+    drawn = [request.energy for request in each.requests if request.energy is not None]
+    if not drawn:
         return None
-    seconds = sum(request.seconds["answer"] for request in each.requests)
-    return {"joules_per_answer": each.joules / len(each.requests), "watts": each.joules / seconds if seconds else 0.0}
+    joules, seconds = sum(each.joules for each in drawn), sum(each.seconds for each in drawn)
+    return {"joules_per_answer": joules / len(drawn), "watts": joules / seconds if seconds else 0.0}
 
 
 def _quality(each: Measurement, bench: Bench) -> dict[str, Any]:

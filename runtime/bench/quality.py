@@ -32,6 +32,11 @@ class Divergences:
         self.same += comparison["same"]
         self.questions += 1
 
+    def end(self, reason: str) -> None:
+        """No comparison follows: tells why there is none, unless there is one or it is told already."""
+        if not self.kl:
+            self.reason = self.reason or reason
+
     def summary(self) -> dict[str, Any] | None:
         """ "kl_mean", "kl_p99" (None with fewer positions than a p99 needs), "kl_max", "top1" (share of equal first
         choices), "positions", "questions"; None without any."""

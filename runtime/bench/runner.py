@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,11 @@ from switchkd.errors import DataError
 from switchkd.manifest import FILE_NAME
 from switchkd.runtime.bench.energy import EnergyMeter, open_meter
 from switchkd.runtime.bench.machine import Conditions, describe_conditions, machine_facts
-from switchkd.runtime.bench.measurement import CAMERA, LEAST, Bench, Measurement, Request
+from switchkd.runtime.bench.measurement import CAMERA, LEAST, Bench, Energy, Measurement, Request
 from switchkd.runtime.bench.memory import peak_resident, resident
 from switchkd.runtime.bench.quality import Divergences
 from switchkd.runtime.bench.scenario import CameraLog, Clock, WallClock, question_order, run_camera
-from switchkd.runtime.bench.session import Session, SessionError
-from switchkd.runtime.bench.worker import PictureError
+from switchkd.runtime.bench.session import QuestionError, Session, SessionError
 from switchkd.runtime.engine import CPU
 
 Progress = Callable[[str, float], None]  # what is being done, and which share of it is done
@@ -116,7 +116,7 @@ class Runner:
                     self._warm(each, sessions[name], index)
 
     def _warm(self, each: Measurement, session: Session, index: int) -> bool:
-        """One request that doesn't count; False where its picture can't be read."""
+        """One request that doesn't count; False where the question can't be asked."""
         request = self._ask(session, index)
         if request is None:
             return False
@@ -148,28 +148,29 @@ class Runner:
 
     def _ask_each(self, sessions: Sessions, index: int, meter: EnergyMeter | None) -> None:
         """One question to every variant; its requests count only if all of them could be made."""
-        if index in self.bench.unreadable:
+        if index in self.bench.left_out:
             return
-        made: list[tuple[Measurement, Request, float]] = []
+        made: list[tuple[Measurement, Request]] = []
         for name in self._random.sample(list(sessions), len(sessions)):
             each = self.bench.measurements[name]
             with self._marking(each, sessions):
-                before = meter.joules() if meter else 0.0
+                before, start = meter.joules() if meter else 0.0, time.perf_counter()
                 request = self._ask(sessions[name], index)
                 if request is None:
                     return
-                made.append((each, request, meter.joules() - before if meter else 0.0))
-        for each, request, joules in made:
+                if meter:
+                    spent = Energy(meter.joules() - before, time.perf_counter() - start)
+                    request = replace(request, energy=spent)
+                made.append((each, request))
+        for each, request in made:
             each.requests.append(request)
-            if meter:
-                each.joules = (each.joules or 0.0) + joules
 
     def _ask(self, session: Session, index: int) -> Request | None:
-        """One request; None, and a note, where the picture can't be read."""
+        """One request; None, and a note, where the question can't be asked."""
         try:
             return Request(index, **session.call("ask", **self._question(index), max_tokens=self.settings.max_tokens))
-        except PictureError as error:
-            self.bench.unreadable[index] = str(error)
+        except QuestionError as error:
+            self.bench.leave_out(index, str(error))
             return None
 
     def _question(self, index: int) -> dict[str, Any]:
@@ -196,6 +197,10 @@ class Runner:
                 self._compare_one(sessions, name, index)
             if not keep:
                 self._file(index).unlink(missing_ok=True)
+        for name in others:
+            divergences = self.bench.measurements[name].divergences
+            if reference.error and divergences:
+                divergences.end("the reference ended")
 
     def _refer(self, sessions: Sessions, reference: Measurement, index: int) -> None:
         if reference.name not in sessions:  # asked in an earlier group, or ended since
@@ -237,7 +242,9 @@ class Runner:
             if len(frames) == _FRAMES:
                 break
         if not frames:
-            raise SessionError(f"{self.bench.data} has no question about a picture, which a camera needs.")
+            raise SessionError(
+                f"{self.bench.data} has no question about a picture that can be asked, which a camera needs."
+            )
         return frames
 
     def _film(self, each: Measurement, session: Session, frames: Sequence[int], clock: Clock) -> None:
@@ -245,14 +252,15 @@ class Runner:
         log = each.camera = CameraLog(self.settings.rate)
         start = clock.now()
 
-        def answer(frame: int) -> None:
-            self._ask(session, frames[frame % len(frames)])
+        def look() -> None:
             elapsed = clock.now() - start
             if elapsed >= len(each.memory) * seconds / _MEMORY_SAMPLES and (size := resident(session.pid)) is not None:
                 each.memory.append((elapsed, size))
                 self.progress(f"{each.name}: filming", min(1.0, elapsed / seconds))
 
-        run_camera(answer, log, seconds=seconds, clock=clock)
+        run_camera(
+            lambda frame: self._ask(session, frames[frame % len(frames)]), log, seconds=seconds, clock=clock, after=look
+        )
 
     @contextmanager
     def _marking(self, each: Measurement, sessions: Sessions | None = None) -> Iterator[None]:

@@ -84,7 +84,14 @@ class CameraLog:
         }
 
 
-def run_camera(answer: Callable[[int], object], log: CameraLog, *, seconds: float, clock: Clock) -> None:
+def run_camera(
+    answer: Callable[[int], object],
+    log: CameraLog,
+    *,
+    seconds: float,
+    clock: Clock,
+    after: Callable[[], object] | None = None,
+) -> None:
     """Answers a camera's frames with a queue of one: whenever the engine is free, it takes the newest frame that has come.
 
     Args:
@@ -92,6 +99,7 @@ def run_camera(answer: Callable[[int], object], log: CameraLog, *, seconds: floa
         log: written as frames are answered, so that an interrupted run leaves what it had; also tells the rate.
         seconds: of frames; the last of them is always answered.
         clock: what time it is.
+        after: called when an answer stands in the log, so that what it takes is no part of that answer's time.
     """
     frames = max(1, round(seconds * log.rate))
     start = clock.now()
@@ -104,4 +112,6 @@ def run_camera(answer: Callable[[int], object], log: CameraLog, *, seconds: floa
         answer(newest)
         log.dropped += newest - following
         log.answered.append((newest, begun, clock.now() - start))
+        if after:
+            after()
         following = newest + 1

@@ -12,8 +12,7 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from switchkd.errors import SkdError
-from switchkd.runtime.bench.worker import PictureError
+from switchkd.errors import DataError, SkdError
 
 _PATIENCE = 1800.0  # seconds for one reply: a big model on a small board, and still an end
 _LONGEST_LINE = 64 << 20
@@ -21,6 +20,10 @@ _LONGEST_LINE = 64 << 20
 
 class SessionError(SkdError):
     """A variant that can't go on."""
+
+
+class QuestionError(DataError):
+    """A question that can't be asked: its picture can't be read, or its prompt doesn't fit."""
 
 
 class Session:
@@ -71,7 +74,7 @@ class Session:
 
         Raises:
             SessionError: it failed, or the process ended or gave no reply.
-            PictureError: the picture can't be read, by no variant.
+            QuestionError: this question can't be asked; others can.
         """
         assert self._process.stdin is not None
         try:
@@ -81,7 +84,7 @@ class Session:
         except (OSError, EOFError, ValueError) as error:
             raise SessionError(f"{self.name}: {self._how_it_ended() or error}.") from error
         if "error" in reply:
-            raise PictureError(reply["error"]) if reply["picture"] else SessionError(reply["error"])
+            raise QuestionError(reply["error"]) if reply["question"] else SessionError(reply["error"])
         return reply["result"]
 
     def close(self) -> None:

@@ -1,6 +1,6 @@
 """The process of one variant: it reads requests as lines of JSON, carries them out and answers with lines of JSON.
 
-    {"operation": NAME, ARGUMENT: …}  →  {"result": {…}}  or  {"error": SENTENCE, "picture": whether the picture is at fault}
+    {"operation": NAME, ARGUMENT: …}  →  {"result": {…}}  or  {"error": SENTENCE, "question": whether the question is at fault}
 
 It ends when its input does. What libraries print goes to the standard error, so that it can't mix with the answers.
 """
@@ -30,10 +30,6 @@ from switchkd.runtime.engine import Engine, Floats, Timings
 from switchkd.runtime.variants import open_engine
 
 
-class PictureError(DataError):
-    """A picture that can't be read, whichever variant is asked."""
-
-
 class Worker:
     """One open variant and what can be asked of it; every method is an operation.
 
@@ -54,7 +50,7 @@ class Worker:
             "load": self.engine.load_seconds,
             "tokenizer": file_sha256(Path(folder) / "tokenizer.json"),
         }
-        self._picture = lru_cache(maxsize=frames)(_read_picture)
+        self._picture = lru_cache(maxsize=frames)(open_image)
 
     def ask(self, image: str | None, messages: Sequence[Message], max_tokens: int) -> dict[str, Any]:
         """One request as a user makes it: a picture in memory and a question, to the answer's last token.
@@ -90,9 +86,11 @@ class Worker:
             "tokens": the answer's, the end token included.
         """
         features = self._features(self._picture(image) if image else None)
-        rows = [self.engine.prefill(self.engine.encode_prompt(messages), features)]
+        ids = self.engine.encode_prompt(messages)
+        limit = min(max_tokens, self._room(ids))
+        rows = [self.engine.prefill(ids, features)]
         tokens = [int(rows[-1].argmax())]
-        while tokens[-1] not in self.engine.end_tokens and len(tokens) < max_tokens:
+        while tokens[-1] not in self.engine.end_tokens and len(tokens) < limit:
             rows.append(self.engine.next_token(tokens[-1]))
             tokens.append(int(rows[-1].argmax()))
         np.save(file, np.stack(rows), allow_pickle=False)
@@ -105,29 +103,28 @@ class Worker:
 
         Returns:
             "kl": nats a position; "same": whether the first choice is the reference's. Both None where the vocabularies
-            differ.
+            differ, and shorter than the answer where this variant's context is.
         """
-        reference = np.load(file, allow_pickle=False)
         features = self._features(self._picture(image) if image else None)
-        rows = [self.engine.prefill(self.engine.encode_prompt(messages), features)]
+        ids = self.engine.encode_prompt(messages)
+        tokens = tokens[: self._room(ids)]
+        reference = np.load(file, allow_pickle=False)[: len(tokens)]
+        rows = [self.engine.prefill(ids, features)]
         if rows[0].shape != reference[0].shape:
             return {"kl": None, "same": None}
         rows += [self.engine.next_token(token) for token in tokens[:-1]]
         own = np.stack(rows)
         return {"kl": divergence(reference, own).tolist(), "same": (own.argmax(-1) == np.array(tokens)).tolist()}
 
+    def _room(self, ids: Sequence[int]) -> int:
+        """Most tokens of an answer to this prompt."""
+        return self.engine.language.context - len(ids)
+
     def _features(self, picture: Image | None) -> Floats | None:
         if picture is None:
             self.engine.timings = Timings()
             return None
         return self.engine.encode_image(picture)
-
-
-def _read_picture(path: str) -> Image:
-    try:
-        return open_image(path)
-    except DataError as error:
-        raise PictureError(str(error)) from error
 
 
 _OPERATIONS = ("ask", "refer", "compare")
@@ -154,8 +151,13 @@ def main() -> None:
             if not isinstance(error, SkdError):
                 traceback.print_exc()
             text = str(error) if isinstance(error, SkdError) else f"{type(error).__name__}: {error}"
-            reply = {"error": " ".join(text.split()), "picture": isinstance(error, PictureError)}
+            reply = {"error": " ".join(text.split()), "question": _blames_question(error, operation)}
         print(json.dumps(reply), file=channel, flush=True)
+
+
+def _blames_question(error: Exception, operation: str) -> bool:
+    """Whether another question could go well."""
+    return operation in _OPERATIONS and isinstance(error, DataError)
 
 
 if __name__ == "__main__":

@@ -11,20 +11,23 @@ def write(path, value):
     path.write_text(f"{value}\n")
 
 
-def rapl(sys, name, microjoules, wrap=1000):
-    write(sys / "class/powercap" / name / "energy_uj", microjoules)
-    write(sys / "class/powercap" / name / "max_energy_range_uj", wrap)
+def rapl(sys, folder, microjoules, name="package-0", wrap=1000):
+    write(sys / "class/powercap" / folder / "name", name)
+    write(sys / "class/powercap" / folder / "energy_uj", microjoules)
+    write(sys / "class/powercap" / folder / "max_energy_range_uj", wrap)
 
 
 def test_packages_are_added_and_wrap_around(tmp_path):
     rapl(tmp_path, "intel-rapl:0", 900)
-    rapl(tmp_path, "intel-rapl:1", 100)
-    rapl(tmp_path, "intel-rapl:0:0", 500)  # cores, which are in the package
+    rapl(tmp_path, "intel-rapl:1", 100, "package-1")
+    rapl(tmp_path, "intel-rapl:0:0", 500, "core")  # in the package
+    rapl(tmp_path, "intel-rapl:2", 300, "psys")  # the platform with both packages in it
     meter = open_meter(tmp_path)
     assert "RAPL" in meter.name and meter.joules() == 0
     rapl(tmp_path, "intel-rapl:0", 50)
-    rapl(tmp_path, "intel-rapl:1", 130)
-    rapl(tmp_path, "intel-rapl:0:0", 700)
+    rapl(tmp_path, "intel-rapl:1", 130, "package-1")
+    rapl(tmp_path, "intel-rapl:0:0", 700, "core")
+    rapl(tmp_path, "intel-rapl:2", 900, "psys")
     assert meter.joules() == pytest.approx((150 + 30) / 1e6)
     assert meter.joules() == pytest.approx(180 / 1e6)
     meter.close()
@@ -63,6 +66,8 @@ def test_without_an_input_rail_all_are_added(tmp_path):
 
 
 def test_no_counter_or_one_that_may_not_be_read(tmp_path):
+    assert open_meter(tmp_path) is None
+    rapl(tmp_path, "intel-rapl:0", 1, "psys")
     assert open_meter(tmp_path) is None
     rapl(tmp_path, "intel-rapl:0", 1)
     (tmp_path / "class/powercap/intel-rapl:0/energy_uj").unlink()  # root may read this file as it likes

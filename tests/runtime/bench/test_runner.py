@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import time
 from collections import Counter
 from dataclasses import replace
 
@@ -20,7 +21,8 @@ from switchkd.preprocess import open_image
 from switchkd.runtime.bench import runner
 from switchkd.runtime.bench.measurement import Bench, Measurement, Settings, summarise_bench
 from switchkd.runtime.bench.memory import process_tree
-from switchkd.runtime.bench.session import Session, SessionError
+from switchkd.runtime.bench.session import QuestionError, Session, SessionError
+from switchkd.runtime.bench.worker import Worker
 from switchkd.runtime.variants import open_engine
 
 SETTINGS = Settings(
@@ -177,12 +179,97 @@ def test_an_unreadable_picture_is_counted_and_left_out_for_all(models, questions
     picture = questions.parent / "images" / "2.png"
     picture.write_bytes(picture.read_bytes()[:200])
     whole = bench(models, questions)
-    assert sorted(whole.unreadable) == [2, 6, 10]
+    assert sorted(whole.left_out) == [2, 6, 10]
     for each in whole.measurements.values():
         assert each.error is None and sorted(each.answers()) == [0, 1, 3, 4, 5, 7, 8, 9, 11]
     assert [line[:12] for line in sorted(whole.failures())] == ["question q10", "question q2 ", "question q6 "]
     assert all("2.png" in line for line in whole.failures())
     assert {entry["id"] for entry in summarise_bench(whole)["settings"]["unreadable"]} == {"q2", "q6", "q10"}
+
+
+@pytest.mark.parametrize("sequential", [False, True])
+def test_a_prompt_too_long_for_one_is_left_out_for_all(models, questions, sequential):
+    """Question 11 is the longest by ten tokens; the second variant's context has no room for it."""
+    records = json.loads(questions.read_text())
+    records[11]["conversations"][0]["value"] += " red" * 10
+    questions.write_text(json.dumps(records))
+    with open_engine(models / "onnx-q8", threads=1, verify=False) as engine:
+        asked = read_questions(questions, questions.parent / "images")
+        *others, longest = sorted(len(engine.encode_prompt(question.messages)) for question in asked)
+    assert longest > others[-1] + 2
+    manifest = json.loads((models / "onnx-q8" / FILE_NAME).read_text())
+    (models / "onnx-q8" / FILE_NAME).write_text(json.dumps(manifest | {"context": longest}))
+    whole = bench(models, questions, sequential=sequential, warm_up=0)
+    assert list(whole.left_out) == [11] and f"more than the context of {longest}" in whole.left_out[11]
+    for each in whole.measurements.values():
+        assert each.error is None and sorted(each.answers()) == list(range(11))
+    (line,) = whole.failures()
+    assert line.startswith("question q11 was left out for every variant: ")
+
+
+def test_many_questions_left_out_are_counted(models, questions):
+    whole = bench(models, questions, context=16)
+    assert len(whole.left_out) == 12 and not list(whole.answered())
+    assert whole.failures()[-1] == "2 more questions were left out." and len(whole.failures()) == 11
+
+
+def test_a_reference_that_dies_is_the_reason_for_no_divergence(models, questions, monkeypatch):
+    call = Session.call
+
+    def dying(self, operation, **arguments):
+        if operation == "refer":
+            os.kill(self.pid, signal.SIGKILL)
+        return call(self, operation, **arguments)
+
+    monkeypatch.setattr(Session, "call", dying)
+    quality = summarise_bench(bench(models, questions))["variants"]["onnx-q8"]["quality"]
+    assert quality["divergence"] is None and quality["divergence_note"] == "the reference ended"
+
+
+def test_watts_are_of_the_seconds_that_the_joules_are_of(models, questions, monkeypatch):
+    """A meter of 10 W, whose clock is the wall's: the round trip's joules aren't divided by the engine's seconds."""
+
+    class TenWatts:
+        name = "made up"
+
+        def joules(self):
+            return 10 * time.perf_counter()
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(runner, "open_meter", TenWatts)
+    call = Session.call
+
+    def slow(self, operation, **arguments):
+        end = time.perf_counter() + 0.02 * (operation == "ask")
+        while time.perf_counter() < end:
+            pass
+        return call(self, operation, **arguments)
+
+    monkeypatch.setattr(Session, "call", slow)
+    whole = bench(models, questions, ("onnx-q8",))
+    energy = summarise_bench(whole)["variants"]["onnx-q8"]["energy"]
+    assert energy["watts"] == pytest.approx(10, rel=0.05) and energy["joules_per_answer"] > 0.2
+
+
+def test_an_answer_ends_with_the_context(models, tmp_path):
+    """The reference's answer, and a variant that has less room than the reference had."""
+    asked = {"image": None, "messages": [{"role": "user", "content": "red"}], "file": str(tmp_path / "rows.npy")}
+    with open_engine(models / "onnx-fp32", threads=1, verify=False) as engine:
+        prompt = len(engine.encode_prompt(asked["messages"]))
+    opened = {"threads": 1, "device": "cpu", "frames": 0}
+    found = []
+    for name in ("student", "onnx-fp32"):
+        worker = Worker(str(models / name), context=prompt + 5, **opened)
+        worker.engine.end_tokens = frozenset()
+        found.append(worker.refer(**asked, max_tokens=50)["tokens"])
+        worker.engine.close()
+    assert len(found[0]) == 5 and found[0] == found[1]
+    worker = Worker(str(models / "onnx-fp32"), context=prompt + 3, **opened)
+    compared = worker.compare(**asked, tokens=found[1])
+    worker.engine.close()
+    assert len(compared["kl"]) == 3 and compared["same"] == [True] * 3 and max(compared["kl"]) < 1e-6
 
 
 def test_ctrl_c_keeps_what_was_measured(models, questions):
@@ -234,7 +321,7 @@ def test_a_session_tells_errors_in_one_line(models, tmp_path):
     with Session("x", folder=str(models / "onnx-q8"), threads=1, context=64, device="cpu", frames=0) as session:
         with pytest.raises(SkdError, match="no operation 'close'"):
             session.call("close")
-        with pytest.raises(SessionError, match="more than the context"):
+        with pytest.raises(QuestionError, match="more than the context"):
             session.call("ask", image=None, messages=[{"role": "user", "content": "red " * 200}], max_tokens=1)
         assert (
             session.call("ask", image=None, messages=[{"role": "user", "content": "red"}], max_tokens=1)["new_tokens"]

@@ -75,6 +75,19 @@ def test_frames_are_answered_or_dropped_and_never_too_early(rate, delay):
             assert (second + 1) / rate > start - 1e-6
 
 
+def test_what_comes_after_an_answer_is_not_in_its_time():
+    clock, log = FakeClock(), CameraLog(10.0)
+    seen = []
+
+    def after():
+        seen.append(len(log.answered))
+        clock.time += 0.02
+
+    run_camera(lambda frame: clock.sleep_until(clock.time + 0.01), log, seconds=0.5, clock=clock, after=after)
+    assert seen == [1, 2, 3, 4, 5]
+    assert log.ages() == pytest.approx([0.01] * 5)
+
+
 def test_an_interrupted_camera_keeps_what_it_had():
     clock, log = FakeClock(), CameraLog(10.0)
 
