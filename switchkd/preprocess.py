@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,11 @@ from switchkd.errors import CheckpointError, DataError
 
 MAX_PIXELS = 89_478_485  # 256 MiB as RGB: Pillow's own bound against decompression bombs
 MAX_ASPECT = 200  # resizing the short edge of a longer strip would take gigabytes
+MAX_SCANS = 100  # of a JPEG; each passes over the whole picture, and progressive ones have about ten
+
+# JPEG's markers that a length follows, and the end of the picture. The rest stands alone or only looks like one.
+_SEGMENT = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")
+_SCAN, _END = 0xDA, 0xD9
 
 _PROCESSORS = ("SiglipImageProcessor", "CLIPImageProcessor")
 
@@ -149,9 +155,12 @@ def decode_image(data: bytes, *, formats: tuple[str, ...], max_pixels: int) -> I
         max_pixels: larger pictures are refused before they are decoded.
 
     Raises:
-        DataError: as `open_image`.
+        DataError: as `open_image`; also a JPEG whose many scans would take long.
     """
-    return _decode(_read_header(io.BytesIO(data), "The picture", formats, max_pixels), "The picture")
+    image = _read_header(io.BytesIO(data), "The picture", formats, max_pixels)
+    if image.format in ("JPEG", "MPO") and _count_scans(data) > MAX_SCANS:
+        raise DataError(f"The picture has more than {MAX_SCANS} scans; save it as an ordinary JPEG.")
+    return _decode(image, "The picture")
 
 
 def check_image_header(path: Path | str) -> None:
@@ -172,9 +181,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "I" or image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
     if "A" in image.getbands() or image.info.get("transparency") is not None:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, image).convert("RGB")
+        image = image if image.mode == "RGBA" else image.convert("RGBA")
+        white = Image.new("RGB", image.size, (255, 255, 255))
+        white.paste(image, mask=image)  # to the last bit what transformers composes of two more copies
+        return white
     return image.convert("RGB")
 
 
@@ -211,6 +221,18 @@ def _decode(image: Image.Image, name: str) -> Image.Image:
             raise DataError(f"{name}: {error}") from error
         except Exception as error:  # Pillow's decoders raise all kinds on broken data
             raise DataError(_torn(name, error)) from error
+
+
+def _count_scans(jpeg: bytes) -> int:
+    """Start-of-scan markers up to the picture's end; not those of a thumbnail or a film in the same file."""
+    count, place = 0, 0
+    while found := _SEGMENT.search(jpeg, place):
+        marker, place = jpeg[found.end() - 1], found.end()
+        if marker == _END:
+            break
+        count += marker == _SCAN
+        place += max(2, int.from_bytes(jpeg[place : place + 2]))
+    return count
 
 
 def _torn(name: str, error: Exception) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 import zlib
 
 import numpy as np
@@ -75,6 +77,28 @@ def test_modes_equal_transformers(mode):
     processor, preprocess = siglip_processor(), Preprocess.from_config(SIGLIP)
     image = picture((90, 61)).convert(mode) if mode in "1P" else picture((90, 61), mode)
     np.testing.assert_array_equal(preprocess(image), expected_pixels(processor, image))
+
+
+def test_transparency_shows_white_to_the_last_bit():
+    """Every value with every opacity, as transformers composes them."""
+    value, opacity = np.meshgrid(np.arange(256, dtype=np.uint8), np.arange(256, dtype=np.uint8))
+    image = Image.fromarray(np.stack([value, value[:, ::-1], value.T, opacity], -1))
+    white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+    np.testing.assert_array_equal(to_rgb(image), Image.alpha_composite(white, image).convert("RGB"))
+
+
+def test_transparency_takes_one_copy_of_a_picture():
+    code = """
+import resource
+from PIL import Image
+from switchkd.preprocess import to_rgb
+image = Image.new("RGBA", (4000, 4000), (9, 9, 9, 99))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+to_rgb(image)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(result.stdout) < 90  # MiB; one copy is 61
 
 
 def test_a_palette_with_a_transparent_entry_shows_white(tmp_path):
@@ -156,6 +180,32 @@ def test_bytes_are_decoded_as_files_are(tmp_path):
     for torn, formats in ((data, ("JPEG",)), (data[: len(data) // 2], ("PNG",)), (b"", ("PNG",))):
         with pytest.raises(DataError, match="torn or not a picture"):
             decode_image(torn, formats=formats, max_pixels=10**6)
+
+
+def scans(count: int, *, application: bytes = b"", between: bytes = b"", after: bytes = b"") -> bytes:
+    """A progressive JPEG whose first scan comes `count` times, and nine others once."""
+    stream = io.BytesIO()
+    picture((40, 40)).save(stream, "JPEG", progressive=True)
+    head, first, *rest = stream.getvalue().split(b"\xff\xda")
+    segment = b"\xff\xe5" + (len(application) + 2).to_bytes(2) + application
+    parts = [head[:2] + segment + head[2:], *[first + between] * count, *rest]
+    return b"\xff\xda".join(parts) + after
+
+
+def decoded(data: bytes) -> np.ndarray:
+    return np.asarray(decode_image(data, formats=("JPEG",), max_pixels=10**6))
+
+
+def test_a_jpeg_of_many_scans_is_refused_before_decoding(tmp_path):
+    expected = decoded(scans(1))
+    np.testing.assert_array_equal(decoded(scans(91)), expected)
+    np.testing.assert_array_equal(decoded(scans(1, application=b"\xff\xda" * 900, after=b"\xff\xda" * 900)), expected)
+    bomb = scans(92)
+    for data in (bomb, scans(92, between=b"\xff\x02\xff\xff"), scans(92, between=b"\xff\xd0"), scans(500)):
+        with pytest.raises(DataError, match="more than 100 scans"):
+            decoded(data)
+    (tmp_path / "a.jpg").write_bytes(bomb)
+    np.testing.assert_array_equal(np.asarray(open_image(tmp_path / "a.jpg")), expected)  # it is a picture
 
 
 def test_missing_pictures_and_folders_are_errors(tmp_path):
