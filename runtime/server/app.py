@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from starlette.applications import Starlette
@@ -20,9 +21,10 @@ from switchkd.runtime.server.answer import Outcome
 from switchkd.runtime.server.limits import Limits, RequestError
 from switchkd.runtime.server.line import CLIENT_GONE, Event, Job, Line
 from switchkd.runtime.server.metrics import CONTENT_TYPE, Metrics
-from switchkd.runtime.server.protocol import Completion, parse_request, usage_of
+from switchkd.runtime.server.protocol import ChatRequest, Completion, parse_request, usage_of
 
 _STUCK_SECONDS = 60.0  # past a request's time without the engine coming back
+_ARRIVING = 8  # requests of the largest size whose bytes may be in memory before the last has arrived
 
 
 class ChatApp:
@@ -39,7 +41,9 @@ class ChatApp:
         self._started = int(time.time())
         self._line = line = Line(engine, limits.waiting)
         self._metrics = Metrics(engine.name, engine.load_seconds, lambda: line.waiting, lambda: line.busy)
-        self._preparing = asyncio.Lock()  # one picture is decoded at a time, so that memory is bounded
+        self._arriving = 0  # bytes
+        # One picture is decoded at a time, so that memory is bounded.
+        self._decoder = ThreadPoolExecutor(1, "picture")
         routes = [
             Route("/v1/chat/completions", self._chat, methods=["POST"]),
             Route("/v1/models", self._models),
@@ -53,6 +57,7 @@ class ChatApp:
     def close(self) -> None:
         """Ends what is under way and lets the engine go; waits for its step to end."""
         self._line.close()
+        self._decoder.shutdown(wait=False, cancel_futures=True)
 
     async def _chat(self, request: Request) -> Response:
         try:
@@ -71,24 +76,26 @@ class ChatApp:
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             # A web page can't send this type elsewhere unasked, so none reaches a server on the same computer.
             raise RequestError(415, "The body's content type is application/json.")
-        job = self._line.enter()
+        body = await self._read(request)
+        job = self._line.enter(self._limits.request_seconds)
         gone = None
         try:
-            body = await self._read(request)
-            async with self._preparing:
-                chat = await asyncio.to_thread(parse_request, body, self.model, self._engine.preprocess, self._limits)
-            del body
-            job.start(chat, self._limits.request_seconds)
+            parsing = asyncio.to_thread(parse_request, body, self.model, self._limits)
+            del body  # twenty megabytes that nobody needs while a picture waits
+            chat = await job.in_time(parsing)
+            if chat.picture is not None:
+                chat = await job.in_time(self._decoded(chat))
+            job.start(chat)
             gone = asyncio.create_task(_cancel_when_gone(request, job))
             first = await job.next()
             if isinstance(first, RequestError):
                 raise first
-            completion = Completion(self.model)
+            completion = Completion(self.model, chat.stream_usage)
+            picture = chat.pixels is not None
             if chat.stream:
-                events = self._stream(job, completion, first, chat.stream_usage, chat.pixels is not None)
-                return _EventStream(events, job), 200
+                return _EventStream(self._stream(job, completion, first, chat.stream_usage, picture), job), 200
             text, outcome = await _collect(job, first)
-            self._finish(job, outcome, chat.pixels is not None)
+            self._finish(job, outcome, picture)
             return _json(completion.whole(text, outcome.reason, usage_of(outcome.timings))), 200
         except BaseException:
             job.cancel()
@@ -114,7 +121,11 @@ class ChatApp:
             yield _sent(completion.usage_chunk(usage_of(event.timings)))
         yield b"data: [DONE]\n\n"
 
-    async def _read(self, request: Request) -> bytes:
+    def _decoded(self, chat: ChatRequest) -> Awaitable[ChatRequest]:
+        loop = asyncio.get_running_loop()
+        return loop.run_in_executor(self._decoder, chat.prepared, self._engine.preprocess, self._limits)
+
+    async def _read(self, request: Request) -> bytearray:
         """The body, within its limits. What is left of a body that is refused, uvicorn reads and drops."""
         most = self._limits.request_bytes
         too_large = RequestError(413, f"The request is larger than {most / 1e6:g} MB.", code="request_too_large")
@@ -127,11 +138,17 @@ class ChatApp:
                 async for piece in request.stream():
                     if len(body) + len(piece) > most:
                         raise too_large
+                    if self._arriving + len(piece) > _ARRIVING * most:
+                        message = "Too many large requests are arriving already; try again later."
+                        raise RequestError(429, message, code="uploads_full")
                     body += piece
+                    self._arriving += len(piece)
         except TimeoutError as error:
             message = f"The request took more than {self._limits.upload_seconds:g} s to arrive."
             raise RequestError(408, message, code="upload_timeout") from error
-        return bytes(body)
+        finally:
+            self._arriving -= len(body)
+        return body
 
     def _finish(self, job: Job, outcome: Outcome, picture: bool) -> None:
         now = time.monotonic()

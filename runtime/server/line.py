@@ -8,6 +8,8 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Awaitable
+from typing import TypeVar
 
 from switchkd.errors import SkdError
 from switchkd.runtime.engine import Engine
@@ -17,29 +19,31 @@ from switchkd.runtime.server.protocol import ChatRequest
 
 CLIENT_GONE = 499  # nginx's status for it; nobody sees it but the metrics
 Event = str | Outcome | RequestError  # a piece of the answer; its end; its failure
+Result = TypeVar("Result")
 
 log = logging.getLogger("skd.serve")
 
 
 class Job:
-    """A request's place in the line, from before it has arrived until its answer ended.
+    """A request's place in the line, from its arrival until its answer ended.
 
     All methods belong to the event loop's thread, but for `check` and `put`, which the engine's thread calls.
+
+    Args:
+        seconds: what the request may take from now on.
     """
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, line: Line, seconds: float) -> None:
         self._line, self._loop = line, asyncio.get_running_loop()
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._end: RequestError | None = None  # why it shouldn't go on
         self.request: ChatRequest | None = None
         self.arrived = self.started = time.monotonic()
-        self.deadline = float("inf")
-
-    def start(self, request: ChatRequest, seconds: float) -> None:
-        """Puts the request in line; `seconds` are what it may take from now on."""
-        self.request = request
-        self.arrived = time.monotonic()
         self.deadline = self.arrived + seconds
+
+    def start(self, request: ChatRequest) -> None:
+        """Puts the request in line, when it is prepared."""
+        self.request = request
         self._line.append(self)
 
     def cancel(self, reason: RequestError | None = None) -> None:
@@ -51,12 +55,19 @@ class Job:
     async def next(self) -> Event:
         """The next event, at the latest when the time is up, whatever the engine is doing then."""
         try:
+            return await self.in_time(self._events.get())
+        except RequestError as error:
+            return error
+
+    async def in_time(self, work: Awaitable[Result]) -> Result:
+        """Waits for something; when the time is up, cancels it and the request and raises RequestError 504."""
+        try:
             async with asyncio.timeout(max(0.0, self.deadline - time.monotonic())):
-                return await self._events.get()
+                return await work
         except TimeoutError:
             error = self._late()
             self.cancel(error)
-            return error
+            raise error from None
 
     def check(self) -> None:
         """Raises RequestError where the request shouldn't go on."""
@@ -108,8 +119,11 @@ class Line:
         current = self._current
         return 0.0 if current is None else max(0.0, time.monotonic() - current.deadline)
 
-    def enter(self) -> Job:
-        """A place for a request that is about to arrive; `leave` gives one back that wasn't started.
+    def enter(self, seconds: float) -> Job:
+        """A place for a request that has arrived; `leave` gives one back that wasn't started.
+
+        Args:
+            seconds: what the request may take.
 
         Raises:
             RequestError: 429, all places are taken; 503, the server is stopping.
@@ -120,7 +134,7 @@ class Line:
             if len(self._admitted) >= self._places:
                 message = f"{self._places} requests are waiting or being answered already; try again later."
                 raise RequestError(429, message, code="queue_full")
-            job = Job(self)
+            job = Job(self, seconds)
             self._admitted.add(job)
             return job
 

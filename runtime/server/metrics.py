@@ -41,7 +41,12 @@ class Metrics:
         self._whole = Histogram(
             "skd_request_seconds", "From a request's arrival to its answer's end.", buckets=_SECONDS, registry=registry
         )
-        self._wait = Histogram("skd_wait_seconds", "Waiting for the engine.", buckets=_SECONDS, registry=registry)
+        self._wait = Histogram(
+            "skd_wait_seconds",
+            "From a request's arrival to the engine's beginning.",
+            buckets=_SECONDS,
+            registry=registry,
+        )
         for phase in _PHASES:
             self._phases.labels(phase)
 

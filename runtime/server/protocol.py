@@ -6,28 +6,24 @@ nothing, or refused: none is dropped silently.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
-import re
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from switchkd.errors import DataError
-from switchkd.preprocess import Preprocess, decode_image
+from switchkd.preprocess import Preprocess
 from switchkd.prompt import Message
 from switchkd.runtime.engine import Timings
 from switchkd.runtime.server.limits import Limits, RequestError
+from switchkd.runtime.server.picture import Picture
 
-PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
-_DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,", re.ASCII | re.IGNORECASE)
 _MAX_STOPS = 4  # OpenAI's
+_MAX_VALUES = 100_000  # in a body's JSON; Python takes up to 60 bytes for one that is two long
 
 # Fields that a client may send with these values, which ask for what is done anyway.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -55,23 +51,30 @@ class ChatRequest:
     """A request that can be answered."""
 
     messages: list[Message]  # as `ChatPrompt` takes them
-    pixels: NDArray[np.uint8] | None = field(repr=False)  # the picture, of the tower's size [H, W, 3]; None: text alone
+    picture: Picture | None  # as it was sent; None: text alone, or it is prepared
     max_tokens: int
     stop: tuple[str, ...]  # texts that end the answer and aren't part of it
     stream: bool
     stream_usage: bool  # a last chunk with the token counts
+    pixels: NDArray[np.uint8] | None = field(default=None, repr=False)  # the picture in the tower's size, [H, W, 3]
+
+    def prepared(self, preprocess: Preprocess, limits: Limits) -> ChatRequest:
+        """The same with its picture decoded. Raises RequestError as `Picture.decode`."""
+        return (
+            self
+            if self.picture is None
+            else replace(self, picture=None, pixels=self.picture.decode(preprocess, limits))
+        )
 
 
-def parse_request(body: bytes, model: str, preprocess: Preprocess, limits: Limits) -> ChatRequest:
-    """Reads a request's body, decodes its picture and brings it to the tower's size.
+def parse_request(body: bytes | bytearray, model: str, limits: Limits) -> ChatRequest:
+    """Reads a request's body; its picture stays as it was sent.
 
     Args:
         model: the only name that `model` may be.
-        preprocess: the model's.
 
     Raises:
-        RequestError: 400 malformed or unsupported, 404 another model, 413 a picture's file too large, 422 a picture
-            that can't be decoded, has too many pixels or is too narrow.
+        RequestError: 400 malformed or unsupported, 404 another model.
     """
     fields = _object(body)
     _require_known(fields)
@@ -81,25 +84,29 @@ def parse_request(body: bytes, model: str, preprocess: Preprocess, limits: Limit
         message = f"There is no model {_shown(fields['model'])} here, only '{model}'."
         raise RequestError(404, message, param="model", code="model_not_found")
     messages, pictures = _messages(fields.get("messages"))
-    stream, options = fields.get("stream") or False, fields.get("stream_options") or {}
-    if not isinstance(stream, bool):
-        raise RequestError(400, "'stream' is true or false.", param="stream")
-    if not isinstance(options, dict) or not isinstance(options.get("include_usage", False), bool):
-        raise RequestError(400, "'stream_options' is an object like {\"include_usage\": true}.", param="stream_options")
+    if len(pictures) > 1:
+        message = f"The model sees one picture a conversation, not {len(pictures)}."
+        raise RequestError(400, message, param=pictures[1].place)
+    stream, stream_usage = _stream(fields)
     return ChatRequest(
         messages=messages,
         max_tokens=_max_tokens(fields, limits),
         stop=_stops(fields.get("stop")),
         stream=stream,
-        stream_usage=stream and options.get("include_usage", False),
-        pixels=_pixels(pictures, preprocess, limits),
+        stream_usage=stream_usage,
+        picture=pictures[0] if pictures else None,
     )
 
 
 class Completion:
-    """One answer's objects: a whole one, or the chunks of a stream."""
+    """One answer's objects: a whole one, or the chunks of a stream.
 
-    def __init__(self, model: str) -> None:
+    Args:
+        stream_usage: the stream ends with a chunk of token counts, and the chunks before it say that theirs are null.
+    """
+
+    def __init__(self, model: str, stream_usage: bool = False) -> None:
+        self._no_usage: dict[str, Any] = {"usage": None} if stream_usage else {}
         self._head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
 
     def whole(self, text: str, reason: str, usage: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,7 +118,7 @@ class Completion:
     def chunk(self, delta: Mapping[str, Any], reason: str | None = None) -> dict[str, Any]:
         """A `chat.completion.chunk` object."""
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
-        return {**self._head, "object": "chat.completion.chunk", "choices": [choice]}
+        return {**self._head, "object": "chat.completion.chunk", "choices": [choice], **self._no_usage}
 
     def usage_chunk(self, usage: Mapping[str, Any]) -> dict[str, Any]:
         """The chunk after the last, with no choice."""
@@ -128,7 +135,9 @@ def usage_of(timings: Timings) -> dict[str, Any]:
     }
 
 
-def _object(body: bytes) -> dict[str, Any]:
+def _object(body: bytes | bytearray) -> dict[str, Any]:
+    if sum(map(body.count, b"{[,")) > _MAX_VALUES:
+        raise RequestError(400, f"The body has more than {_MAX_VALUES:,} values, commas in texts counted.")
     try:
         fields = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -152,12 +161,12 @@ def _require_known(fields: dict[str, Any]) -> None:
             raise RequestError(400, message, param=name, code="unsupported_value")
 
 
-def _messages(value: Any) -> tuple[list[Message], list[tuple[str, str]]]:
-    """Messages as `ChatPrompt` takes them; the pictures' URLs with the fields that they stand in."""
+def _messages(value: Any) -> tuple[list[Message], list[Picture]]:
+    """Messages as `ChatPrompt` takes them, and their pictures."""
     if not isinstance(value, list) or not value:
         raise RequestError(400, "'messages' is a list of at least one message.", param="messages")
     messages: list[Message] = []
-    pictures: list[tuple[str, str]] = []
+    pictures: list[Picture] = []
     for number, message in enumerate(value):
         place = f"messages[{number}]"
         if not isinstance(message, dict):
@@ -166,9 +175,7 @@ def _messages(value: Any) -> tuple[list[Message], list[tuple[str, str]]]:
         if role not in ("system", "developer", "user", "assistant"):
             roles = "system, developer, user or assistant"
             raise RequestError(400, f"{place}: the role is {roles}, not {_shown(role)}.", param=f"{place}.role")
-        for name in ("tool_calls", "function_call", "audio"):
-            if message.get(name):
-                raise RequestError(400, f"{place}: '{name}' isn't supported.", param=f"{place}.{name}")
+        _require_only(message, {"role", "content"}, place)
         content = message.get("content")
         if isinstance(content, list):
             content = [_part(part, f"{place}.content[{index}]", role, pictures) for index, part in enumerate(content)]
@@ -178,8 +185,10 @@ def _messages(value: Any) -> tuple[list[Message], list[tuple[str, str]]]:
     return messages, pictures
 
 
-def _part(part: Any, place: str, role: str, pictures: list[tuple[str, str]]) -> dict[str, str]:
+def _part(part: Any, place: str, role: str, pictures: list[Picture]) -> dict[str, str]:
     kind = part.get("type") if isinstance(part, dict) else None
+    if kind in ("text", "image_url"):
+        _require_only(part, {"type", kind}, place)
     if kind == "text" and isinstance(part.get("text"), str):
         return {"type": "text", "text": part["text"]}
     if kind != "image_url":
@@ -187,51 +196,49 @@ def _part(part: Any, place: str, role: str, pictures: list[tuple[str, str]]) -> 
     if role != "user":
         raise RequestError(400, f"{place}: only a user's message can have a picture.", param=place)
     url = part.get("image_url")
-    url = url.get("url") if isinstance(url, dict) else url
+    if isinstance(url, dict):
+        _require_only(url, {"url", "detail"}, f"{place}.image_url")  # whatever the detail, the tower has one size
+        url = url.get("url")
     if not isinstance(url, str):
         raise RequestError(400, f"{place}: image_url is an object with a url.", param=place)
-    pictures.append((url, f"{place}.image_url"))
+    pictures.append(Picture(url, f"{place}.image_url"))
     return {"type": "image"}
 
 
-def _pixels(pictures: list[tuple[str, str]], preprocess: Preprocess, limits: Limits) -> NDArray[np.uint8] | None:
-    """The request's picture, decoded and resized."""
-    if not pictures:
-        return None
-    url, place = pictures[0]
-    if len(pictures) > 1:
-        message = f"The model sees one picture a conversation, not {len(pictures)}."
-        raise RequestError(400, message, param=pictures[1][1])
-    head = _DATA_URL.match(url)
-    if head is None:
-        message = "A picture comes in the request itself, as a URL like data:image/jpeg;base64,…; nothing is fetched."
-        raise RequestError(400, message, param=place)
-    if (len(url) - head.end()) // 4 * 3 > limits.picture_bytes + 2:  # up to two bytes of it are padding
-        message = f"The picture's file is larger than {limits.picture_bytes / 1e6:g} MB."
-        raise RequestError(413, message, param=place, code="picture_too_large")
-    try:
-        data = base64.b64decode(url[head.end() :].encode("ascii"), validate=True)
-    except (binascii.Error, UnicodeEncodeError) as error:
-        raise RequestError(400, "The picture's URL isn't valid base64.", param=place) from error
-    try:
-        return preprocess.resize(decode_image(data, formats=PICTURE_FORMATS, max_pixels=limits.picture_pixels))
-    except DataError as error:
-        raise RequestError(422, str(error), param=place, code="invalid_image") from error
+def _require_only(value: dict[str, Any], known: set[str], place: str) -> None:
+    """Refuses fields that say something and aren't known; clients send null and [] for what they don't mean."""
+    for name, content in value.items():
+        if name not in known and content is not None and content != []:
+            raise RequestError(400, f"{place}: {_shown(name)} isn't supported.", param=f"{place}.{name}")
+
+
+def _stream(fields: dict[str, Any]) -> tuple[bool, bool]:
+    """(whether the answer comes in pieces, whether the token counts come after it)"""
+    stream, options = fields.get("stream"), fields.get("stream_options")
+    if stream is not None and not isinstance(stream, bool):
+        raise RequestError(400, "'stream' is true or false.", param="stream")
+    if options is None:
+        return bool(stream), False
+    usage = options.get("include_usage") if isinstance(options, dict) else ""
+    if usage is not None and not isinstance(usage, bool):
+        raise RequestError(400, "'stream_options' is an object like {\"include_usage\": true}.", param="stream_options")
+    _require_only(options, {"include_usage"}, "stream_options")
+    if not stream:
+        raise RequestError(400, "'stream_options' is for answers with \"stream\": true.", param="stream_options")
+    return True, bool(usage)
 
 
 def _max_tokens(fields: dict[str, Any], limits: Limits) -> int:
-    for name in ("max_completion_tokens", "max_tokens"):  # the second is the older name
-        value = fields.get(name)
-        if value is None:
-            continue
+    names = ("max_completion_tokens", "max_tokens")  # the second is the older name
+    given = {name: fields[name] for name in names if fields.get(name) is not None}
+    for name, value in given.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise RequestError(400, f"'{name}' is a whole number of at least 1.", param=name)
-        return value
-    return limits.max_tokens
+    return min(given.values(), default=limits.max_tokens)
 
 
 def _stops(value: Any) -> tuple[str, ...]:
-    stops = [value] if isinstance(value, str) else value or []
+    stops = [value] if isinstance(value, str) else [] if value is None else value
     if not isinstance(stops, list) or len(stops) > _MAX_STOPS or not all(isinstance(s, str) and s for s in stops):
         raise RequestError(400, f"'stop' is a text or up to {_MAX_STOPS} texts, none empty.", param="stop")
     return tuple(stops)

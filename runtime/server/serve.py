@@ -14,6 +14,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from switchkd.errors import SkdError
 from switchkd.runtime.engine import Engine
 from switchkd.runtime.server.app import ChatApp
+from switchkd.runtime.server.hosts import OwnHosts
 from switchkd.runtime.server.limits import Limits
 
 CONNECTIONS = 128  # more at once are answered 503
@@ -34,7 +35,7 @@ def serve(engine: Engine, host: str, port: int, limits: Limits, ready: Callable[
     with listen(host, port) as listener:
         app = ChatApp(engine, limits)
         try:
-            server = make_server(app, limits)
+            server = make_server(app, limits, listener)
             ready(url_of(listener))
             # uvicorn raises the signal again when all is done, which then ends this.
             with contextlib.suppress(KeyboardInterrupt):
@@ -61,10 +62,10 @@ def url_of(listener: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
 
 
-def make_server(app: ChatApp, limits: Limits) -> uvicorn.Server:
+def make_server(app: ChatApp, limits: Limits, listener: socket.socket) -> uvicorn.Server:
     """uvicorn around the application, without its own logs, signals left to it."""
     config = uvicorn.Config(
-        app.asgi,
+        OwnHosts(app.asgi, listener.getsockname()[0]),
         http=PatientProtocol,
         ws="none",
         loop="asyncio",

@@ -76,7 +76,7 @@ def running(engine: Engine, **limits: Any) -> Iterator[Served]:
     with listen("127.0.0.1", 0) as listener:
         url, port = url_of(listener), listener.getsockname()[1]
         app = ChatApp(engine, replace(LIMITS, **limits))
-        server = make_server(app, app._limits)
+        server = make_server(app, app._limits, listener)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:

@@ -10,10 +10,10 @@ import pytest
 from serving import PATIENCE, about, data_url, running
 
 from switchkd.runtime.server import serve
-from switchkd.runtime.server.protocol import PICTURE_FORMATS
+from switchkd.runtime.server.picture import PICTURE_FORMATS
 
 HELLO = [{"role": "user", "content": "is it red ?"}]
-HEAD = "POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+HEAD = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 
 
 def refused(served, status, messages=HELLO, **options):
@@ -96,8 +96,8 @@ def test_bodies_that_are_no_request(served):
     surrogate = json.dumps({"model": served.app.model, "messages": [{"role": "user", "content": "\ud800"}]})
     assert post(served, surrogate) == 400
     assert raw(served, "BREW /coffee\r\n\r\n")[0] == 400
-    assert raw(served, "GET /v1/chat/completions HTTP/1.1\r\nHost: a\r\n\r\n")[0] == 405
-    assert raw(served, "GET /v2 HTTP/1.1\r\nHost: a\r\n\r\n")[0] == 404
+    assert raw(served, "GET /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n\r\n")[0] == 405
+    assert raw(served, "GET /v2 HTTP/1.1\r\nHost: localhost\r\n\r\n")[0] == 404
     plain = HEAD.replace("application/json", "text/plain")
     assert raw(served, plain, "Content-Length: 2\r\n\r\n{}")[0] == 415
     assert served.ask(HELLO).choices
@@ -260,5 +260,5 @@ def test_stalled_connections_are_closed(engine, monkeypatch):
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # full sooner
             connection.connect(("127.0.0.1", served.port))
             while True:
-                connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n" * 100)
+                connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n" * 100)
         assert served.ask(HELLO).choices
