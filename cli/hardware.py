@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from switchkd.cli.options import POSITIVE
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -82,10 +85,8 @@ def probe_command(threads: int | None) -> None:
 )
 @click.option("--text", type=click.IntRange(1), default=32, show_default=True, help="Tokens of a question.")
 @click.option("--answer", type=click.IntRange(1), default=16, show_default=True, help="Tokens of an answer.")
-@click.option("--rate", type=click.FloatRange(0, min_open=True), help="Pictures a second that a camera gives.")
-@click.option(
-    "--ram", type=click.FloatRange(0, min_open=True), help="GB of memory, for targets whose profile has none."
-)
+@click.option("--rate", type=POSITIVE, help="Pictures a second that a camera gives.")
+@click.option("--ram", type=POSITIVE, help="GB of memory, for targets whose profile has none.")
 @click.option(
     "--processor",
     type=click.Choice(["cpu", "accelerator"]),
@@ -116,22 +117,32 @@ def fit_command(
     from switchkd.runtime.probe import find_profile
     from switchkd.runtime.workloads import read_workload
 
-    workloads = [read_workload(variant) for variant in variants]
-    profiles = [find_profile(target) for target in dict.fromkeys(targets or profile_names())]
+    errors: dict[str, None] = {}  # each once, in order
+
+    def each_good(work: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
+        """Results for those items that don't fail; what the others say is told at the end."""
+        results = []
+        for item in items:
+            try:
+                results.append(work(item))
+            except (SkdError, FitError) as error:
+                errors[str(error)] = None
+        return results
+
     asked: dict[str, Any] = {"context": context, "text_tokens": text, "answer_tokens": answer, "rate": rate}
-    try:
-        fits = [
-            [fit(workload, profile, **asked, processor=processor, ram_gb=ram) for profile in profiles]
-            for workload in workloads
-        ]
-    except FitError as error:
-        raise SkdError(str(error)) from error
-    console = _console()
-    for rows in fits:
-        console.print(_fit_table(rows))
-    _print_reasons(console, fits[0])
-    if file:
-        _write(file, [each.to_json() for rows in fits for each in rows])
+    workloads = each_good(read_workload, variants)
+    profiles = each_good(find_profile, dict.fromkeys(targets or profile_names()))
+    console, fits = _console(), []
+    for workload in workloads:
+        rows = each_good(partial(fit, workload, **asked, processor=processor, ram_gb=ram), profiles)
+        if rows:
+            console.print(_fit_table(rows))
+            _print_reasons(console, rows)
+        fits += rows
+    if file and fits:
+        _write(file, [each.to_json() for each in fits])
+    if errors:
+        raise click.ClickException("\n".join(errors))
 
 
 def _fit_table(fits: Sequence[Fit]) -> Table:
@@ -165,7 +176,7 @@ def _fit_table(fits: Sequence[Fit]) -> Table:
             *map(_value, (each.encode, each.prefill)),
             *map(_band, (each.first_token, each.tokens_per_second)),
             _band(each.pictures_per_second) if held is None else coloured(held),
-            f"{each.advice.format} {each.advice.quant}",
+            each.advice.choice.short if each.advice.choice else "none fits",
         )
     return table
 

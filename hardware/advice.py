@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from switchkd.hardware.kernels import RUNTIMES
+from switchkd.hardware.candidates import Candidate, candidates
 from switchkd.hardware.profile import Profile
 from switchkd.hardware.workload import GGUF, ONNX, Workload
 
@@ -20,67 +20,70 @@ _K_BLOCK = 256  # weights that share a scale in llama.cpp's K-quants
 class Advice:
     """What to export for a target."""
 
-    format: str
-    quant: str
+    choice: Candidate | None  # None: nothing fits
     reasons: tuple[str, ...]
 
     @property
     def title(self) -> str:
         """For people: "ONNX Runtime, q8"."""
-        return f"{RUNTIMES[self.format].title}, {self.quant}"
+        return self.choice.title if self.choice else "nothing"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain objects for json.dumps."""
-        return {"format": self.format, "quant": self.quant, "reasons": list(self.reasons)}
+        """Plain objects for json.dumps; "format", "quant" and "vision_quant" are None where nothing fits."""
+        names = ("format", "quant", "vision_quant")
+        return {**{name: getattr(self.choice, name, None) for name in names}, "reasons": list(self.reasons)}
 
 
-def advise(workload: Workload, profile: Profile, *, answer_tokens: int, available: float | None) -> Advice:
-    """What to prefer for students of these shapes.
+def advise(
+    workload: Workload, profile: Profile, *, context: int, answer_tokens: int, available: float | None
+) -> Advice:
+    """What to prefer for students of these shapes: the fastest, or where that doesn't fit the first smaller one that does.
 
     Args:
+        context: tokens of memory for a conversation.
         answer_tokens: of a typical answer.
         available: bytes for the student; None where unknown.
     """
+    fastest, reasons = _fastest(workload, profile, answer_tokens)
+    quant, why = _four_bits(workload)
+    rows = [fastest] if fastest[0] == GGUF else dict.fromkeys([fastest, (ONNX, "q4"), (GGUF, quant)])
+    ways = [way for row in rows for way in candidates(workload, *row)]
+    needs = {way: way.memory(workload, context).total for way in ways}
+    choice = next((way for way in ways if available is None or needs[way] <= available), None)
+    if choice == ways[0] or available is None:
+        return Advice(choice, reasons)
+    if choice is None:
+        smallest = min(ways, key=needs.__getitem__)
+        needed = f"even {smallest.title} needs about {_gigabytes(needs[smallest])} of {_gigabytes(available)}"
+        return Advice(None, (f"nothing fits: {needed}",))
+    too_much = f"{ways[0].title} needs {_gigabytes(needs[ways[0]])} of {_gigabytes(available)}"
+    smaller = f"this about {_gigabytes(needs[choice])}, tower, keys and values included"
+    return Advice(choice, (f"{too_much}; {smaller}", *((why,) if choice.quant == quant else ())))
+
+
+def _fastest(workload: Workload, profile: Profile, answer_tokens: int) -> tuple[tuple[str, str], tuple[str, ...]]:
+    """Format and precision of what is the fastest, or the safest where speeds are unknown; and why."""
     instructions = set(profile.value("instructions") or ())
-    four_bits = _four_bits(workload)
-    int8_bytes = _weights(workload)
-    if available is not None and int8_bytes > available:
-        return Advice(
-            GGUF,
-            four_bits[0],
-            (
-                f"int8 weights alone take {int8_bytes / 1e9:.1f} GB of {available / 1e9:.1f} GB; 4 bits about half",
-                four_bits[1],
-            ),
-        )
+    quant, why = _four_bits(workload)
     if not instructions:
-        return Advice(
-            GGUF,
-            four_bits[0],
-            ("what the cores can do is unknown; the fewest bytes are the safest choice, measure there", four_bits[1]),
-        )
+        unknown = "what the cores can do is unknown; the fewest bytes are the safest choice, measure there"
+        return (GGUF, quant), (unknown, why)
     if not instructions & INT8_PRODUCTS:
         slow = (
             "no int8 dot products: ONNX Runtime's int8 kernels saturate at 16 bits here (x86 without VNNI)"
             if "avx2" in instructions
             else "no int8 dot products, so int8 loses its lead; nobody measured it on such cores"
         )
-        return Advice(GGUF, four_bits[0], (slow, four_bits[1]))
-    if workload.tower is not None and answer_tokens <= BREAK_EVEN_TOKENS:
-        return Advice(
-            ONNX,
-            "q8",
-            (
-                "int8 dot products: to the first token ONNX's int8 was the fastest measured, a third of llama.cpp's time",
-                f"the picture's {workload.image_tokens} tokens of prompt outweigh an answer of {answer_tokens}",
-            ),
-        )
-    why = (
-        f"an answer of {answer_tokens} tokens outweighs the prompt; tokens after the first were the fastest in 4 bits"
-        if workload.tower is not None
-        else "without pictures the tokens after the first count; they were the fastest in 4 bits"
+        return (GGUF, quant), (slow, why)
+    if workload.tower is None:
+        return (ONNX, "q4"), ("without pictures the tokens after the first count; they were the fastest in 4 bits",)
+    if answer_tokens > BREAK_EVEN_TOKENS:
+        long = f"an answer of {answer_tokens} tokens outweighs the prompt; tokens after the first were the fastest in 4 bits"
+        return (ONNX, "q4"), (long,)
+    return (ONNX, "q8"), (
+        "int8 dot products: to the first token ONNX's int8 was the fastest measured, a third of llama.cpp's time",
+        f"the picture's {workload.image_tokens} tokens of prompt outweigh an answer of {answer_tokens}",
     )
-    return Advice(ONNX, "q4", (why,))
 
 
 def _four_bits(workload: Workload) -> tuple[str, str]:
@@ -94,10 +97,5 @@ def _four_bits(workload: Workload) -> tuple[str, str]:
     return "q4_k_m", f"a width of {width} is a multiple of {_K_BLOCK}: K-quants apply; compare with q4_0"
 
 
-def _weights(workload: Workload) -> int:
-    """Weights of the whole student, the embedding counted beside the head, as ONNX stores it."""
-    language, tower = workload.language, workload.tower
-    count = language.token_weights + language.head_weights
-    if tower is not None:
-        count += tower.layers * tower.block_weights + tower.projector_weights
-    return count
+def _gigabytes(size: float) -> str:
+    return f"{size / 1e9:.2f} GB"

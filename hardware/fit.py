@@ -117,7 +117,13 @@ class Fit:
     @property
     def advice(self) -> Advice:
         """What to prefer on this target for a student of these shapes."""
-        return advise(self.workload, self.profile, answer_tokens=self.answer_tokens, available=self.available)
+        return advise(
+            self.workload,
+            self.profile,
+            context=self.context,
+            answer_tokens=self.answer_tokens,
+            available=self.available,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain objects for json.dumps; what is predicted stands under "predicted"."""

@@ -216,7 +216,7 @@ def _figure(key: str, item: Any, where: str) -> Figure:
         raise ProfileError(f"{where}: [{key}] must have value, source and confidence, and nothing else.")
     if not isinstance(item["source"], str) or not item["source"].strip():
         raise ProfileError(f"{where}: [{key}] names no source.")
-    if item["confidence"] not in CONFIDENCES:
+    if not isinstance(item["confidence"], str) or item["confidence"] not in CONFIDENCES:
         raise ProfileError(
             f"{where}: [{key}] has the confidence {item['confidence']!r}; there are {', '.join(CONFIDENCES)}."
         )

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from switchkd.hardware.cores import BUS_SHARE, CORE_READ_GBPS, MATRIX_F32_SHARE, MATRIX_INT8_SHARE, Together, together
+from switchkd.hardware.cores import (
+    BUS_SHARE,
+    CORE_READ_GBPS,
+    CORES,
+    MATRIX_F32_SHARE,
+    MATRIX_INT8_SHARE,
+    Together,
+    together,
+)
 from switchkd.hardware.profile import Profile
 
 CPU, ACCELERATOR = "cpu", "accelerator"
@@ -70,8 +78,7 @@ def _cpu(profile: Profile) -> Rates:
     if read is None:
         missing.append(f"memory bandwidth: {_why(profile, 'memory_gbps')}")
     if f32 is None:
-        lacking = "cores" if cores is None else "clock_ghz"
-        missing.append(f"{lacking}: {_why(profile, lacking)}")
+        missing.append(_why_no_products(profile))
     elif int8 is None:
         missing.append(f"int8 rate: {_why(profile, 'matrix_int8_gmacs')}")
     return Rates(read, f32, int8, vector, None, tuple(missing))
@@ -109,6 +116,15 @@ def _bus_read(profile: Profile, best: Together | None) -> Rate | None:
     if best is not None:
         read = min(read, CORE_READ_GBPS * best.count)
     return Rate(read, _BUS, f"bus of {bus:g} GB/s")
+
+
+def _why_no_products(profile: Profile) -> str:
+    """Why the cores' rate isn't known."""
+    cores, clock = profile.value("cores"), profile.value("clock_ghz")
+    if cores is None or clock is None:
+        lacking = "cores" if cores is None else "clock_ghz"
+        return f"{lacking}: {_why(profile, lacking)}"
+    return f"cores: nothing is known of {', '.join(clock)}; known are {', '.join(CORES)}"
 
 
 def _why(profile: Profile, field: str) -> str:

@@ -115,6 +115,7 @@ class Workload:
     cache_bytes: int = 2  # of one number among keys and values
     trained_context: int = 32768  # the most tokens it was trained to read
     tokenizer_bytes: int = 0  # of tokenizer.json
+    tied: bool = True  # the head's weights are the embedding's
 
     def encode(self) -> Phase | None:
         """A picture to projected tokens; None without a tower."""

@@ -38,6 +38,7 @@ def read_workload(variant: str | Path) -> Workload:
         cache_bytes=_CACHE_BYTES.get(manifest.quant, 2),
         trained_context=manifest.context,
         tokenizer_bytes=tokenizer.bytes if tokenizer else 0,
+        tied=_is_tied(config),
     )
 
 
@@ -77,14 +78,17 @@ def _text(manifest: Manifest, config: dict[str, Any], language: Language) -> Par
     """The language model, with its embedding where that is a file of its own."""
     entry = manifest.files[manifest.file_of("language")]
     tensors = _tensor_bytes(entry)
-    embedding = [each for each in manifest.files.values() if each.role == "embedding"]
+    embedding = any(each.role == "embedding" for each in manifest.files.values())
     read = tensors
-    tied = config.get("tie_word_embeddings", config["text_config"].get("tie_word_embeddings", False))
-    if not embedding and not tied:
+    if not embedding and not _is_tied(config):
         # The file holds the embedding beside the head, and of that one row a token is read.
         read -= min(tensors, tensors * language.head_weights // (language.token_weights + language.head_weights))
-    resident = _file_bytes(manifest, "language") + sum(each.bytes for each in embedding)
+    resident = _file_bytes(manifest, "language") + (_file_bytes(manifest, "embedding") if embedding else 0)
     return Part(_format(manifest.file_of("language"), manifest), manifest.quant, read, resident)
+
+
+def _is_tied(config: dict[str, Any]) -> bool:
+    return bool(config.get("tie_word_embeddings", config["text_config"].get("tie_word_embeddings", False)))
 
 
 def _image(manifest: Manifest) -> Part:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import resources
 
 import pytest
 from click.testing import CliRunner
@@ -111,8 +112,31 @@ def test_tables_say_that_they_predict(variant):
     assert output.lstrip().startswith("Predicted: student-q8")
     assert "prefer" in output and "missing" in output and "account" in output
     both = run("fit", variant, variant, "--target", "rk3588", "--context", 200)
-    assert both.count("Predicted:") == 2
+    assert both.count("Predicted:") == both.count("\nprefer ") == 2  # and the reasons of each
     assert "context 2048" in run("fit", variant, "--target", "rk3588")
+
+
+def test_what_cant_be_told_doesnt_lose_the_rest(tmp_path, variant):
+    targets = ("--target", "toaster", "--target", "rk3588")
+    output = run("fit", "no-variant", variant, *targets, "--context", 200, "--json", tmp_path / "fit.json", status=1)
+    *_, first, second = output.splitlines()
+    assert output.lstrip().startswith("Predicted: student-q8")
+    assert first.startswith("Error: There is no variant no-variant") and "no target 'toaster'" in second
+    assert [each["target"] for each in json.loads((tmp_path / "fit.json").read_text())["fits"]] == ["rk3588"]
+
+
+def test_a_target_on_which_nothing_fits(tmp_path, variant):
+    profile = tmp_path / "tiny.toml"
+    text = (resources.files("switchkd.hardware") / "profiles" / "tda4vm.toml").read_text()
+    profile.write_text(text.replace("value = 4.0", "value = 1.01"))
+    output = " ".join(run("fit", variant, "--target", profile, "--context", 200).split())
+    assert "none fits" in output and "prefer nothing: nothing fits: even llama.cpp, q4_0, vision q4_0 needs" in output
+
+
+@pytest.mark.parametrize("option", ["--rate", "--ram"])
+@pytest.mark.parametrize("number", ["inf", "nan", "0"])
+def test_numbers_are_positive_and_finite(variant, option, number):
+    assert f"Invalid value for '{option}'" in run("fit", variant, option, number, status=2)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from switchkd.hardware.advice import advise
+from switchkd.hardware.candidates import candidates
 from switchkd.hardware.cores import together
 from switchkd.hardware.fit import Estimate, FitError, fit, seconds
 from switchkd.hardware.kernels import KERNELS, RUNTIMES
@@ -232,11 +233,16 @@ def test_estimates_add_scale_and_turn():
     assert Estimate(1.23456, 2, 3).to_json() == {"low": 1.23, "value": 2.0, "high": 3.0}
 
 
-def preferred(instructions, *, answer=16, available=None, work=None):
-    work = work or student()
-    found = advise(work, computer(instructions=instructions), answer_tokens=answer, available=available)
+def advised(instructions, *, answer=16, available=None, work=None, context=2048):
+    work, here = work or student(), computer(instructions=instructions)
+    found = advise(work, here, context=context, answer_tokens=answer, available=available)
     assert found.reasons
-    return found.format, found.quant
+    return found
+
+
+def preferred(instructions, **asked):
+    choice = advised(instructions, **asked).choice
+    return choice.format, choice.quant
 
 
 def test_advice_follows_from_what_the_cores_can_do():
@@ -244,6 +250,51 @@ def test_advice_follows_from_what_the_cores_can_do():
     assert preferred(["neon"]) == preferred(["avx2"]) == preferred(None) == (GGUF, "q4_0")
     assert preferred(["dotprod"], answer=2000) == (ONNX, "q4")
     assert preferred(["dotprod"], work=replace(student(), tower=None, image=None, image_tokens=0)) == (ONNX, "q4")
-    assert preferred(["dotprod"], available=0.5e9) == (GGUF, "q4_0")
     wide = replace(student(), language=replace(QWEN, width=1536))
     assert preferred(["neon"], work=wide) == (GGUF, "q4_k_m")
+
+
+def test_advice_fits_as_a_whole():
+    """The tower, keys and values count: as GGUF with its tower in f16 this student takes more than in ONNX q8."""
+    need = {
+        way: way.memory(student(), 2048).total for quant in ("q8", "q4") for way in candidates(student(), ONNX, quant)
+    }
+    need |= {way: way.memory(student(), 2048).total for way in candidates(student(), GGUF, "q4_0")}
+    assert [way.short for way in need] == [
+        "onnx q8",
+        "onnx q4",
+        "gguf q4_0",
+        "gguf q4_0, vision q8_0",
+        "gguf q4_0, vision q4_0",
+    ]
+    eight, four, half, *smaller = need.values()
+    assert eight == fit(student(), computer()).memory.total  # the variant at hand, by its real bytes
+    assert half > eight > four > smaller[0] > smaller[1]
+    chosen = [
+        advised(["dotprod"], available=size).choice.short for size in (eight, eight - 1, four - 1, smaller[0] - 1)
+    ]
+    assert chosen == ["onnx q8", "onnx q4", "gguf q4_0, vision q8_0", "gguf q4_0, vision q4_0"]
+    assert advised(["neon"], available=half - 1).choice.short == "gguf q4_0, vision q8_0"
+    nothing = advised(["dotprod"], available=smaller[1] - 1)
+    assert nothing.choice is None and "nothing fits" in nothing.reasons[0] and nothing.to_json()["format"] is None
+    longer = advised(["dotprod"], available=eight, context=4096).choice
+    assert longer.short == "onnx q4"
+
+
+def test_a_candidates_bytes_by_hand():
+    half, *_ = candidates(student(), GGUF, "q4_0")
+    tower = 26 * 15_224_832 + 1152 * 896 + 896**2
+    language = 357_826_560 * 4.5 / 8 + 896 * 151936 * 8.5 / 8
+    memory = half.memory(student(), 1000)
+    assert memory.weights == pytest.approx(language + 2 * tower, abs=2)
+    assert memory.cache == 1000 * 2 * 24 * 2 * 64 * 2
+    untied = half.memory(replace(student(), tied=False), 1000)
+    assert untied.weights - memory.weights == pytest.approx(896 * 151936 * 4.5 / 8, abs=2)
+
+
+def test_a_core_that_skd_doesnt_know_is_named():
+    rates = {"matrix_f32_gmacs": None, "matrix_int8_gmacs": None, "vector_int8_gmacs": None}
+    here = computer(cores={"Cortex-A73": 4}, clock_ghz={"Cortex-A73": 2.2}, **rates)
+    (reason,) = fit(student(), here).missing
+    assert "Cortex-A73" in reason and "Cortex-A72" in reason and "clock" not in reason
+    assert "clock_ghz" in fit(student(), computer(cores={"Cortex-A73": 4}, clock_ghz=None, **rates)).missing[0]

@@ -109,6 +109,7 @@ def broken(change) -> str:
         (lambda value: value["cores"].pop("source"), "[cores]"),
         (lambda value: value["cores"].update(source=" "), "no source"),
         (lambda value: value["cores"].update(confidence="sure"), "'sure'"),
+        (lambda value: value["cores"].update(confidence=["measured"]), "['measured']"),
         (lambda value: value["cores"].update(more=1), "nothing else"),
         (lambda value: value["cores"].update(value={"Cortex-A76": 4.5}), "4.5"),
         (lambda value: value["cores"].update(value={}), "{}"),

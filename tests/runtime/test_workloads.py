@@ -106,6 +106,16 @@ def test_each_file_runs_in_the_runtime_of_its_format(tmp_path):
     assert work.text.bytes == 10 and work.text.resident == 2 * len(b"weights") and work.cache_bytes == 4
 
 
+def test_an_embeddings_data_file_counts(tmp_path):
+    files = {
+        name: (role, 10) for name, role in {"d.onnx": "language", "v.onnx": "vision", "e.onnx": "embedding"}.items()
+    }
+    one = read_workload(make_export(tmp_path / "one", files=files, format="onnx", quant="fp32"))
+    files |= {"e.onnx_data": ("data", 10)}
+    two = read_workload(make_export(tmp_path / "two", files=files, format="onnx", quant="fp32"))
+    assert two.text.resident - one.text.resident == len(b"weights")
+
+
 def test_what_is_no_export_is_told(tmp_path):
     with pytest.raises(SkdError, match="no variant"):
         read_workload(tmp_path / "none")

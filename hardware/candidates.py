@@ -1,0 +1,89 @@
+"""The exports that may be preferred on a target, and what a student would need in memory as each of them.
+
+Weights are counted by the shapes and the bits of a weight; the variant at hand counts with its real bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from switchkd.hardware.kernels import RUNTIMES
+from switchkd.hardware.workload import GGUF, ONNX, Memory, Part, Workload
+
+# Bits of a weight with its share of the scales: of the blocks, of the head, of the embedding where it is kept beside it.
+_BITS: dict[tuple[str, str], tuple[float, float, float]] = {
+    (ONNX, "q8"): (8, 8, 8),
+    (ONNX, "q4"): (5.1, 9.3, 8),
+    (GGUF, "q4_0"): (4.5, 8.5, 4.5),
+    (GGUF, "q4_k_m"): (4.9, 6.6, 4.9),
+}
+_VISION_BITS: dict[tuple[str, str], float] = {
+    (ONNX, "q8"): 8,
+    (GGUF, "f16"): 16,
+    (GGUF, "q8_0"): 8.5,
+    (GGUF, "q4_0"): 4.5,
+}
+_VISION = {
+    ONNX: ("q8",),
+    GGUF: ("f16", "q8_0", "q4_0"),
+}  # of a tower, by format: the default first, then the smaller ones
+_CACHE_BYTES = {ONNX: 4, GGUF: 2}  # of a key or value at these precisions
+_BLOCK = 32  # weights that share a scale in q8_0 and q4_0
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to export a student."""
+
+    format: str
+    quant: str
+    vision_quant: str | None  # None: without a tower
+
+    @property
+    def title(self) -> str:
+        """For people: "llama.cpp, q4_0, vision q8_0"; the tower's precision is named where it isn't the format's default."""
+        return f"{RUNTIMES[self.format].title}, {self.quant}{self._vision}"
+
+    @property
+    def short(self) -> str:
+        """For a table: "gguf q4_0, vision q8_0"."""
+        return f"{self.format} {self.quant}{self._vision}"
+
+    @property
+    def _vision(self) -> str:
+        usual = self.vision_quant in (None, _VISION[self.format][0])
+        return "" if usual else f", vision {self.vision_quant}"
+
+    def memory(self, workload: Workload, context: int) -> Memory:
+        """What students of the workload's shapes would need as this export, for conversations of `context` tokens."""
+        runtime = RUNTIMES[self.format]
+        return self._workload(workload).memory(context, runtime.bytes, runtime.tokenizer_factor)
+
+    def _workload(self, workload: Workload) -> Workload:
+        """The variant at hand where it is this export, else one of its shapes with estimated bytes."""
+        text, image = workload.text, workload.image
+        if (text.format, text.quant) == (self.format, self.quant) and (
+            image is None or (image.format, image.quant) == (self.format, self.vision_quant)
+        ):
+            return workload
+        language, tower = workload.language, workload.tower
+        blocks, head, embedding = _BITS[self.format, self.quant]
+        read = (language.layers * language.block_weights * blocks + language.head_weights * head) / 8
+        beside = self.format == ONNX or not workload.tied
+        resident = read + (language.head_weights * embedding / 8 if beside else 0)
+        vision = None
+        if tower is not None and self.vision_quant is not None:
+            weights = tower.layers * tower.block_weights + tower.projector_weights
+            size = round(weights * _VISION_BITS[self.format, self.vision_quant] / 8)
+            vision = Part(self.format, self.vision_quant, size, size)
+        part = Part(self.format, self.quant, round(read), round(resident))
+        return replace(workload, text=part, image=vision, cache_bytes=_CACHE_BYTES[self.format])
+
+
+def candidates(workload: Workload, format: str, quant: str) -> list[Candidate]:
+    """One way for each precision of the tower that its width allows, the format's default first."""
+    tower = workload.tower
+    if tower is None:
+        return [Candidate(format, quant, None)]
+    default, *smaller = _VISION[format]
+    return [Candidate(format, quant, each) for each in (default, *(smaller if tower.width % _BLOCK == 0 else ()))]
