@@ -32,10 +32,10 @@ import numpy as np
 from PIL import Image
 
 from switchkd.hardware.fit import Fit, fit, seconds
-from switchkd.hardware.local import processor_name
 from switchkd.hardware.profile import Figure, Profile, load_profile
 from switchkd.hardware.rates import ACCELERATOR, CPU, rates_of
 from switchkd.hardware.workload import GGUF, Language, Part, Workload
+from switchkd.runtime.local import processor_name
 from switchkd.runtime.measure import measure
 from switchkd.runtime.probe import describe, probe_local
 from switchkd.runtime.speed import TEXT_TOKENS, take_turns, time_request

@@ -170,12 +170,12 @@ def _prepare(
     console: Console,
 ) -> Bench:
     """Everything that can be refused before anything is measured."""
+    from switchkd.computer import usable_processors
     from switchkd.data.questions import read_questions
     from switchkd.errors import SkdError
     from switchkd.runs import latest_run, recorded_questions
     from switchkd.runtime.bench.lineup import line_up, line_up_run, require_device
     from switchkd.runtime.bench.measurement import Bench, Measurement, Settings
-    from switchkd.runtime.variants import usable_processors
 
     require_device(options["device"])
     if variants:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import shutil
 
@@ -27,10 +26,13 @@ def doctor_command() -> None:
     from rich.table import Table
 
     import switchkd
+    from switchkd.computer import usable_processors
 
     console = Console()
     console.print(f"skd {switchkd.__version__}, Python {platform.python_version()}, {platform.platform()}")
-    console.print(f"{os.cpu_count()} cores, {_memory()} memory, {shutil.disk_usage('.').free / 1e9:.0f} GB free here")
+    console.print(
+        f"{usable_processors()} cores, {_memory()} memory, {shutil.disk_usage('.').free / 1e9:.0f} GB free here"
+    )
     table = Table()
     for column in ("for", "packages", "state"):
         table.add_column(column)
@@ -56,10 +58,10 @@ def _version(package: str) -> str | None:
 
 
 def _memory() -> str:
-    try:
-        return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.0f} GB"
-    except (ValueError, OSError):
-        return "unknown"
+    from switchkd.computer import memory_bytes
+
+    size = memory_bytes()
+    return f"{size / 1e9:.0f} GB" if size else "unknown"
 
 
 def _accelerator() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,16 +30,15 @@ def hardware_group() -> None:
 @hardware_group.command("list")
 def list_command() -> None:
     """List the computers that skd knows, and this one."""
-    from switchkd.hardware.profile import FIELDS, LOCAL, ProfileError, load_profile, profile_names, shipped_profile
+    from switchkd.hardware.profile import FIELDS, LOCAL, ProfileError, profile_names, shipped_profile
+    from switchkd.runtime.probe import kept_local
 
     table = _table("Target computers (– unknown)", "name", "computer", "cores", "RAM, GB", "GB/s", "int8 TOPS", "known")
     for name in profile_names():
-        try:
-            profile = load_profile(name)
-        except ProfileError:
-            if name != LOCAL:
-                raise
-            profile = shipped_profile(name)
+        profile = shipped_profile(name)
+        if name == LOCAL:
+            with suppress(ProfileError):  # what was kept is torn
+                profile = kept_local() or profile
         cores = ", ".join(f"{count}× {kind}" for kind, count in (profile.value("cores") or {}).items()) or "–"
         numbers = [
             _plain(profile.value("ram_gb")),
@@ -66,8 +66,7 @@ def probe_command(threads: int | None) -> None:
 
     What else runs meanwhile makes it look slower. The result is kept for `--target local`.
     """
-    from switchkd.hardware.profile import cache_file
-    from switchkd.runtime.probe import probe_local
+    from switchkd.runtime.probe import cache_file, probe_local
 
     with _console(stderr=True).status("measuring"):
         profile = probe_local(threads=threads)

@@ -16,8 +16,6 @@ Every field stands in a file exactly once: with a value, or under [unknown] with
 
 from __future__ import annotations
 
-import json
-import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -56,7 +54,7 @@ FIELDS: dict[str, Field] = {
     "clock_ghz": Field("numbers", "GHz", "highest clock by core type", 7),
     "instructions": Field("texts", "", "vector instructions that matter for int8 and float products"),
     "ram_gb": Field("number", "GB", "memory, shared by all processors", 4096),
-    "system_gb": Field("number", "GB", "of it, what the system keeps", 64),
+    "system_gb": Field("number", "GB", "of it, what the system and other programs keep", 4096),
     "memory_gbps": Field("number", "GB/s", "memory bandwidth of the bus", 20000),
     "memory_read_gbps": Field("number", "GB/s", "memory bandwidth that the processor's cores reached together", 20000),
     "matrix_f32_gmacs": Field("number", "Gmac/s", "float32 multiply-adds in large products, all cores", 1e6),
@@ -116,13 +114,11 @@ def profile_names() -> list[str]:
 def load_profile(name: str) -> Profile:
     """A target by its name, or by the path of a TOML file of one's own.
 
-    `local` is this computer as it was last measured; `switchkd.runtime.probe.find_profile` measures it where it wasn't yet.
+    `local` is a profile without figures here; `switchkd.runtime.probe.find_profile` fills it in.
 
     Raises:
-        ProfileError: there is no such profile, it breaks a rule, or `local` hasn't been measured.
+        ProfileError: there is no such profile, or it breaks a rule.
     """
-    if name == LOCAL:
-        return _cached_local()
     if name.endswith(".toml"):
         try:
             text = Path(name).expanduser().read_text(encoding="utf-8")
@@ -173,31 +169,6 @@ def read_profile(value: Mapping[str, Any], where: str) -> Profile:
     profile = Profile(head["name"], head["title"], figures, dict(unknown), head["note"])
     _check_together(profile, where)
     return profile
-
-
-def cache_folder() -> Path:
-    """Where measurements of this computer are kept: under $XDG_CACHE_HOME, by default ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "switchkd" / "hardware"
-
-
-def cache_file() -> Path:
-    """This computer's own measurement, so that a home folder on several machines keeps one for each."""
-    from switchkd.hardware.local import fingerprint
-
-    return cache_folder() / f"local-{fingerprint()}.json"
-
-
-def _cached_local() -> Profile:
-    path = cache_file()
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ProfileError("This computer hasn't been measured yet: run `skd hardware probe`.") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise ProfileError(f"{path} can't be read: {error}; measure again with `skd hardware probe`.") from error
-    if not isinstance(value, dict):
-        raise ProfileError(f"{path} is no profile; measure again with `skd hardware probe`.")
-    return read_profile(value, str(path))
 
 
 def _shipped() -> Any:

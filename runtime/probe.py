@@ -8,20 +8,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from switchkd.computer import usable_processors
 from switchkd.errors import SkdError
 from switchkd.files import write_text
-from switchkd.hardware import local
-from switchkd.hardware.profile import (
-    LOCAL,
-    Profile,
-    ProfileError,
-    cache_file,
-    load_profile,
-    read_profile,
-    shipped_profile,
-)
+from switchkd.hardware.profile import LOCAL, Profile, ProfileError, load_profile, read_profile, shipped_profile
+from switchkd.runtime import local
 
 _RUNTIMES = {"llama_cpp": "llama.cpp (CPU)", "onnxruntime": "ONNX Runtime (CPU)"}
 _TIMEOUT = 300.0  # seconds; measuring takes about ten
@@ -33,12 +27,38 @@ def find_profile(name: str) -> Profile:
     Raises:
         SkdError: there is no such target, its file breaks a rule, or measuring failed.
     """
-    if name == LOCAL and not cache_file().exists():
-        return probe_local()
     try:
-        return load_profile(name)
+        return (kept_local() or probe_local()) if name == LOCAL else load_profile(name)
     except ProfileError as error:
         raise SkdError(str(error)) from error
+
+
+def kept_local() -> Profile | None:
+    """This computer as it was last measured, with the memory that is taken now; None where it wasn't measured yet.
+
+    Raises:
+        ProfileError: what was kept can't be used.
+    """
+    path = cache_file()
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ProfileError(f"{path} can't be read: {error}; measure again with `skd hardware probe`.") from error
+    if not isinstance(value, dict) or not isinstance(value.get("unknown"), dict):
+        raise ProfileError(f"{path} is no profile; measure again with `skd hardware probe`.")
+    known, unknown = local.memory_facts()
+    kept = {name: figure for name, figure in value.items() if name not in local.MEMORY}
+    why = {name: reason for name, reason in value["unknown"].items() if name not in local.MEMORY}
+    return read_profile({**kept, **_figures(known), "unknown": why | unknown}, str(path))
+
+
+def cache_file() -> Path:
+    """This computer's own measurement, so that a home folder on several machines keeps one for each: under $XDG_CACHE_HOME,
+    by default ~/.cache."""
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return caches / "switchkd" / "hardware" / f"local-{local.fingerprint()}.json"
 
 
 def probe_local(*, threads: int | None = None, seconds: float = 2.0, keep: bool = True) -> Profile:
@@ -47,12 +67,12 @@ def probe_local(*, threads: int | None = None, seconds: float = 2.0, keep: bool 
     Args:
         threads: that measure together; by default all cores that this process may use.
         seconds: for each of four figures.
-        keep: store the result for `load_profile("local")`.
+        keep: store the result for `kept_local`.
 
     Raises:
         SkdError: measuring failed, or the cache can't be written.
     """
-    profile = describe(_measure(threads or local.usable_cores(), seconds))
+    profile = describe(_measure(threads or usable_processors(), seconds))
     if keep:
         write_text(cache_file(), json.dumps(profile.to_json(), indent=2, ensure_ascii=False) + "\n")
     return profile
@@ -66,10 +86,7 @@ def describe(measured: Mapping[str, Any]) -> Profile:
     """
     known, unknown = local.facts()
     busy = f"; load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    figures = {
-        name: {"value": value, "source": "the operating system", "confidence": "measured"}
-        for name, value in known.items()
-    }
+    figures = _figures(known)
     reasons = {**unknown, **measured["unknown"]}
     for name, figure in measured.items():
         if name != "unknown":
@@ -85,6 +102,14 @@ def describe(measured: Mapping[str, Any]) -> Profile:
         return read_profile(value, "this computer's profile")
     except ProfileError as error:
         raise SkdError(f"This computer can't be described: {error}") from error
+
+
+def _figures(known: Mapping[str, Any]) -> dict[str, Any]:
+    """What the system tells, as a profile has it."""
+    return {
+        name: {"value": value, "source": "the operating system", "confidence": "measured"}
+        for name, value in known.items()
+    }
 
 
 def _measure(threads: int, seconds: float) -> dict[str, Any]:

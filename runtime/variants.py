@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 
+from switchkd.computer import usable_processors
 from switchkd.errors import SkdError
 from switchkd.manifest import FILE_NAME, Manifest
 from switchkd.preprocess import Preprocess
@@ -163,8 +163,3 @@ def _open_checkpoint(folder: Path, threads: int, context: int) -> Engine:
         image_tokens=vision.image_tokens,
         end_tokens=end_token_ids(folder, prompt),
     )
-
-
-def usable_processors() -> int:
-    """How many processors this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import switchkd
-from switchkd.runtime.variants import usable_processors
+from switchkd.computer import ROOT, memory_bytes, usable_processors
 
-ROOT = Path("/")
 PACKAGES = ("torch", "transformers", "onnxruntime", "llama-cpp-python", "numpy", "pillow", "tokenizers")
 # Instruction sets that engines choose their kernels by.
 _ISA = (
@@ -35,8 +34,8 @@ def machine_facts(root: Path = ROOT) -> dict[str, Any]:
         "architecture": platform.machine(),
         "isa": [name for name in _ISA if name in (cpu.get("flags") or cpu.get("Features") or "").split()],
         "cores": os.cpu_count(),
-        "usable_cores": usable_processors(),
-        "memory_bytes": _memory_bytes(root),
+        "usable_cores": usable_processors(root),
+        "memory_bytes": memory_bytes(root),
         "governor": _governor(root),
         "system": platform.platform(),
         "versions": {"skd": switchkd.__version__, "python": platform.python_version(), **_versions(PACKAGES)},
@@ -111,13 +110,6 @@ def _cpu_info(root: Path) -> dict[str, str]:
     """/proc/cpuinfo's names and values; of names that each core repeats, the last."""
     pairs = (line.partition(":") for line in (_text(root / "proc/cpuinfo") or "").splitlines())
     return {name.strip(): value.strip() for name, colon, value in pairs if colon}
-
-
-def _memory_bytes(root: Path) -> int | None:
-    for line in (_text(root / "proc/meminfo") or "").splitlines():
-        if line.startswith("MemTotal:"):
-            return 1024 * int(line.split()[1])
-    return None
 
 
 def _governor(root: Path) -> str | None:

@@ -13,13 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from switchkd.hardware import local
+from switchkd import hardware
 from switchkd.hardware.cores import CORES
 from switchkd.hardware.profile import (
     CONFIDENCES,
     FIELDS,
     ProfileError,
-    cache_file,
     load_profile,
     profile_names,
     read_profile,
@@ -156,7 +155,7 @@ def test_any_value_is_read_or_refused(field, value):
 
 
 def test_a_profile_of_ones_own(tmp_path):
-    text = (Path(local.__file__).parent / "profiles" / "tda4vm.toml").read_text()
+    text = (Path(hardware.__file__).parent / "profiles" / "tda4vm.toml").read_text()
     path = tmp_path / "mine.toml"
     path.write_text(text.replace('"tda4vm"', '"mine"').replace("value = 4.0", "value = 8.0"))
     assert load_profile(str(path)).value("ram_gb") == 8.0
@@ -170,26 +169,6 @@ def test_a_profile_of_ones_own(tmp_path):
         load_profile(str(tmp_path / "no.toml"))
     with pytest.raises(ProfileError, match=r"there are .*raspberry-pi-5"):
         load_profile("../profile")
-
-
-def test_this_computer_is_measured_before_it_is_known(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_file().is_relative_to(tmp_path)
-    with pytest.raises(ProfileError, match="skd hardware probe"):
-        load_profile("local")
-    cache_file().parent.mkdir(parents=True)
-    for torn in ("{", "[]", "{}"):
-        cache_file().write_text(torn)
-        with pytest.raises(ProfileError):
-            load_profile("local")
-
-
-def test_what_the_system_tells_is_a_profile(tmp_path):
-    known, unknown = local.facts()
-    assert sum(known["cores"].values()) == local.usable_cores() >= 1
-    assert known["ram_gb"] > known["system_gb"] > 0
-    assert not set(known) & set(unknown)
-    assert re.fullmatch(r"[0-9a-f]{12}", local.fingerprint()) and local.fingerprint() == local.fingerprint()
 
 
 def test_profiles_are_packed():

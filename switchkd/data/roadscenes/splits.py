@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from switchkd.computer import usable_processors
 from switchkd.errors import DataError
 
 from .blind import blind_accuracy
@@ -22,7 +23,6 @@ from .questions import ALWAYS_ANSWERABLE
 from .records import (
     Record,
     caption_records,
-    drill_records,
     image_path,
     lookup_records,
     scored_records,
@@ -77,7 +77,7 @@ def write_roadscenes(
     processes: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Writes images/SPLIT/NNNNNN.png, captions.json, instruct.json, drill.json, lookup.json, text.json, val.json, test.json
+    """Writes images/SPLIT/NNNNNN.png, captions.json, instruct.json, lookup.json, text.json, val.json, test.json
     and roadscenes.json.
 
     The same parameters give the same pixels and words, whatever `processes` (all usable cores by default); a split
@@ -98,7 +98,7 @@ def write_roadscenes(
         if summary := _existing(target, parameters):
             return summary
         with _renamed_in_the_end(target) as partial:
-            return _write(partial, parameters, processes or _usable_cores(), progress)
+            return _write(partial, parameters, processes or usable_processors(), progress)
     except BrokenProcessPool as error:
         raise DataError(f"A process that painted pictures for {target} died; free memory and try again.") from error
     except OSError as error:
@@ -154,7 +154,6 @@ def _write(
         for name, records in {
             "captions": caption_records("train", seed, split_scenes["train"]),
             "instruct": [record for record, _ in instruct],
-            "drill": drill_records("train", seed, split_scenes["train"]),
             "lookup": lookup_records("train", seed, split_scenes["train"]),
             "text": [record for record, _ in text],
             "val": [record for record, _ in val],
@@ -217,9 +216,3 @@ def _paint(jobs: list[tuple[Path, Scene]], size: int) -> int:
     for path, scene in jobs:
         draw(scene, size).save(path)
     return len(jobs)
-
-
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -44,6 +44,11 @@ def test_facts(board):
     facts = machine_facts(board)
     assert facts["cpu"] == "Board CPU" and facts["isa"] == ["asimd", "asimddp", "i8mm"]
     assert facts["memory_bytes"] == 8000000 * 1024 and facts["governor"] == "schedutil"
+    (board / "sys/fs/cgroup").mkdir(parents=True)
+    (board / "sys/fs/cgroup/memory.max").write_text("1000000000\n")
+    (board / "sys/fs/cgroup/cpu.max").write_text("100000 100000\n")
+    facts = machine_facts(board)
+    assert (facts["memory_bytes"], facts["usable_cores"]) == (10**9, 1)
 
 
 def test_conditions(board):
