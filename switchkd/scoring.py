@@ -1,27 +1,17 @@
-"""Scoring answers: normalisation, accuracy by question kind, intervals. Standard library only."""
+"""Scoring answers: exact match, accuracy by question kind, intervals. Standard library only."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-_ARTICLES = {"a", "an", "the"}
-_NUMBERS = "zero one two three four five six seven eight nine ten".split()  # noqa: SIM905 - reads better than a list
-_NUMBER_WORDS = {word: str(number) for number, word in enumerate(_NUMBERS)}
-_PUNCTUATION = re.compile(r"(?<!\d)[.,](?!\d)|[;/\[\]\"{}()=+\\_><@`?!]|(?<=\d),(?=\d{3})")
-
-
-def normalise(answer: str) -> str:
-    """An answer as VQA's official evaluation compares it: lower case, no articles, no punctuation, digits for words."""
-    words = _PUNCTUATION.sub("", answer.lower().replace("\n", " ").replace("\t", " ")).split()
-    return " ".join(_NUMBER_WORDS.get(word, word) for word in words if word not in _ARTICLES)
+from switchkd.vqa import normalise
 
 
 def is_right(answer: str, expected: str) -> bool:
-    """Exact match after normalisation."""
+    """Exact match after VQA's normalisation of both, see `switchkd.vqa.normalise`."""
     return normalise(answer) == normalise(expected)
 
 
