@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
+import re
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 import openai
+import pytest
 from llava_models import picture
 
 from switchkd.runtime.engine import Engine
@@ -19,6 +22,8 @@ from switchkd.runtime.server.limits import Limits
 from switchkd.runtime.server.serve import listen, make_server, url_of
 
 PATIENCE = 120  # seconds until a test that waits in vain fails
+HELLO = [{"role": "user", "content": "is it red ?"}]
+HEAD = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 LIMITS = Limits(
     waiting=4,
     request_bytes=200_000,
@@ -71,9 +76,11 @@ class Served:
 
 
 @contextmanager
-def running(engine: Engine, **limits: Any) -> Iterator[Served]:
-    """Serves in a thread of this process."""
-    with listen("127.0.0.1", 0) as listener:
+def running(engine: Engine, *, host: str = "127.0.0.1", send_buffer: int = 0, **limits: Any) -> Iterator[Served]:
+    """Serves in a thread of this process; `send_buffer`: bytes that the system takes of a client which doesn't read."""
+    with listen(host, 0) as listener:
+        if send_buffer:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
         url, port = url_of(listener), listener.getsockname()[1]
         app = ChatApp(engine, replace(LIMITS, **limits))
         server = make_server(app, app._limits, listener)
@@ -96,3 +103,50 @@ def data_url(seed: int = 0, form: str = "PNG", **size: int) -> str:
 def about(url: str, text: str = "how many cars ?") -> list[dict]:
     parts = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": text}]
     return [{"role": "user", "content": parts}]
+
+
+def refused(served, status, messages=HELLO, **options):
+    """The error's body; the server still answers afterwards."""
+    with pytest.raises(openai.APIStatusError) as caught:
+        served.client.chat.completions.create(**{"model": served.app.model, "messages": messages, **options})
+    error = caught.value
+    assert error.status_code == status, error
+    assert set(error.response.json()["error"]) == {"message", "type", "param", "code"}
+    return error.response.json()["error"]
+
+
+def raw(served, *parts: bytes | str) -> tuple[int, bytes]:
+    """Sends bytes as they are; (status, what comes back)."""
+    with socket.create_connection(("127.0.0.1", served.port), PATIENCE) as connection:
+        for part in parts:
+            connection.sendall(part.encode() if isinstance(part, str) else part)
+        reply = b""
+        while not is_whole(reply) and (piece := connection.recv(65536)):
+            reply += piece
+    return int(reply.split()[1]), reply
+
+
+def is_whole(reply: bytes) -> bool:
+    head, end, body = reply.partition(b"\r\n\r\n")
+    length = re.search(rb"content-length: (\d+)", head)
+    return bool(end) and len(body) >= (int(length[1]) if length else 0)
+
+
+def post(served, body: bytes | str, **headers: str) -> int:
+    body = body.encode() if isinstance(body, str) else body
+    extra = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return raw(served, HEAD, f"Content-Length: {len(body)}\r\n{extra}\r\n", body)[0]
+
+
+def in_background(function, *arguments, **options):
+    """(thread, list that gets the result)."""
+    results = []
+    thread = threading.Thread(target=lambda: results.append(function(*arguments, **options)))
+    thread.start()
+    return thread, results
+
+
+def wait_in_line(served, count):
+    line = served.app._line
+    with line._changed:
+        assert line._changed.wait_for(lambda: line.waiting == count, PATIENCE)

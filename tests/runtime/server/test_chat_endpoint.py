@@ -69,7 +69,9 @@ def test_a_stream_is_the_whole_answer_in_pieces(served):
     assert reasons == [None] * (len(reasons) - 1) + [whole.choices[0].finish_reason]
     assert chunks[-1].usage.model_dump() == whole.usage.model_dump() and not chunks[-1].choices
     assert len({chunk.id for chunk in chunks}) == 1
-    assert not any(chunk.usage for chunk in served.ask(about(data_url(1)), stream=True))
+    assert all("usage" in chunk.model_fields_set for chunk in chunks) and not any(chunk.usage for chunk in chunks[:-1])
+    plain = served.ask(about(data_url(1)), stream=True)
+    assert not any("usage" in chunk.model_fields_set for chunk in plain)
 
 
 def readable(engine):

@@ -3,44 +3,13 @@
 import contextlib
 import json
 import socket
-import threading
 
 import openai
 import pytest
-from serving import PATIENCE, about, data_url, running
+from serving import HEAD, HELLO, PATIENCE, about, data_url, in_background, post, raw, refused, running, wait_in_line
 
 from switchkd.runtime.server import serve
 from switchkd.runtime.server.picture import PICTURE_FORMATS
-
-HELLO = [{"role": "user", "content": "is it red ?"}]
-HEAD = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-
-
-def refused(served, status, messages=HELLO, **options):
-    """The error's body; the server still answers afterwards."""
-    with pytest.raises(openai.APIStatusError) as caught:
-        served.client.chat.completions.create(**{"model": served.app.model, "messages": messages, **options})
-    error = caught.value
-    assert error.status_code == status, error
-    assert set(error.response.json()["error"]) == {"message", "type", "param", "code"}
-    return error.response.json()["error"]
-
-
-def raw(served, *parts: bytes | str, answer: bool = True) -> tuple[int, bytes]:
-    """Sends bytes as they are; (status, rest of what comes back)."""
-    with socket.create_connection(("127.0.0.1", served.port), PATIENCE) as connection:
-        for part in parts:
-            connection.sendall(part.encode() if isinstance(part, str) else part)
-        reply = b""
-        while b"\r\n\r\n" not in reply and (piece := connection.recv(65536)):
-            reply += piece
-    return int(reply.split()[1]), reply
-
-
-def post(served, body: bytes | str, **headers: str) -> int:
-    body = body.encode() if isinstance(body, str) else body
-    extra = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    return raw(served, HEAD, f"Content-Length: {len(body)}\r\n{extra}\r\n", body)[0]
 
 
 def test_unsupported_fields_are_named(served):
@@ -54,8 +23,21 @@ def test_unsupported_fields_are_named(served):
         "response_format": {"type": "json_object"},
         "max_tokens": 0,
         "stop": ["a"] * 5,
+        "stream_options": {"include_usage": True},
     }.items():
         assert refused(served, 400, **{field: value})["param"] == field
+    for field, value in (
+        ("stop", 0),
+        ("stop", False),
+        ("stop", {}),
+        ("stream", 0),
+        ("stream", ""),
+        ("stream_options", 0),
+    ):
+        assert refused(served, 400, extra_body={"stream": True, field: value})["param"] == field
+    for value, place in (({"x": 1}, "stream_options.x"), ({"include_usage": 0}, "stream_options")):
+        assert refused(served, 400, stream=True, stream_options=value)["param"] == place
+    assert refused(served, 400, max_tokens=0, max_completion_tokens=1)["param"] == "max_tokens"
     assert "greedy" in refused(served, 400, temperature=2)["message"]
     assert "'mirostat'" in refused(served, 400, extra_body={"mirostat": 2})["message"]
     assert refused(served, 404, model="other")["code"] == "model_not_found"
@@ -73,9 +55,16 @@ def test_malformed_messages(served):
         ([{"role": "user", "content": [picture, picture]}], "messages[0].content[1].image_url"),
         ([{"role": "user", "content": [{**picture, "image_url": {}}]}], "messages[0].content[0]"),
         ([{"role": "assistant", "content": "", "tool_calls": [{}]}], "messages[0].tool_calls"),
+        ([{"role": "user", "content": "a", "name": "Eve"}], "messages[0].name"),
+        ([{"role": "user", "content": "a", "prefix": False}], "messages[0].prefix"),
+        ([{"role": "user", "content": [{"type": "text", "text": "a", "cache": {}}]}], "messages[0].content[0].cache"),
+        ([{"role": "user", "content": [{**picture, "text": "a"}]}], "messages[0].content[0].text"),
         ([{"role": "user", "content": "\ufdd0"}], "messages"),
+        ([{"role": "user", "content": "a" + "\u0316\u0301" * 20_000}], "messages"),  # quadratic, were it normalized
     ):
         assert refused(served, 400, messages)["param"] == place
+    said = {"role": "assistant", "content": "", "refusal": None, "tool_calls": []}
+    assert served.ask([*HELLO, said, *HELLO]).choices
     assert served.ask(HELLO).choices
 
 
@@ -152,20 +141,6 @@ def test_the_engine_fails(engine, served, caplog):
     assert served.ask(HELLO).choices and "an answer failed" in caplog.text
 
 
-def in_background(function, *arguments, **options):
-    """(thread, list that gets the result)."""
-    results = []
-    thread = threading.Thread(target=lambda: results.append(function(*arguments, **options)))
-    thread.start()
-    return thread, results
-
-
-def wait_in_line(served, count):
-    line = served.app._line
-    with line._changed:
-        assert line._changed.wait_for(lambda: line.waiting == count, PATIENCE)
-
-
 def test_a_full_queue_and_its_order(gate, engine):
     with running(engine, waiting=2) as served:
         asked, order = [], []
@@ -211,17 +186,17 @@ def test_a_stream_that_takes_too_long_ends_with_an_error(gate, engine):
 def test_a_request_that_does_not_arrive(engine):
     with running(engine, upload_seconds=0.2, waiting=0) as served:
         status, reply = raw(served, HEAD, 'Content-Length: 100\r\n\r\n{"model": ')
-        assert status == 408 and b"upload_timeout" in reply.partition(b"\r\n\r\n")[2] + reply
+        assert status == 408 and b"upload_timeout" in reply
         assert raw(served, HEAD, "Content-Length: 2\r\n\r\n{}")[0] == 400  # its place in line is free again
 
 
 def test_a_client_that_goes_away(gate, engine):
     with running(engine) as served:
         body = json.dumps({"model": served.app.model, "messages": HELLO})
-        for _ in range(2):  # one is being answered, the other waits
+        for number in range(2):  # one is being answered, the other waits
             connection = socket.create_connection(("127.0.0.1", served.port), PATIENCE)
             connection.sendall(f"{HEAD}Content-Length: {len(body)}\r\n\r\n{body}".encode())
-            if gate.steps == 0:
+            if number == 0:
                 gate.wait_for_a_step()
                 first = connection
         wait_in_line(served, 1)
