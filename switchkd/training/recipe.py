@@ -122,19 +122,13 @@ class Model:
 
     checkpoint: str = setting(
         "",
-        help="A LLaVA folder, hub name or asset:NAME: a teacher is taken as it is, a student starts from it. "
-        "whole:NAME is the whole model in which part NAME was trained; from it a teacher starts too.",
+        help="A LLaVA folder, hub name or asset:NAME: a teacher is taken as it is, a student starts from it.",
     )
     vision: str = setting("", help="Vision part: folder, hub name, asset:NAME or part:NAME.")
     language: str = setting("", help="Language part: folder, hub name, asset:NAME or part:NAME.")
     feature_layer: int = setting(-1, help="Hidden layer of the tower that feeds the projector.")
     stages: tuple[str, ...] = setting((), help="Stages that train it, in order.")
     baseline: tuple[str, ...] = setting((), help="Stages of its undistilled twin (`skd train`), in order.")
-
-
-def is_ready(checkpoint: str) -> bool:
-    """Whether a teacher's checkpoint is taken as it is, rather than made by the recipe or trained further."""
-    return bool(checkpoint) and not checkpoint.startswith("whole:")
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ def _check_references(recipe: Recipe) -> None:
         for kind in ("checkpoint", "vision", "language"):
             reference = getattr(entry, kind, "")
             prefix, _, part = reference.partition(":") if isinstance(reference, str) else ("", "", "")
-            if prefix in ("part", "whole") and part not in recipe.parts:
+            if prefix == "part" and part not in recipe.parts:
                 raise RecipeError(f"Recipe: {owner}.{kind} is '{reference}', which isn't in parts.")
     for name, stage in recipe.stages.items():
         if stage.data not in recipe.data.sets:

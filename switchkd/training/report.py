@@ -16,7 +16,6 @@ from switchkd.models.vlm import resolve_checkpoint
 from switchkd.runs import data_folder, latest_run, recorded_recipe
 from switchkd.scoring import Score, normalise
 from switchkd.training.evaluate import Answerer
-from switchkd.training.recipe import is_ready
 from switchkd.training.run import Run, asset
 from switchkd.training.stages import RECORD
 
@@ -94,7 +93,7 @@ def run_models(run_folder: Path) -> dict[str, Path]:
     """The models that a run has, teacher first, by the names that reports give them."""
     models = {name: run_folder / link for name, link in _LINKS.items() if (run_folder / link).exists()}
     teacher = recorded_recipe(run_folder)["teacher"]
-    if TEACHER not in models and is_ready(teacher["checkpoint"]):
+    if TEACHER not in models and teacher["checkpoint"]:
         models = {TEACHER: _recorded_checkpoint(teacher["checkpoint"])} | models
     return models
 

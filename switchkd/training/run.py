@@ -36,7 +36,7 @@ from switchkd.models.vlm import (
 from switchkd.runs import RUNS
 from switchkd.training.compatibility import check_compatibility
 from switchkd.training.launch import run_distributed
-from switchkd.training.recipe import DataSet, Distillation, Model, Part, Recipe, is_ready
+from switchkd.training.recipe import DataSet, Distillation, Model, Part, Recipe
 from switchkd.training.settings import result_settings, to_plain
 from switchkd.training.stages import RECORD, StageJob, run_stage
 
@@ -106,7 +106,7 @@ class Run:
     def teacher(self) -> Path:
         """The teacher's folder: a ready checkpoint as it is, or trained here."""
         teacher = self.recipe.teacher
-        stages = () if is_ready(teacher.checkpoint) else teacher.stages
+        stages = () if teacher.checkpoint else teacher.stages
         return self._once("teacher", lambda: self._model("teacher", teacher, stages, self._settings))
 
     def student(self) -> Path:
@@ -155,8 +155,6 @@ class Run:
         kind, _, name = reference.partition(":")
         if kind == "part":
             return self.part(name)
-        if kind == "whole":
-            return self.part(name).parent / "model"
         if kind == "asset":
             return asset(name)
         return resolve_checkpoint(reference)

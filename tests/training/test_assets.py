@@ -11,8 +11,9 @@ from safetensors.torch import load_file
 from switchkd.cli.main import main
 from switchkd.files import file_sha256
 from switchkd.models.vlm import load_language, load_vision, load_vlm
+from switchkd.training.recipe_reader import load_recipe
 
-STAGES = ("text-small", "text-large", "captions", "teacher-sft", "teacher-drill", "teacher-drill-2", "teacher-lookup")
+STAGES = tuple(load_recipe("assets").stages)
 NAMES = ("tower", "language-small", "language-large", "teacher")
 
 

@@ -7,7 +7,7 @@ question and its kind in "kind".
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from random import Random
 from typing import Any
 
@@ -19,13 +19,9 @@ Record = dict[str, Any]
 
 TURNS = (3, 6)  # fewest and most questions of a conversation
 SINGLE_EVERY = 2  # each second scene also gives a record of one question: a third of all records of a training split
-DRILLS = 5  # single questions a scene
+LOOKUPS = 5  # single questions a scene
 # Kinds that need a lookup by content are learned slowly and have to be asked more often than those of the whole picture.
-_DRILL_WEIGHTS = {
-    "existence": 4.0, "color": 4.0, "place": 4.0, "object": 4.0, "count": 3.0, "compare": 3.0, "pedestrians": 1.5,
-    "go": 1.0, "sign": 0.4, "light": 0.4, "weather": 0.3, "lane": 0.3, "time": 0.2,
-}  # fmt: skip
-_LOOKUP_WEIGHTS = {
+_WEIGHTS = {
     "existence": 3.0, "color": 3.0, "place": 3.0, "object": 5.0, "count": 5.0, "compare": 4.0, "pedestrians": 0.5,
     "go": 1.0, "sign": 0.2, "light": 0.2, "weather": 0.2, "lane": 0.2, "time": 0.1,
 }  # fmt: skip
@@ -71,41 +67,29 @@ def training_records(
                 yield record, questions
 
 
-def drill_records(split: str, seed: int, split_scenes: Iterable[Scene]) -> Iterator[Record]:
-    """DRILLS records of one question a scene, lookups more often than the rest, each of a kind's answers as likely as
-    the scene allows. No earlier question of the same conversation distracts: so lookups are learned first."""
-    return _single_records("drill", split, seed, split_scenes, _DRILL_WEIGHTS, balanced=False)
-
-
 def lookup_records(split: str, seed: int, split_scenes: Iterable[Scene]) -> Iterator[Record]:
-    """As drills, but hardly anything but lookups, and of the answers that a scene allows the one given least so far:
-    a model that always says "0" or "nothing" learns nothing from the half of the drills where it is right."""
-    return _single_records("lookup", split, seed, split_scenes, _LOOKUP_WEIGHTS, balanced=True)
-
-
-def _single_records(
-    name: str, split: str, seed: int, split_scenes: Iterable[Scene], weights: Mapping[str, float], *, balanced: bool
-) -> Iterator[Record]:
-    rng = Random(f"{name}/{split}/{seed}")
+    """LOOKUPS records of one question a scene, hardly anything but lookups: no earlier question of the same conversation
+    distracts. Of the answers that a scene allows, the one given least so far is asked for: a model that always says "0"
+    or "nothing" learns nothing from the questions where it is right."""
+    rng = Random(f"lookup/{split}/{seed}")
     given: Counter[tuple[str, str]] = Counter()  # by kind and answer
     for number, scene in enumerate(split_scenes):
         asked: dict[str, Question] = {}
-        while len(asked) < DRILLS:
-            kind = rng.choices(list(weights), list(weights.values()))[0]
+        while len(asked) < LOOKUPS:
+            kind = rng.choices(list(_WEIGHTS), list(_WEIGHTS.values()))[0]
             texts: dict[str, list[str]] = {}
             for text, answer in QUESTION_KINDS[kind].ask(scene):
                 texts.setdefault(answer, []).append(text)
             if texts:
-                answer = rng.choice(sorted(texts))
-                if balanced:
-                    answer = min(sorted(texts), key=lambda one: given[kind, one])
+                rng.choice(sorted(texts))  # not needed, but without it the data are others than the shipped teacher's
+                answer = min(sorted(texts), key=lambda one: given[kind, one])
                 text = rng.choice(texts[answer])
                 if text not in asked:
                     asked[text] = Question(kind, text, answer)
                     given[kind, answer] += 1
         for turn, question in enumerate(asked.values()):
             yield {
-                "id": f"{split}-{number:06d}-{name}-{turn}",
+                "id": f"{split}-{number:06d}-lookup-{turn}",
                 "image": image_path(split, number),
                 "conversations": _conversation("<image>", [question]),
                 "kinds": [question.kind],
