@@ -7,12 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from switchkd.cli.options import POSITIVE, FiniteRange, refuse_options
+
 if TYPE_CHECKING:
     from rich.console import Console
 
     from switchkd.runtime.bench.grids import Grid
     from switchkd.runtime.bench.measurement import Bench
 
+# Scenario → the parameters that are its own, and where its results go in a run.
+_OWN = {"single": ("questions", "seconds", "warm_up", "divergence", "sequential"), "camera": ("rate", "minutes")}
+_REPORTS = {"single": "bench", "camera": "bench-camera"}
 _INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
 
 
@@ -40,14 +45,14 @@ _INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
 )
 @click.option(
     "--rate",
-    type=click.FloatRange(min=0, min_open=True),
+    type=POSITIVE,
     default=10.0,
     show_default=True,
     help="Camera: frames a second.",
 )
 @click.option(
     "--minutes",
-    type=click.FloatRange(min=0, min_open=True),
+    type=POSITIVE,
     default=1.0,
     show_default=True,
     help="Camera: of frames for each variant.",
@@ -59,7 +64,7 @@ _INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
 )
 @click.option(
     "--seconds",
-    type=click.FloatRange(min=0),
+    type=FiniteRange(min=0),
     default=40.0,
     show_default=True,
     help="Without --questions: ask for so long, all variants together, but at least 64 questions.",
@@ -96,7 +101,9 @@ _INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the questions' and variants' order.")
 @click.option(
-    "--out", type=click.Path(path_type=Path), help="Folder for the results. Default: reports/bench of the run."
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder for the results. Default: reports/bench of the run, for a camera reports/bench-camera.",
 )
 @click.option(
     "--compare",
@@ -127,6 +134,10 @@ def bench_command(
     from switchkd.runtime.bench.measurement import summarise_bench
     from switchkd.runtime.bench.report import read_summary, write_bench
 
+    scenario = options["scenario"]
+    for other, names in _OWN.items():
+        if other != scenario:
+            refuse_options(names, f"goes with --scenario {other} alone.")
     console = Console()
     older = read_summary(old) if old else None
     run = _find_run(run_name)
@@ -141,9 +152,9 @@ def bench_command(
     notes = [*bench.conditions["warnings"], *(changes_between(older, summary) if older else [])]
     for note in notes:
         console.print(f"[yellow]{note}", highlight=False)
-    if bench.settings.scenario == "single" and bench.energy is None:
+    if scenario == "single" and bench.energy is None:
         console.print("Energy: unavailable, no counter of this machine can be read.")
-    report = write_bench(bench, summary, extra, out or (run or Path()) / "reports" / "bench")
+    report = write_bench(bench, summary, extra, out or (run or Path()) / "reports" / _REPORTS[scenario])
     console.print(f"report: {report}", soft_wrap=True)
     _end(bench)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 
 class FiniteRange(click.FloatRange):
@@ -19,6 +20,22 @@ class FiniteRange(click.FloatRange):
 
 
 POSITIVE = FiniteRange(min=0, min_open=True)
+
+
+def refuse_options(names: Collection[str], why: str) -> None:
+    """Refuses what the command that runs would ignore.
+
+    Args:
+        names: of its parameters.
+        why: how the sentence goes on after the option.
+
+    Raises:
+        click.UsageError: one of them stands on the command line.
+    """
+    context = click.get_current_context()
+    for option in context.command.params:
+        if option.name in names and context.get_parameter_source(option.name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{option.opts[0]} {why}")
 
 
 def run_options(command: Callable[..., Any]) -> Callable[..., Any]:

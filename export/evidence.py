@@ -53,8 +53,8 @@ def bench_evidence(variant: Path, file: Path | None) -> str | None:
     """The part of a bench.json that is about this variant, as JSON.
 
     Args:
-        file: None takes reports/bench/bench.json of the run that the variant lies in, else of the newest, and nothing where
-            it isn't about a variant with this manifest.
+        file: None takes reports/bench/bench.json (a camera's results lie elsewhere) of the run that the variant lies in, else
+            of the newest, and nothing where it isn't about a variant with this manifest.
 
     Raises:
         SkdError: `file` is given, and can't be read or isn't about this variant.

@@ -97,15 +97,30 @@ def test_one_bad_variant_is_told_and_the_rest_is_written(run):
         (("--compare", "runs/tiny/data/test.json"), "is no bench.json"),
         (("--compare", "newer.json"), "newer.json has schema 2, newer than 1"),
         (("--compare", "torn.json"), "torn.json is torn"),
-        (("--rate", "0"), "0"),
+        (("--scenario", "camera", "--rate", "0"), "'--rate': 0"),
+        (("--scenario", "camera", "--rate", "inf"), "'--rate': inf isn't a finite number"),
+        (("--scenario", "camera", "--minutes", "inf"), "'--minutes': inf"),
+        (("--seconds", "nan"), "'--seconds': nan"),
+        (("--rate", "5"), "--rate goes with --scenario camera alone"),
+        (("--scenario", "camera", "--questions", "5"), "--questions goes with --scenario single alone"),
+        (("--scenario", "camera", "--sequential"), "--sequential goes with --scenario single alone"),
     ],
 )
 def test_refusals_come_before_anything_is_measured(run, arguments, words):
     (run.parents[1] / "newer.json").write_text('{"schema": 2}')
     (run.parents[1] / "torn.json").write_text('{"schema": 1, "machine": {}, "settings": {}, "variants": {"a": []}}')
-    status = 2 if "--rate" in arguments else 1
+    status = 2 if {"--scenario", "--rate", "--seconds"} & {*arguments} else 1
     assert words in " ".join(skd(*arguments, status=status).split())
     assert not (run / "reports").exists()
+
+
+def test_a_camera_has_a_folder_of_its_own(run):
+    before = run / "reports" / "bench" / "bench.json"
+    before.parent.mkdir(parents=True)
+    before.write_text("kept")
+    skd("student-onnx-q8", "--scenario", "camera", "--minutes", 0.01, "--max-tokens", 2, "--threads", 1)
+    assert read_summary(run / "reports" / "bench-camera" / "bench.json")["settings"]["scenario"] == "camera"
+    assert before.read_text() == "kept"
 
 
 def test_the_line_up(run, monkeypatch):
