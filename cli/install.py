@@ -27,10 +27,14 @@ def install_command(paths: tuple[Path, ...], keys: tuple[Path, ...], target: str
         raise click.UsageError(f"Give {wanted}.")
     trusted = [load_public_key(key) for key in keys]
     installation = Installation(paths[-1])
-    done = installation.roll_back(trusted) if rollback else installation.install(paths[0], trusted, hardware_id=target)
+    if rollback:
+        done = installation.roll_back(trusted, hardware_id=target)
+    else:
+        done = installation.install(paths[0], trusted, hardware_id=target)
     now, before = done.targets, done.before
     if before == now.release:
-        click.echo(f"{paths[-1]}: release {now.release} of {now.name} was installed already, and is whole.")
+        state = "was damaged, and is whole again" if done.written else "was installed already, and is whole"
+        click.echo(f"{paths[-1]}: release {now.release} of {now.name} {state}.")
         return
     what = "back from" if rollback else "in use instead of"
     change = "in use" if before is None else f"{what} release {before}"

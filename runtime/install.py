@@ -5,23 +5,25 @@
     DIR/releases/N/    a release, whole since it has had this name
 
 A power cut at any point leaves `current` where it was or where it was to go, and both are whole: everything in a new
-release is on the disk before the release gets its name, and that before the link is switched. POSIX only.
+release is on the disk before the release gets its name, and that before the link is switched. A damaged release keeps its
+name until a whole one takes it over, so that the highest number, which is the counter, never falls. POSIX only.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from switchkd.errors import SkdError
-from switchkd.runtime.package import MANIFEST, SIGNATURE, PackageError, Targets, mode
+from switchkd.runtime.exchange import exchange
+from switchkd.runtime.package import FOLDER_MODE, MANIFEST, SIGNATURE, PackageError, Targets, mode
 from switchkd.runtime.package_reader import PackageReader, open_package, verify_folder, verify_package
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ class Installed:
     folder: Path  # where it lies
     before: int | None  # the release that was in use
     key_id: str  # that the release in use was signed with
+    written: bool  # false: it was there already, whole
 
 
 class Installation:
@@ -66,7 +69,7 @@ class Installation:
     def install(self, package: Path, keys: Sequence[SSlibKey], *, hardware_id: str | None = None) -> Installed:
         """Unpacks a package while checking it, and switches to it when it is whole and on the disk.
 
-        A release that is installed already is checked and, where it isn't in use, switched to.
+        A release that is installed already is checked, replaced where it is damaged, and switched to where it isn't in use.
 
         Args:
             keys: one of them has to have signed it.
@@ -80,43 +83,56 @@ class Installation:
             targets, before = reader.head.targets, self.current
             targets.require(hardware_id=hardware_id, installed=self.highest)
             folder = self._folder(targets.release)
-            if not self._is_ready(reader, package, keys):
+            written = not self._is_ready(reader, package, keys)
+            if written:
                 self._unpack(reader, folder)
             if before != targets.release:
                 self._switch(targets.release, previous=before)
             self._prune()
-            return Installed(targets, folder, before, reader.head.key_id)
+            return Installed(targets, folder, before, reader.head.key_id, written)
 
-    def roll_back(self, keys: Sequence[SSlibKey]) -> Installed:
+    def roll_back(self, keys: Sequence[SSlibKey], *, hardware_id: str | None = None) -> Installed:
         """Switches back to the release before, after checking it.
 
+        Args:
+            keys: one of them has to have signed it.
+            hardware_id: what this computer is called; the release has to be for it.
+
         Raises:
-            PackageError: that one isn't what was signed with one of the keys.
+            PackageError: that one isn't what was signed with one of the keys, or is for another computer.
             SkdError: there is none.
         """
         if not self._releases.is_dir():
             raise SkdError(f"{self.folder} holds no installed release.")
         with self._locked():
             before, target = self.current, self.previous
-            if target is None or target == before:
+            if before is not None and target == before:  # the power was cut between the two links
+                target = self._highest_whole_below(before, keys)
+            if target is None:
                 raise SkdError(f"{self.folder} has no release before {before} to go back to.")
             head = verify_folder(self._folder(target), keys)
+            head.targets.require(hardware_id=hardware_id, installed=None)
+            if head.targets.release != target:
+                raise PackageError(f"{self._folder(target)} holds release {head.targets.release}.")
             self._switch(target, previous=None)
-            return Installed(head.targets, self._folder(target), before, head.key_id)
+            return Installed(head.targets, self._folder(target), before, head.key_id, written=False)
+
+    def _highest_whole_below(self, release: int, keys: Sequence[SSlibKey]) -> int | None:
+        for lower in sorted((each for each in self._numbers() if each < release), reverse=True):
+            with contextlib.suppress(PackageError):
+                verify_folder(self._folder(lower), keys)
+                return lower
+        return None
 
     def _is_ready(self, reader: PackageReader, package: Path, keys: Sequence[SSlibKey]) -> bool:
-        """Whether the package's release is installed already, and whole. A damaged one that is in use can't be helped."""
+        """Whether the package's release is installed already, and whole."""
         release = reader.head.targets.release
         folder = self._folder(release)
         if not folder.exists():
             return False
         try:
             there = verify_folder(folder, keys)
-        except PackageError as error:
-            if release == self.current:
-                raise PackageError(
-                    f"{error} It is in use: go back with --rollback first, then install again."
-                ) from error
+        except PackageError:
             return False
         if there.manifest != reader.head.manifest:
             raise PackageError(f"Release {release} is installed with other contents; give the new one a higher number.")
@@ -129,25 +145,24 @@ class Installation:
         if needed > free:
             raise SkdError(f"{self._releases} has {free / 1e6:.0f} MB free; the package needs {needed / 1e6:.0f} MB.")
         partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=self._releases))
-        damaged = partial.with_name(f"{partial.name}.damaged")
         try:
             for name in sorted(reader.head.targets.folders):
                 (partial / name).mkdir()
-                (partial / name).chmod(0o755)
+                (partial / name).chmod(FOLDER_MODE)
             reader.deliver(lambda name, blocks: _write(partial / name, blocks, mode(name)))
             _write(partial / MANIFEST, iter([reader.head.manifest]), mode(MANIFEST))
             _write(partial / SIGNATURE, iter([reader.head.signature]), mode(SIGNATURE))
-            partial.chmod(0o755)
+            partial.chmod(FOLDER_MODE)
             for name in reader.head.targets.folders:
                 _flush_folder(partial / name)
             _flush_folder(partial)
-            if folder.exists():  # damaged, and not in use
-                folder.rename(damaged)
-            partial.rename(folder)
+            if folder.exists():
+                _replace_damaged(folder, partial)
+            else:
+                partial.rename(folder)
             _flush_folder(self._releases)
         finally:
-            for left in (partial, damaged):
-                shutil.rmtree(left, ignore_errors=True)
+            shutil.rmtree(partial, ignore_errors=True)
 
     def _switch(self, release: int, *, previous: int | None) -> None:
         if previous is not None:
@@ -187,7 +202,7 @@ class Installation:
             raise SkdError(f"{self.folder / link} isn't the link that `skd install` makes; move it away.") from error
         return next((each for each in self._numbers() if target == Path("releases") / str(each)), None)
 
-    @contextmanager
+    @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         """One install at a time; what an interrupted one left is removed. The lock ends with the process."""
         try:
@@ -222,6 +237,17 @@ def installed_release(folder: Path) -> int:
     if highest is None:
         raise SkdError(f"{folder} holds no installed release; give the folder that `skd install` installs into.")
     return highest
+
+
+def _replace_damaged(folder: Path, whole: Path) -> None:
+    """Puts a whole release in a damaged one's place; in two steps a power cut could leave none, and a lower counter."""
+    try:
+        exchange(whole, folder)
+    except OSError as error:
+        raise SkdError(
+            f"{folder} is damaged, and can't be exchanged for a whole one in one step here ({error.strerror}): "
+            "move it away, then install again."
+        ) from error
 
 
 def _write(path: Path, blocks: Iterator[bytes], permissions: int) -> None:

@@ -24,6 +24,7 @@ MANIFEST = "targets.json"
 SIGNATURE = "targets.json.sig"
 RUN = "run"  # starts the variant
 VARIANT = "variant"  # folder of the exported files
+FOLDER_MODE = 0o755  # permissions of installed folders
 BLOCK = 512  # bytes; tar's unit
 END = bytes(2 * BLOCK)  # of the archive
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from switchkd.runtime.package import (
     BLOCK,
     END,
+    FOLDER_MODE,
     MANIFEST,
     MAX_MANIFEST,
     MAX_SIGNATURE,
@@ -26,6 +27,7 @@ from switchkd.runtime.package import (
     Targets,
     declared_length,
     header,
+    mode,
     padding,
 )
 from switchkd.runtime.signature import verify_signature
@@ -127,16 +129,20 @@ def verify_package(path: Path, keys: Sequence[SSlibKey]) -> Head:
 def verify_folder(folder: Path, keys: Sequence[SSlibKey]) -> Head:
     """Checks an installed release as `verify_package` checks a package: signature, every hash, no file more or less.
 
+    Permissions have to be those that `skd install` gives.
+
     Raises:
         PackageError: it isn't what was signed with one of the keys.
     """
     with _named(folder):
         head = read_head(folder, keys)
+        _require_mode(folder, "The folder", FOLDER_MODE)
         files, folders = set(head.targets.files) | {MANIFEST, SIGNATURE}, head.targets.folders
         for path, is_folder in _walk(folder):
             name = path.relative_to(folder).as_posix()
             if name not in (folders if is_folder else files):
                 raise PackageError(f"{name!r:.200} doesn't belong to it.")
+            _require_mode(path, name, FOLDER_MODE if is_folder else mode(name))
         for name, target in head.targets.files.items():
             with _open_file(folder / name) as stream:
                 if os.fstat(stream.fileno()).st_size != target.length:
@@ -156,6 +162,12 @@ def read_head(folder: Path, keys: Sequence[SSlibKey]) -> Head:
     manifest, signature = contents
     key_id = verify_signature(manifest, signature, keys)
     return Head(manifest, signature, Targets.from_bytes(manifest), key_id)
+
+
+def _require_mode(path: Path, name: str, expected: int) -> None:
+    found = stat.S_IMODE(path.stat().st_mode)
+    if found != expected:
+        raise PackageError(f"{name} has the permissions {found:o}, not {expected:o}.")
 
 
 def _checked(blocks: Iterator[bytes], name: str, target: Target) -> Iterator[bytes]:

@@ -11,7 +11,7 @@ import packages
 import pytest
 
 from switchkd.errors import SkdError
-from switchkd.runtime import install
+from switchkd.runtime import exchange, install
 from switchkd.runtime.install import Installation, installed_release
 from switchkd.runtime.package import PackageError
 from switchkd.runtime.package_reader import verify_folder
@@ -115,14 +115,50 @@ def test_the_same_number_for_something_else(device, keys, tmp_path):
         device.install(other, [keys[1]])
 
 
-def test_a_damaged_release_is_replaced_unless_it_runs(device, shipped, keys):
+def test_a_damaged_release_is_replaced(device, shipped, keys):
+    """Also one that is in use, and one whose permissions alone changed."""
+    run = device.folder / "releases" / "1" / "run"
+    for damage in (run.unlink, lambda: run.chmod(0o600), lambda: run.parent.chmod(0o777)):
+        damage()
+        with pytest.raises(PackageError):
+            verify_folder(device.folder / "current", [keys[1]])
+        assert device.install(shipped[1], [keys[1]]).written and links(device) == (1, None, {"1"})
+        assert verify_folder(device.folder / "current", [keys[1]]).targets.release == 1
+    assert not device.install(shipped[1], [keys[1]]).written
+
+
+def test_where_folders_cant_be_exchanged(device, shipped, keys, monkeypatch):
+    """The file system of another system; this one's always can."""
+    (device.folder / "releases" / "1" / "run").unlink()
+    before = packages.tree(device.folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(exchange.ctypes, "CDLL", lambda *_, **__: None)
+        with pytest.raises(SkdError, match=r"is damaged, and can't be exchanged .*move it away, then install again"):
+            device.install(shipped[1], [keys[1]])
+    assert packages.tree(device.folder) == before
+    (device.folder / "releases" / "1").rename(device.folder / "away")
+    device.install(shipped[1], [keys[1]])
+    assert links(device) == (1, None, {"1"})
+
+
+def test_exchanging_names(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").write_text("b")
+    exchange.exchange(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "a").read_text() == "b" and (tmp_path / "b").is_dir()
+    with pytest.raises(FileNotFoundError):
+        exchange.exchange(tmp_path / "a", tmp_path / "c")
+
+
+def test_going_back_is_held_to_this_computer_and_the_folders_number(device, shipped, keys):
     device.install(shipped[2], [keys[1]])
-    (device.folder / "releases" / "2" / "run").unlink()
-    with pytest.raises(PackageError, match="in use: go back with --rollback"):
-        device.install(shipped[2], [keys[1]])
-    device.roll_back([keys[1]])
-    device.install(shipped[2], [keys[1]])
-    assert verify_folder(device.folder / "current", [keys[1]]).targets.release == 2
+    with pytest.raises(PackageError, match="for board, not for bike"):
+        device.roll_back([keys[1]], hardware_id="bike")
+    shutil.rmtree(device.folder / "releases" / "1")
+    shutil.copytree(device.folder / "releases" / "2", device.folder / "releases" / "1")
+    with pytest.raises(PackageError, match="1 holds release 2"):
+        device.roll_back([keys[1]], hardware_id="board")
+    assert device.current == 2
 
 
 def test_another_computer(device, shipped, keys):
@@ -222,6 +258,7 @@ class Disk:
             (Path, "symlink_to"),
             (Path, "mkdir"),
             (Path, "unlink"),
+            (install, "exchange"),
         ):
             monkeypatch.setattr(owner, name, self._watched(name, getattr(owner, name)))
         monkeypatch.setattr(shutil, "rmtree", self._watched("rmtree", shutil.rmtree))
@@ -244,7 +281,7 @@ class Disk:
             result = real(target, *args, **options)
             if name == "fsync":
                 self.unflushed.discard(place)
-            if name == "rename":  # files keep what they lack under their new name
+            if name in ("rename", "exchange"):  # files keep what they lack under their new name
                 self.unflushed = {Path(str(each).replace(str(place), str(args[0]))) for each in self.unflushed}
             self.log.append(f"{name} {place.name}")
             return result
@@ -282,10 +319,32 @@ def test_a_power_cut_before_every_step(device, shipped, keys, tmp_path):
         current = verify_folder(copy.folder / "current", [keys[1]]).targets.release
         seen.add(current)
         assert current == copy.current
+        back = Installation(Path(shutil.copytree(copy.folder, tmp_path / f"back{cut}", symlinks=True)))
+        assert back.roll_back([keys[1]]).targets.release == current - 1, cut
         copy.install(shipped[3], [keys[1]])
         assert links(copy)[::2] == (3, {"2", "3"}) and copy.previous == 2, cut
         assert not list(copy.folder.glob(".partial*"))
     assert seen == {2, 3}
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_a_power_cut_while_a_damaged_release_is_replaced(used, device, shipped, keys, tmp_path):
+    """Its number stays taken, so no older package passes; one in use is damaged as before, or whole."""
+    device.install(shipped[3], [keys[1]])
+    if not used:
+        device.roll_back([keys[1]])
+    (device.folder / "releases" / "3" / "target.json").write_bytes(b"x")
+    copies = (Installation(Path(shutil.copytree(device.folder, tmp_path / str(n), symlinks=True))) for n in range(99))
+    total = cut_power(next(copies), shipped[3], keys[1], None).steps
+    assert total > 10
+    for cut, copy in zip(range(total), copies, strict=False):
+        cut_power(copy, shipped[3], keys[1], cut)
+        assert copy.highest == 3 and (copy.folder / "current" / "run").is_file(), cut
+        with pytest.raises(PackageError, match="older than release 3"):
+            copy.install(shipped[2], [keys[1]])
+        copy.install(shipped[3], [keys[1]])
+        assert verify_folder(copy.folder / "current", [keys[1]]).targets.release == 3
+        assert links(copy) == (3, 1, {"1", "3"})
 
 
 def test_everything_is_flushed_before_the_switch(device, shipped, keys):
