@@ -82,12 +82,22 @@ def sign(manifest: bytes, signer: CryptoSigner) -> bytes:
 
 
 def _write_new(path: Path, content: bytes, permissions: int) -> None:
+    """A file that wasn't there, whole and on the disk, or none."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:  # a file has the folder's name, or there is no permission
+        raise SkdError(f"{path.parent} can't be made into a folder: {error.strerror or error}.") from error
+    try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, permissions)
     except FileExistsError as error:
         raise SkdError(f"{path} is already there; a key is never replaced: choose another name.") from error
     except OSError as error:
         raise SkdError(f"{path} can't be written: {error.strerror or error}.") from error
-    with os.fdopen(descriptor, "wb") as stream:
-        stream.write(content)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise SkdError(f"{path} can't be written: {error.strerror or error}.") from error

@@ -10,9 +10,13 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from switchkd.export.package_writer import Content, write_package
 from switchkd.export.signing import load_signer, make_key
-from switchkd.runtime.package import RUN, Targets
+from switchkd.runtime.install import Installation
+from switchkd.runtime.package import RUN, PackageError, Targets
+from switchkd.runtime.package_reader import verify_package
 from switchkd.runtime.signature import load_public_key
 
 
@@ -52,6 +56,25 @@ def tree(folder: Path) -> dict[str, bytes | str | None]:
         elif name != ".lock":
             found[name] = path.read_bytes() if path.is_file() else None
     return found
+
+
+def refused(content: bytes, key, folder: Path) -> str:
+    """The one-line reason why `verify` refuses these bytes; `install` refuses them too and leaves no release."""
+    folder.mkdir(exist_ok=True)
+    path = folder / "broken.tar"
+    path.write_bytes(content)
+    with pytest.raises(PackageError) as error:
+        verify_package(path, [key])
+    reason = str(error.value)
+    assert "\n" not in reason and len(reason) < 600 and reason.isprintable(), reason
+    device = folder / "device"
+    with pytest.raises(PackageError):
+        Installation(device).install(path, [key])
+    assert set(tree(device)) <= {"releases"} and {each.name for each in folder.iterdir()} <= {
+        "broken.tar",
+        "device",
+    }
+    return reason
 
 
 # Has loaded everything; for each line it forks a process that is `skd install` from here on.
