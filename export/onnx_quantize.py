@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from switchkd.errors import SkdError
 from switchkd.export.onnx_graph import save_graph
 
 BLOCK = 32  # weights that share a scale in four bits
-_HEAD = "/lm_head/MatMul"
 # Products in int8 with int32 sums; the other levels compute in float32 and take twice the time.
 _INT8_PRODUCTS = 4
 
@@ -61,13 +61,23 @@ def quantize_four_bits(source: Path, target: Path) -> None:
 def _exceptions(model: Any) -> dict[str, dict[str, int]]:
     """Matrix product → its own settings: more bits for the head, and half the block where the quantizer fails: it packs
     the offsets of two blocks into a byte, and knows no half-filled byte."""
+    head = _head(model)
     rows = {weight.name: weight.dims[0] for weight in model.graph.initializer if weight.dims}
     odd = [
         node.name
         for node in model.graph.node
-        if node.op_type == "MatMul" and node.name != _HEAD and rows.get(node.input[1], 0) // BLOCK % 2
+        if node.op_type == "MatMul" and node.name != head and rows.get(node.input[1], 0) // BLOCK % 2
     ]
-    return {_HEAD: {"bits": 8}, **{name: {"group_size": BLOCK // 2} for name in odd}}
+    return {head: {"bits": 8}, **{name: {"group_size": BLOCK // 2} for name in odd}}
+
+
+def _head(model: Any) -> str:
+    """The name of the product that makes the logits. Raises SkdError unless there is one, and no other of its name."""
+    products = [node for node in model.graph.node if node.op_type == "MatMul"]
+    heads = [node.name for node in products if "logits" in node.output]
+    if len(heads) != 1 or [node.name for node in products].count(heads[0]) != 1:
+        raise SkdError("The decoder's head isn't one matrix product with a name of its own; it can't get its 8 bits.")
+    return heads[0]
 
 
 def convert_half(source: Path, target: Path) -> None:
