@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from switchkd.cli.options import refuse_options
+
 if TYPE_CHECKING:
     from rich.console import Console
 
     from switchkd.data.questions import Question
+    from switchkd.runtime.benchmarks import Result
 
 
 @click.command("eval")
@@ -71,10 +74,16 @@ def eval_command(
     from switchkd.runs import latest_run, recorded_questions
     from switchkd.scoring import pair
 
+    if suite is None:
+        refuse_options(("download", "limit", "out"), "goes with --suite alone.")
+    else:
+        refuse_options(
+            ("file", "images", "split", "batch_size", "max_tokens"), "doesn't go with --suite, which brings its own."
+        )
     console = Console()
     folders = _find_models(models)
     if suite is not None:
-        _run_suite(suite, folders, console, out or Path("benchmarks"), threads, limit, download)
+        _run_suite(suite, folders, console, out or Path("benchmarks"), threads, limit, download, json_file)
         return
     if file is None:
         file, recorded_images = recorded_questions(latest_run(), split)
@@ -104,20 +113,30 @@ def _run_suite(
     threads: int | None,
     limit: int | None,
     download: bool,
+    json_file: Path | None,
 ) -> None:
     """Runs the benchmarks whose data is there with each model, and tells what the others need."""
     from switchkd.cli.tables import suite_table
-    from switchkd.runtime.benchmarks import SUITES, Result, has_data, require_lmms_eval, run_benchmark
+    from switchkd.runtime.benchmarks import (
+        SUITES,
+        has_data,
+        require_lmms_eval,
+        result_folders,
+        run_benchmark,
+    )
 
     require_lmms_eval()
+    into = result_folders([*folders.values()])
     ready = [benchmark for benchmark in SUITES[suite] if download or has_data(benchmark)]
     results: dict[str, dict[str, Result]] = {name: {} for name in folders}
     for name, folder in folders.items():
         for benchmark in ready:
-            console.print(f"{folder.name}: {benchmark.title} ({benchmark.task})", highlight=False, style="dim")
-            into = out / folder.name / benchmark.task
-            result = run_benchmark(benchmark, folder, into, threads=threads, limit=limit, download=download)
+            console.print(f"{name}: {benchmark.title} ({benchmark.task})", highlight=False, style="dim")
+            place = out / into[folder] / benchmark.task
+            result = run_benchmark(benchmark, folder, place, threads=threads, limit=limit, download=download)
             results[name][benchmark.title] = result
+    if json_file is not None:
+        _write_suite(json_file, suite, results)
     console.print(suite_table(SUITES[suite], results))
     done = [(name, title, result) for name, row in results.items() for title, result in row.items()]
     for name, title, result in done:
@@ -128,6 +147,16 @@ def _run_suite(
         failures = ["None of these benchmarks' data is here: --download lets lmms-eval fetch it from the hub."]
     if failures:
         raise click.ClickException("\n".join(failures))
+
+
+def _write_suite(path: Path, suite: str, results: dict[str, dict[str, Result]]) -> None:
+    """Scores by model and benchmark."""
+    import json
+
+    from switchkd.files import write_text
+
+    models = {name: {title: each.to_json() for title, each in row.items()} for name, row in results.items()}
+    write_text(path, json.dumps({"suite": suite, "models": models}, indent=1) + "\n")
 
 
 def _find_models(names: tuple[str, ...]) -> dict[str, Path]:

@@ -11,8 +11,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +86,23 @@ class Result:
     """What came of one benchmark with one model."""
 
     score: float | None = None  # on the paper's scale
-    submission: Path | None = None  # the newest file that lmms-eval wrote for a server
+    submission: Path | None = None  # the file that lmms-eval wrote for a server
     failure: str = ""  # one line; "" where it went well
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain objects for json.dumps."""
+        file = None if self.submission is None else str(self.submission)
+        return {"score": self.score, "submission": file, "failure": self.failure or None}
+
+
+def result_folders(models: Sequence[Path]) -> dict[Path, Path]:
+    """Model → a relative folder for its results: its name, with as many folders above it as tell all of them apart."""
+    parts = {model: model.resolve().parts[1:] for model in models}
+    for depth in range(1, 1 + max(map(len, parts.values()), default=0)):
+        folders = {model: Path(*names[-depth:]) for model, names in parts.items()}
+        if len({*folders.values()}) == len(parts):
+            break
+    return folders
 
 
 def require_lmms_eval() -> None:
@@ -127,7 +143,7 @@ def run_benchmark(
         download: let it fetch data that isn't there.
     """
     out.mkdir(parents=True, exist_ok=True)
-    before = set(out.rglob("*"))
+    before = _written(out)
     settings = f"variant={variant.resolve()}" + (f",threads={threads}" if threads else "")
     command = [sys.executable, "-m", "lmms_eval", "--model", "skd", "--model_args", settings, "--tasks", benchmark.task]
     command += ["--output_path", str(out), "--log_samples", "--batch_size", "1"]
@@ -138,12 +154,22 @@ def run_benchmark(
     return _read(benchmark, out, before, status)
 
 
-def _read(benchmark: Benchmark, out: Path, before: set[Path], status: int) -> Result:
-    """What lmms-eval wrote; it ends with status 0 even where it failed, but then without results."""
-    new = sorted(set(out.rglob("*")) - before, key=lambda path: path.stat().st_mtime)
+def _written(out: Path) -> dict[Path, int]:
+    """Files under a folder and when each was written."""
+    return {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+
+
+def _read(benchmark: Benchmark, out: Path, before: Mapping[Path, int], status: int) -> Result:
+    """What lmms-eval wrote; it ends with status 0 even where it failed, but then without results.
+
+    Args:
+        before: `_written` when it began. An older run's files don't count, but some are written again under the same name.
+    """
+    now = _written(out)
+    new = sorted((path for path in now if now[path] != before.get(path)), key=now.__getitem__)
     results = [path for path in new if path.name.endswith("_results.json") and "submissions" not in path.parts]
-    files = [path for path in out.glob(f"submissions/{benchmark.file}") if benchmark.file]
-    submission = max(files, key=lambda path: path.stat().st_mtime, default=None)
+    files = [path for path in new if path.parent == out / "submissions" and fnmatch(path.name, benchmark.file)]
+    submission = files[-1] if files else None
     if status or not results:
         return Result(failure=f"lmms-eval ended without a result ({_last_error(out / _LOG)}); see {out / _LOG}")
     scores: dict[str, Any] = json.loads(results[-1].read_text(encoding="utf-8"))["results"][benchmark.task]

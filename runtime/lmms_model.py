@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -64,36 +65,28 @@ class ExportedStudent(lmms):
         Raises:
             SkdError: a task that wants sampling, beams, or something else than still pictures.
         """
-        results, failures = [], []
-        for request in tqdm(requests, desc="skd"):
-            text, settings, *about = request.args
-            limit, stops = _read_settings(settings, self._max_new_tokens)
-            try:
-                results.append(self._answer(text, about, limit, stops))
-            except DataError as error:
-                failures.append(f"{about[2]} {about[1]}: {error}")
-                results.append(GenerationResult(""))
-        if failures:
-            logger.warning(f"skd couldn't answer {len(failures)} of {len(requests)} requests; the first: {failures[0]}")
-        self._tell_joined()
-        return results
+
+        def answer(text: str, settings: Mapping[str, Any], *about: Any) -> GenerationResult:
+            return self._answer(text, about, *_read_settings(settings, self._max_new_tokens))
+
+        return self._each(requests, answer, otherwise="")
 
     def loglikelihood(self, requests: list[Instance]) -> list[GenerationResult]:
         """(loss, whether greedy decoding says it) of each request's continuation, as the answer to its text.
 
         The loss is the mean of -ln p over the continuation's tokens and the one that ends the answer. That is what
         lmms-eval's own models return, and what its multiple choice takes the lowest of, though its documentation says
-        log-likelihood. Requests: (text, continuation, doc_to_visual, document, task, split), or the first two alone.
+        log-likelihood. Requests: (text, continuation, doc_to_visual, document, task, split), or the first two alone. One that
+        the model can't take gets an infinite loss, and is counted in a warning.
         """
-        results = []
-        for request in tqdm(requests, desc="skd"):
-            text, continuation, *about = request.args
+
+        def loss(text: str, continuation: Any, *about: Any) -> GenerationResult:
             if callable(continuation):
                 continuation = continuation(self._document(about))
             # Wrapped, because lmms-eval 0.7.3 makes a string of a bare tuple.
-            results.append(GenerationResult(self._loss(text, continuation, about)))
-        self._tell_joined()
-        return results
+            return GenerationResult(self._loss(text, continuation, about))
+
+        return self._each(requests, loss, otherwise=(math.inf, False))
 
     def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
         """Raises SkdError: conversations with several pictures aren't what a student is trained for."""
@@ -103,6 +96,23 @@ class ExportedStudent(lmms):
         """Frees the engine; lmms-eval calls it after the last request."""
         self._engine.close()
         super().clean()
+
+    def _each(
+        self, requests: Sequence[Instance], result: Callable[..., GenerationResult], *, otherwise: Any
+    ) -> list[GenerationResult]:
+        """Results of requests in their order; those that the model can't take get `otherwise` and are counted in a warning."""
+        results, failures = [], []
+        for request in tqdm(requests, desc="skd"):
+            try:
+                results.append(result(*request.args))
+            except DataError as error:
+                asked = " ".join(map(str, reversed(request.args[3:5])))  # task and document, where there are such
+                failures.append(f"{asked}: {error}" if asked else str(error))
+                results.append(GenerationResult(otherwise))
+        if failures:
+            logger.warning(f"skd couldn't answer {len(failures)} of {len(requests)} requests; the first: {failures[0]}")
+        self._tell_joined()
+        return results
 
     def _answer(self, text: str, about: Sequence[Any], limit: int, stops: tuple[str, ...]) -> GenerationResult:
         engine, cut = self._engine, StopTexts(stops)

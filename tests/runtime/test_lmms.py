@@ -165,6 +165,24 @@ def test_scores_worked_out_by_hand(student, tasks, tmp_path):
     assert (scores["acc"], scores["exact_match"]) == pytest.approx((9 / 12, 9 / 12))
 
 
+def test_a_choice_that_doesnt_fit_has_no_likelihood(student):
+    """And doesn't end the others."""
+    from lmms_eval.api.instance import Instance
+
+    from switchkd.runtime.lmms_model import ExportedStudent
+
+    model = ExportedStudent(str(student), threads=1, context=64)
+    texts = ["is it red ?", "is it red ? " * 100, "is it blue ?"]
+    asked = [
+        Instance("loglikelihood", (text, "yes"), index, {"task": "choice", "doc_id": index, "repeats": 1})
+        for index, text in enumerate(texts)
+    ]
+    first, long, last = (result.text for result in model.loglikelihood(asked))
+    assert long == (float("inf"), False)
+    assert 0 < first[0] < 100 and 0 < last[0] < 100
+    model.clean()
+
+
 @pytest.fixture
 def cache(tmp_path, monkeypatch) -> Path:
     """A data set cache as downloads leave it, holding two of the ten: POPE and VQAv2's test split."""
