@@ -1,13 +1,19 @@
-"""The libraries underneath, told to keep quiet."""
+"""The libraries underneath, told to keep quiet, and memory to stay."""
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
+import sys
 import warnings
 
 import torch
 import transformers
+
+# glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+_NEVER = 2**31 - 1
 
 
 def quiet() -> None:
@@ -20,3 +26,13 @@ def quiet() -> None:
     for name in ("DeepSpeed", "huggingface_hub"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="torch|transformers|accelerate|deepspeed")
+
+
+def keep_freed_memory() -> None:
+    """Lets the C library keep what tensors free on the processor, for the next ones: given back to the system and asked for
+    again, each page is cleared anew, a sixth of a small model's training step. Elsewhere than with glibc nothing happens."""
+    if sys.platform == "linux":
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+        if mallopt is not None:
+            mallopt(_M_MMAP_MAX, 0)
+            mallopt(_M_TRIM_THRESHOLD, _NEVER)

@@ -25,7 +25,7 @@ from switchkd.data.report import Report, make_report
 from switchkd.errors import SkdError
 from switchkd.files import write_text
 from switchkd.losses.objective import Objective
-from switchkd.models.environment import quiet
+from switchkd.models.environment import keep_freed_memory, quiet
 from switchkd.models.layout import image_tokens, read_layout
 from switchkd.models.switch import Switch, SwitchStudent, as_student
 from switchkd.models.vlm import load_vlm, save_vlm
@@ -97,6 +97,8 @@ def run_stage(job: StageJob, console: Console) -> Path:
         SkdError: the data, the models or the number of processes can't be used.
     """
     quiet()
+    if not torch.cuda.is_available():
+        keep_freed_memory()
     started = time.monotonic()
     stage = job.stage
     prompt = ChatPrompt.load(job.student)
