@@ -46,6 +46,10 @@ def test_the_weights_are_those_of_the_cards_and_small():
     assert sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()) < LIMIT
 
 
+def test_the_teacher_is_strong_and_cannot_do_without_pictures():
+    assert card("teacher")["accuracy"] >= 0.9 and card("teacher")["questions"] == 2000
+
+
 def near(measured: float, promised: float, questions: int) -> bool:
     """Within four standard errors of a sample."""
     return abs(measured - promised) < 4 * (promised * (1 - promised) / questions) ** 0.5 + 1e-9
