@@ -46,7 +46,7 @@ def test_the_weights_are_those_of_the_cards_and_small():
     assert sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()) < LIMIT
 
 
-def test_the_teacher_is_strong_and_cannot_do_without_pictures():
+def test_the_teacher_is_strong():
     assert card("teacher")["accuracy"] >= 0.9 and card("teacher")["questions"] == 2000
 
 
