@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from switchkd.errors import DataError, MissingDependencyError, SkdError
 from switchkd.preprocess import Preprocess
 from switchkd.runtime.engine import CPU, Floats, picture_span
+from switchkd.runtime.pinning import pinned, places
 
 DEFAULT_CONTEXT = 4096
 PIECE = 128  # tokens of a prompt that are read at once
@@ -77,13 +78,15 @@ class OnnxVision:
 
     def __init__(self, path: Path, preprocess: Preprocess, *, threads: int, device: str = CPU) -> None:
         self._session = _session(path, threads, device, one_shape=True)
+        self._places = places(threads)
         self._preprocess = preprocess
         self._shown = ("image_features", "vision_features")[: len(self._session.get_outputs())]
 
     def encode(self, pixels: NDArray[np.uint8]) -> Floats:
         """See `VisionEncoder.encode`."""
         values = self._preprocess.normalize(pixels)  # [3, H, W]
-        return _run(self._session, ["image_features"], {"pixel_values": values[None]})[0][0]
+        with pinned(self._places):
+            return _run(self._session, ["image_features"], {"pixel_values": values[None]})[0][0]
 
     def trace(self, pixels: NDArray[np.uint8]) -> dict[str, Floats]:
         """See `VisionEncoder.trace`; "features" where the graph has them as a second output."""
@@ -123,6 +126,7 @@ class OnnxLanguage:
     ) -> None:
         self._decoder = _session(decoder, threads, device)
         self._embedding = _session(embedding, 1, CPU)
+        self._places = places(threads)
         self._image_token_id = image_token_id
         self.context = context
         self._rows = self._decoder.get_outputs()[0].shape[-1]
@@ -147,10 +151,11 @@ class OnnxLanguage:
         if features is not None:
             embeds[0, start:end] = features
         self._length = 0
-        return self._read(embeds, every)
+        with pinned(self._places):
+            return self._read(embeds, every)
 
     def step(self, token: int) -> Floats:
-        """Appends one token; logits [V]."""
+        """Appends one token; logits [V]. It goes on where the prompt was read, and pinning would cost a tiny model 5 %."""
         self._token[0, 0] = token
         return self._read(self._embed(self._token), every=False)
 
@@ -253,6 +258,8 @@ def _session(path: Path, threads: int, device: str, *, one_shape: bool = False) 
     options.enable_mem_pattern = one_shape
     # Waiting threads spin while a graph runs, and leave the processor to the next graph when it ends.
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    if others := places(threads)[1:]:  # the library counts processors from 1
+        options.add_session_config_entry("session.intra_op_thread_affinities", ";".join(str(at + 1) for at in others))
     provider = _provider(device)
     providers = [provider] if device == CPU else [provider, "CPUExecutionProvider"]
     with _one_line(f"ONNX Runtime can't read {path}"):

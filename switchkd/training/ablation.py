@@ -13,6 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
+from switchkd.computer import usable_processors
 from switchkd.data.answers import read_right, read_scores
 from switchkd.errors import RecipeError
 from switchkd.files import write_text
@@ -101,7 +102,7 @@ def _work(run: Run, tasks: list[tuple[Variant, int]], split: str, jobs: int) -> 
     # The stage that rows share is trained once, before they start side by side.
     for stages, distillation, seed in {(row.stages[:1], row.distillation, seed) for row, seed in tasks}:
         run.student_variant(stages, distillation=distillation, seed=seed)
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_processors() // jobs)))
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
         futures = {
             pool.submit(_in_process, run.folder, run.recipe, row, seed, split): (row, seed) for row, seed in tasks

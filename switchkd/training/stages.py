@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
 import time
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback
 
 import switchkd
+from switchkd.computer import usable_processors
 from switchkd.data.index import Source, build_index
 from switchkd.data.llava import Collator, LlavaDataset
 from switchkd.data.report import Report, make_report
@@ -42,7 +42,7 @@ JOB = "job.json"
 # Appears in a stage's folder to ask its processes to stop.
 STOP_REQUEST = "stop"
 # Processes that look through a data file before training.
-_CHECKERS = max(1, min(8, os.cpu_count() or 1))
+_CHECKERS = min(8, usable_processors())
 
 
 class Interrupted(SkdError):
