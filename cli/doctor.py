@@ -91,7 +91,7 @@ def _llama() -> str:
 def _devices() -> str:
     if _version("onnxruntime") is None:
         return ""
-    from switchkd.runtime.onnx_engine import devices
+    from switchkd.runtime.onnx_session import devices
 
     return f"--device of ONNX exports: {', '.join(devices())}"
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -151,6 +152,8 @@ class LlamaLanguage:
         self._prefix: list[int] = []  # text before a picture that is in memory, read as one batch
         self._length = 0  # tokens in memory
         self._reused = 0
+        self._token = (llama.llama_token * 1)()
+        self._single = llama.llama_batch_get_one(self._token, 1)  # positions follow by themselves
 
     @property
     def reused(self) -> int:
@@ -182,7 +185,8 @@ class LlamaLanguage:
 
     def step(self, token: int) -> Floats:
         """Appends one token; logits [V]."""
-        return self._decode(tokens=[token])[-1]
+        self._token[0] = token
+        return self._read(self._single, rows=1)[0]
 
     def close(self) -> None:
         """Frees the context and the weights."""
@@ -203,9 +207,8 @@ class LlamaLanguage:
         self, tokens: list[int] | None = None, embeddings: Floats | None = None, every: bool = False
     ) -> NDArray[np.float32]:
         """Reads one batch; logits [T, V] with `every`, else [1, V] after the last."""
-        llama, _ = library()
         count = len(tokens) if tokens is not None else len(embeddings)  # type: ignore[arg-type]
-        batch = llama.llama_batch()
+        batch = library()[0].llama_batch()
         batch.n_tokens = count
         # These arrays back the batch's pointers during the call.
         if tokens is not None:
@@ -219,9 +222,13 @@ class LlamaLanguage:
         wanted = np.full(count, every, np.int8)
         wanted[-1] = 1
         batch.logits = wanted.ctypes.data_as(ctypes.POINTER(ctypes.c_int8))
+        return self._read(batch, count if every else 1)
+
+    def _read(self, batch: Any, rows: int) -> NDArray[np.float32]:
+        """Reads a batch; the logits [rows, V] it asked for."""
+        llama, _ = library()
         if llama.llama_decode(self._pointer, batch) != 0:
-            raise failure(f"llama.cpp couldn't read {count} tokens after {self._length}")
-        self._length += count
-        rows = count if every else 1
+            raise failure(f"llama.cpp couldn't read {batch.n_tokens} tokens after {self._length}")
+        self._length += batch.n_tokens
         logits = llama.llama_get_logits(self._pointer)
         return np.ctypeslib.as_array(logits, (rows, self._model.rows)).copy()

@@ -6,41 +6,22 @@ addresses as past and as present, and only the attention mask's length grows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from switchkd.errors import DataError, MissingDependencyError, SkdError
+from switchkd.errors import DataError
 from switchkd.preprocess import Preprocess
 from switchkd.runtime.engine import CPU, Floats, picture_span
+from switchkd.runtime.onnx_session import STOPPED, bind, one_line, open_session, run
 from switchkd.runtime.pinning import pinned, places
 
 DEFAULT_CONTEXT = 4096
 PIECE = 128  # tokens of a prompt that are read at once
 _FLOATS: dict[str, type[np.floating[Any]]] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
-_FATAL = 4  # log level: errors come as exceptions
-
-
-def onnx_runtime() -> ModuleType:
-    """The `onnxruntime` package. Raises MissingDependencyError where it isn't installed."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingDependencyError(
-            "Running an ONNX export needs ONNX Runtime: pip install 'switchkd[onnx]'."
-        ) from error
-    return onnxruntime
-
-
-def devices() -> dict[str, str]:
-    """What ONNX Runtime can run on here: device → its execution provider's name."""
-    providers = onnx_runtime().get_available_providers()
-    return {name.removesuffix("ExecutionProvider").lower(): name for name in providers if "Azure" not in name}
 
 
 def load_parts(
@@ -77,7 +58,7 @@ class OnnxVision:
     """
 
     def __init__(self, path: Path, preprocess: Preprocess, *, threads: int, device: str = CPU) -> None:
-        self._session = _session(path, threads, device, one_shape=True)
+        self._session = open_session(path, threads, device, one_shape=True)
         self._places = places(threads)
         self._preprocess = preprocess
         self._shown = ("image_features", "vision_features")[: len(self._session.get_outputs())]
@@ -86,12 +67,12 @@ class OnnxVision:
         """See `VisionEncoder.encode`."""
         values = self._preprocess.normalize(pixels)  # [3, H, W]
         with pinned(self._places):
-            return _run(self._session, ["image_features"], {"pixel_values": values[None]})[0][0]
+            return run(self._session, ["image_features"], {"pixel_values": values[None]})[0][0]
 
     def trace(self, pixels: NDArray[np.uint8]) -> dict[str, Floats]:
         """See `VisionEncoder.trace`; "features" where the graph has them as a second output."""
         values = self._preprocess.normalize(pixels)
-        results = _run(self._session, list(self._shown), {"pixel_values": values[None]})
+        results = run(self._session, list(self._shown), {"pixel_values": values[None]})
         names = ("projected", "features")
         return {"pixels": values, **{name: result[0] for name, result in zip(names, results, strict=False)}}
 
@@ -124,8 +105,8 @@ class OnnxLanguage:
         context: int = DEFAULT_CONTEXT,
         device: str = CPU,
     ) -> None:
-        self._decoder = _session(decoder, threads, device)
-        self._embedding = _session(embedding, 1, CPU)
+        self._decoder = open_session(decoder, threads, device)
+        self._embedding = open_session(embedding, 1, CPU)
         self._places = places(threads)
         self._image_token_id = image_token_id
         self.context = context
@@ -135,12 +116,15 @@ class OnnxLanguage:
         self._keep = np.zeros((), np.int64)
         self._token = np.zeros((1, 1), np.int64)
         self._logits = np.empty((1, 1, self._rows), np.float32)
-        self._binding = self._decoder.io_binding()
         # Pages of zeros cost no memory until they are written.
-        self._cache = [
-            self._bind_cache(value, context) for value in self._decoder.get_inputs() if _is_cache(value.name)
-        ]
-        _bind(self._binding.bind_input, "num_logits_to_keep", self._keep)
+        self._cache = {
+            value.name: np.zeros((1, value.shape[1], context, value.shape[3]), _FLOATS[value.type])
+            for value in self._decoder.get_inputs()
+            if _is_cache(value.name)
+        }
+        self._prompt, self._single = self._bind_cache(), self._bind_cache()
+        self._lookup: Any = self._embedding.io_binding()
+        self._bind_single()
 
     def prefill(self, ids: Sequence[int], features: Floats | None = None, *, every: bool = False) -> Floats:
         """See `LanguageModel.prefill`."""
@@ -155,9 +139,14 @@ class OnnxLanguage:
             return self._read(embeds, every)
 
     def step(self, token: int) -> Floats:
-        """Appends one token; logits [V]. It goes on where the prompt was read, and pinning would cost a tiny model 5 %."""
-        self._token[0, 0] = token
-        return self._read(self._embed(self._token), every=False)
+        """Appends one token; logits [V]. It goes on where the prompt was read: pinning each would cost a tiny model 5 %."""
+        self._token[...] = token
+        self._keep[...] = 1
+        self._grow(1, self._single)
+        with one_line(STOPPED):
+            self._embedding.run_with_iobinding(self._lookup)
+            self._decoder.run_with_iobinding(self._single)
+        return self._logits[0, 0].copy()
 
     def read_batch(self, embeds: Floats, mask: NDArray[np.int64]) -> Floats:
         """Next-token logits [B, V] of several prompts at once, beside the conversation in memory.
@@ -178,17 +167,17 @@ class OnnxLanguage:
             if _is_cache(value.name)
         }
         inputs |= {"inputs_embeds": embeds, "attention_mask": mask, "num_logits_to_keep": np.array(0)}
-        logits = _run(self._decoder, ["logits"], inputs)[0]  # [B, T, V]
+        logits = run(self._decoder, ["logits"], inputs)[0]  # [B, T, V]
         return logits[np.arange(len(embeds)), lengths - 1]
 
     def close(self) -> None:
         """Lets both graphs and the cache go."""
-        self._binding = self._decoder = self._embedding = None
-        self._cache = []
+        self._prompt = self._single = self._lookup = self._decoder = self._embedding = None
+        self._cache = {}
 
     def _embed(self, ids: NDArray[np.int64]) -> Floats:
         """[1, T] → [1, T, W]."""
-        return _run(self._embedding, ["inputs_embeds"], {"input_ids": ids})[0]
+        return run(self._embedding, ["inputs_embeds"], {"input_ids": ids})[0]
 
     def _read(self, embeds: Floats, every: bool) -> Floats:
         """Appends embeddings [1, T, W]; logits [V] after the last, or [T, V] with `every`.
@@ -214,77 +203,39 @@ class OnnxLanguage:
             DataError: the buffers have no room for them.
         """
         count, wanted = embeds.shape[1], logits.shape[1]
+        # The graph takes hidden[:, -keep:], which for none of them begins behind the last.
+        self._keep[...] = wanted or -count
+        self._grow(count, self._prompt)
+        bind(self._prompt.bind_input, "inputs_embeds", embeds)
+        bind(self._prompt.bind_output, "logits", logits)
+        with one_line(STOPPED):
+            self._decoder.run_with_iobinding(self._prompt)
+
+    def _grow(self, count: int, binding: Any) -> None:
+        """Makes room for tokens in what a run sees. Raises DataError where the buffers have none."""
         if self._length + count > self.context:
             raise DataError(f"{self._length + count} tokens are more than the context of {self.context}.")
         self._length += count
-        # The graph takes hidden[:, -keep:], which for none of them begins behind the last.
-        self._keep[...] = wanted or -count
-        _bind(self._binding.bind_input, "inputs_embeds", embeds)
-        _bind(self._binding.bind_input, "attention_mask", self._mask[:, : self._length])
-        _bind(self._binding.bind_output, "logits", logits)
-        with _one_line("ONNX Runtime couldn't go on"):
-            self._decoder.run_with_iobinding(self._binding)
+        bind(binding.bind_input, "attention_mask", self._mask[:, : self._length])
 
-    def _bind_cache(self, value: Any, context: int) -> NDArray[np.floating[Any]]:
-        """A buffer for keys or values, bound as past and as present at once."""
-        _, heads, _, width = value.shape
-        buffer = np.zeros((1, heads, context, width), _FLOATS[value.type])
-        _bind(self._binding.bind_input, value.name, buffer)
-        _bind(self._binding.bind_output, value.name.replace("past_key_values.", "present."), buffer)
-        return buffer
+    def _bind_cache(self) -> Any:
+        """A binding that has every buffer of keys or values as past and as present at once."""
+        binding = self._decoder.io_binding()
+        for name, buffer in self._cache.items():
+            bind(binding.bind_input, name, buffer)
+            bind(binding.bind_output, name.replace("past_key_values.", "present."), buffer)
+        bind(binding.bind_input, "num_logits_to_keep", self._keep)
+        return binding
+
+    def _bind_single(self) -> None:
+        """One token's way stays the same but for the mask: id → embedding → logits."""
+        output = self._embedding.get_outputs()[0]
+        self._embeds = np.empty((1, 1, output.shape[-1]), _FLOATS[output.type])
+        bind(self._lookup.bind_input, "input_ids", self._token)
+        bind(self._lookup.bind_output, "inputs_embeds", self._embeds)
+        bind(self._single.bind_input, "inputs_embeds", self._embeds)
+        bind(self._single.bind_output, "logits", self._logits)
 
 
 def _is_cache(name: str) -> bool:
     return name.startswith("past_key_values.")
-
-
-def _bind(bind: Any, name: str, array: NDArray[Any]) -> None:
-    """Binds an array's memory, which its owner keeps alive and in one piece."""
-    bind(name, CPU, 0, array.dtype.type, array.shape, array.ctypes.data)
-
-
-def _session(path: Path, threads: int, device: str, *, one_shape: bool = False) -> Any:
-    """A loaded graph.
-
-    Args:
-        one_shape: every call's inputs have the same shape: its memory is planned once, and given back after each call.
-    """
-    runtime = onnx_runtime()
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = _FATAL
-    options.enable_cpu_mem_arena = not one_shape
-    options.enable_mem_pattern = one_shape
-    # Waiting threads spin while a graph runs, and leave the processor to the next graph when it ends.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    if others := places(threads)[1:]:  # the library counts processors from 1
-        options.add_session_config_entry("session.intra_op_thread_affinities", ";".join(str(at + 1) for at in others))
-    provider = _provider(device)
-    providers = [provider] if device == CPU else [provider, "CPUExecutionProvider"]
-    with _one_line(f"ONNX Runtime can't read {path}"):
-        session = runtime.InferenceSession(str(path), options, providers=providers)
-    if provider not in session.get_providers():  # it goes on without one that it can't load
-        raise SkdError(f"ONNX Runtime can't use '{device}' here: {provider} doesn't load; are its libraries installed?")
-    return session
-
-
-def _run(session: Any, outputs: Sequence[str], inputs: dict[str, NDArray[Any]]) -> list[Any]:
-    with _one_line("ONNX Runtime couldn't go on"):
-        return session.run(outputs, inputs)
-
-
-@contextmanager
-def _one_line(what: str) -> Iterator[None]:
-    """Turns ONNX Runtime's exceptions, which have no common base, into ours."""
-    try:
-        yield
-    except Exception as error:
-        raise SkdError(f"{what}: {' '.join(str(error).split())}") from error
-
-
-def _provider(device: str) -> str:
-    known = devices()
-    if device not in known:
-        raise SkdError(f"ONNX Runtime has no device '{device}' here, only {', '.join(known)}.")
-    return known[device]

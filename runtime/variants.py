@@ -47,7 +47,7 @@ def open_engine(
         context: most tokens of a prompt and its answer together.
         verify: compare every exported file with its hash first.
         traced: keep the stages of the vision part visible (`engine.vision.trace`).
-        device: for ONNX exports, one of `onnx_engine.devices`; the others run on the processor.
+        device: for ONNX exports, one of `onnx_session.devices`; the others run on the processor.
 
     Raises:
         SkdError: the folder is neither, is damaged, or needs a package that isn't installed.

@@ -102,7 +102,7 @@ def test_training_without_torch_says_what_to_install(device: Path, tmp_path: Pat
 
 # What an engine needs beside the package, and what it loads.
 ENGINES = {
-    "onnx": "from switchkd.runtime.onnx_engine import onnx_runtime; onnx_runtime()",
+    "onnx": "from switchkd.runtime.onnx_session import onnx_runtime; onnx_runtime()",
     "gguf": "from switchkd.runtime.llama_library import library; library()",
 }
 LOADING = """

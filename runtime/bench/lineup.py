@@ -65,7 +65,7 @@ def require_device(device: str) -> None:
     """Raises SkdError unless engines can run on it here."""
     if device == CPU:
         return
-    from switchkd.runtime.onnx_engine import devices
+    from switchkd.runtime.onnx_session import devices
 
     known = devices()
     if device not in known:

@@ -62,7 +62,7 @@ def test_a_prompt_at_once_and_token_by_token(engine):
 def test_the_cache_grows_in_place(engine):
     ids, features = request_of(engine)
     engine.prefill(ids, features)
-    cache, count = engine.language._cache, len(ids)
+    cache, count = list(engine.language._cache.values()), len(ids)
     assert len(cache) == 2 * 3 and cache[0].shape == (1, 2, 2048, 16)
     before = [buffer.copy() for buffer in cache]
     engine.next_token(5)

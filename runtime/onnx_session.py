@@ -1,0 +1,95 @@
+"""ONNX Runtime itself: a loaded graph, its threads, its runs and its errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from numpy.typing import NDArray
+
+from switchkd.errors import MissingDependencyError, SkdError
+from switchkd.runtime.engine import CPU
+from switchkd.runtime.pinning import places
+
+STOPPED = "ONNX Runtime couldn't go on"
+_FATAL = 4  # log level: errors come as exceptions
+
+
+def onnx_runtime() -> ModuleType:
+    """The `onnxruntime` package. Raises MissingDependencyError where it isn't installed."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingDependencyError(
+            "Running an ONNX export needs ONNX Runtime: pip install 'switchkd[onnx]'."
+        ) from error
+    return onnxruntime
+
+
+def devices() -> dict[str, str]:
+    """What ONNX Runtime can run on here: device → its execution provider's name."""
+    providers = onnx_runtime().get_available_providers()
+    return {name.removesuffix("ExecutionProvider").lower(): name for name in providers if "Azure" not in name}
+
+
+def bind(method: Any, name: str, array: NDArray[Any]) -> None:
+    """Binds an array's memory, which its owner keeps alive and in one piece, by a binding's `bind_input` or `bind_output`."""
+    method(name, CPU, 0, array.dtype.type, array.shape, array.ctypes.data)
+
+
+def open_session(path: Path, threads: int, device: str, *, one_shape: bool = False) -> Any:
+    """A loaded graph.
+
+    Args:
+        path: the .onnx file.
+        threads: processor threads.
+        device: one of `devices`.
+        one_shape: every call's inputs have the same shape: its memory is planned once, and given back after each call.
+
+    Raises:
+        SkdError: ONNX Runtime can't read the file, or hasn't got the device.
+        MissingDependencyError: onnxruntime isn't installed.
+    """
+    runtime = onnx_runtime()
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _FATAL
+    options.enable_cpu_mem_arena = not one_shape
+    options.enable_mem_pattern = one_shape
+    # Waiting threads spin while a graph runs, and leave the processor to the next graph when it ends.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    if others := places(threads)[1:]:  # the library counts processors from 1
+        options.add_session_config_entry("session.intra_op_thread_affinities", ";".join(str(at + 1) for at in others))
+    provider = _provider(device)
+    providers = [provider] if device == CPU else [provider, "CPUExecutionProvider"]
+    with one_line(f"ONNX Runtime can't read {path}"):
+        session = runtime.InferenceSession(str(path), options, providers=providers)
+    if provider not in session.get_providers():  # it goes on without one that it can't load
+        raise SkdError(f"ONNX Runtime can't use '{device}' here: {provider} doesn't load; are its libraries installed?")
+    return session
+
+
+def run(session: Any, outputs: Sequence[str], inputs: dict[str, NDArray[Any]]) -> list[Any]:
+    """The named outputs. Raises SkdError where the graph fails."""
+    with one_line(STOPPED):
+        return session.run(outputs, inputs)
+
+
+@contextmanager
+def one_line(what: str) -> Iterator[None]:
+    """Turns ONNX Runtime's exceptions, which have no common base, into ours."""
+    try:
+        yield
+    except Exception as error:
+        raise SkdError(f"{what}: {' '.join(str(error).split())}") from error
+
+
+def _provider(device: str) -> str:
+    known = devices()
+    if device not in known:
+        raise SkdError(f"ONNX Runtime has no device '{device}' here, only {', '.join(known)}.")
+    return known[device]
