@@ -36,6 +36,11 @@ if TYPE_CHECKING:
     "--max-tokens", type=click.IntRange(min=1), default=16, show_default=True, help="Longest answer in tokens."
 )
 @click.option("--threads", type=click.IntRange(min=1), help="Processor threads for an export. Default: all.")
+@click.option(
+    "--through",
+    type=click.Path(path_type=Path),
+    help="A teacher's checkpoint: it answers, looking through each MODEL's vision tower. Tells what the switch has taught.",
+)
 @click.option("--suite", type=click.Choice(["paper"]), help="Run the paper's ten benchmarks in lmms-eval instead.")
 @click.option("--download", is_flag=True, help="With --suite: let lmms-eval fetch data that isn't there.")
 @click.option(
@@ -55,6 +60,7 @@ def eval_command(
     batch_size: int,
     max_tokens: int,
     threads: int | None,
+    through: Path | None,
     suite: str | None,
     download: bool,
     limit: int | None,
@@ -78,7 +84,8 @@ def eval_command(
         refuse_options(("download", "limit", "out"), "goes with --suite alone.")
     else:
         refuse_options(
-            ("file", "images", "split", "batch_size", "max_tokens"), "doesn't go with --suite, which brings its own."
+            ("file", "images", "split", "batch_size", "max_tokens", "through"),
+            "doesn't go with --suite, which brings its own.",
         )
     console = Console()
     folders = _find_models(models)
@@ -90,7 +97,8 @@ def eval_command(
         images = images or recorded_images
     questions = read_questions(file, images or file.parent / "images")
     settings = {"batch_size": batch_size, "max_new_tokens": max_tokens}
-    answers, failures = _ask_each(folders, questions, console, settings, threads)
+    teacher = None if through is None else _find_model(str(through))
+    answers, failures = _ask_each(folders, questions, console, settings, threads, teacher)
     if not answers:
         raise click.ClickException("\n".join(failures))
     console.print(accuracy_table({name: score_answers(questions, given) for name, given in answers.items()}))
@@ -197,6 +205,7 @@ def _ask_each(
     console: Console,
     settings: dict[str, Any],
     threads: int | None,
+    teacher: Path | None,
 ) -> tuple[dict[str, list[str]], list[str]]:
     """Each model's answers, one model after the other; what went wrong with one doesn't lose the others' answers."""
     from switchkd.errors import SkdError
@@ -204,7 +213,7 @@ def _ask_each(
     answers, failures = {}, []
     for name, folder in folders.items():
         try:
-            answers[name] = _ask(folder, questions, console, settings, threads)
+            answers[name] = _ask(folder, questions, console, settings, threads, teacher)
         except SkdError as error:
             if len(folders) == 1:
                 raise
@@ -213,20 +222,31 @@ def _ask_each(
 
 
 def _ask(
-    folder: Path, questions: list[Question], console: Console, settings: dict[str, Any], threads: int | None
+    folder: Path,
+    questions: list[Question],
+    console: Console,
+    settings: dict[str, Any],
+    threads: int | None,
+    teacher: Path | None,
 ) -> list[str]:
+    """A model's answers; or those of a teacher that looks through the model's tower."""
     from switchkd.data.answers import answer_all
+    from switchkd.errors import SkdError
     from switchkd.manifest import FILE_NAME
     from switchkd.runtime.answers import EngineAnswers
     from switchkd.runtime.variants import open_engine
 
     title = f"asking {folder.name}"
-    if (folder / FILE_NAME).exists():
+    exports = [path for path in (folder, teacher) if path is not None and (path / FILE_NAME).exists()]
+    if teacher is not None and exports:
+        raise SkdError(f"{exports[0]} is an export; --through takes a teacher's and students' checkpoints.")
+    if exports:
         with open_engine(folder, threads=threads) as engine:
             return answer_all(EngineAnswers(engine), questions, console, title=title, **settings | {"batch_size": 1})
     from switchkd.training.evaluate import Answerer
 
-    return answer_all(Answerer(folder), questions, console, title=title, **settings)
+    answerer = Answerer(folder) if teacher is None else Answerer(teacher, tower=folder)
+    return answer_all(answerer, questions, console, title=title, **settings)
 
 
 def _write(path: Path, questions: list[Question], answers: dict[str, list[str]], pairs: dict[str, Any]) -> None:

@@ -14,15 +14,32 @@ from switchkd.models.layout import image_tokens, read_layout
 from switchkd.models.vlm import load_vlm
 from switchkd.preprocess import Preprocess, open_image
 from switchkd.prompt import ChatPrompt
+from switchkd.training.compatibility import check_compatibility
 
 
 class Answerer:
-    """A checkpoint that answers questions greedily, many at a time."""
+    """A checkpoint that answers questions greedily, many at a time.
 
-    def __init__(self, folder: Path, device: str | None = None):
+    Args:
+        folder: the checkpoint.
+        device: where it runs; by default the graphics processor where there is one.
+        tower: another checkpoint, whose vision tower it looks through: the switch's pathway (paper, equation 5).
+
+    Raises:
+        CompatibilityError: the other's tower gives features that this one can't take.
+    """
+
+    def __init__(self, folder: Path, device: str | None = None, *, tower: Path | None = None):
         quiet()
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.vlm = load_vlm(folder).to(self.device).eval()
+        self.vlm = load_vlm(folder).eval()
+        if tower is not None:
+            check_compatibility(folder, tower)
+            other = load_vlm(tower).eval()
+            self.vlm.model.vision_tower = other.model.vision_tower.to(self.vlm.dtype)
+            for setting in ("vision_feature_layer", "vision_feature_select_strategy"):
+                setattr(self.vlm.config, setting, getattr(other.config, setting))
+        self.vlm.to(self.device)
         self.prompt, self.preprocess = ChatPrompt.load(folder), Preprocess.load(folder)
         self._image_tokens = image_tokens(read_layout(folder))
         self._end = [token for name in ("eos_token", "pad_token") if (token := self.prompt.token_id(name)) is not None]
