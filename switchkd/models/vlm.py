@@ -42,11 +42,14 @@ def part_modules(vlm: LlavaForConditionalGeneration) -> dict[str, list[nn.Module
 
 
 def resolve_checkpoint(name: str | Path) -> Path:
-    """A local folder as it is, anything else from the model hub (or its local cache).
+    """A local folder as it is, `asset:NAME` from this package, anything else from the model hub (or its local cache).
 
     Raises:
-        CheckpointError: neither a folder nor a model that the hub gives out.
+        CheckpointError: neither a folder nor a model that the hub gives out, or no part of this package.
     """
+    kind, _, part = str(name).partition(":")
+    if kind == "asset":
+        return _asset(part)
     path = Path(name).expanduser()
     if path.is_dir():
         return path
@@ -61,6 +64,15 @@ def resolve_checkpoint(name: str | Path) -> Path:
             f"'{name}' is neither a folder nor a model that could be downloaded ({type(error).__name__}); "
             "check the name and the network, or give a local folder."
         ) from error
+
+
+def _asset(name: str) -> Path:
+    """A checkpoint that ships with the package."""
+    assets = Path(str(resources.files("switchkd") / "assets"))
+    known = sorted(path.parent.name for path in assets.glob("*/config.json"))
+    if name not in known:
+        raise CheckpointError(f"There is no shipped part '{name}' in {assets}, only {', '.join(known) or 'none'}.")
+    return assets / name
 
 
 def read_config(folder: Path) -> Any:

@@ -16,7 +16,7 @@ from switchkd.models.vlm import resolve_checkpoint
 from switchkd.runs import data_folder, latest_run, recorded_recipe
 from switchkd.scoring import Score, normalise
 from switchkd.training.evaluate import Answerer
-from switchkd.training.run import Run, asset
+from switchkd.training.run import Run
 from switchkd.training.stages import RECORD
 
 _CURVES = {"loss": "loss", "ce": "cross entropy", "align": "Align", "vsd": "visual switch"}
@@ -94,21 +94,16 @@ def run_models(run_folder: Path) -> dict[str, Path]:
     models = {name: run_folder / link for name, link in _LINKS.items() if (run_folder / link).exists()}
     teacher = recorded_recipe(run_folder)["teacher"]
     if TEACHER not in models and teacher["checkpoint"]:
-        models = {TEACHER: _recorded_checkpoint(teacher["checkpoint"])} | models
+        models = {TEACHER: resolve_checkpoint(teacher["checkpoint"])} | models
     return models
 
 
 def student_before(run_folder: Path) -> Path | None:
     """The student as it was before its first stage; None in a run without one."""
     if reference := recorded_recipe(run_folder)["student"]["checkpoint"]:
-        return _recorded_checkpoint(reference)
+        return resolve_checkpoint(reference)
     starts = sorted((run_folder / "stages").glob("student-start-*/model"), key=lambda path: path.stat().st_mtime)
     return starts[-1] if starts else None
-
-
-def _recorded_checkpoint(reference: str) -> Path:
-    kind, _, name = reference.partition(":")
-    return asset(name) if kind == "asset" else resolve_checkpoint(reference)
 
 
 def named_models(references: Sequence[str]) -> dict[str, Path]:

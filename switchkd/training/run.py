@@ -155,8 +155,6 @@ class Run:
         kind, _, name = reference.partition(":")
         if kind == "part":
             return self.part(name)
-        if kind == "asset":
-            return asset(name)
         return resolve_checkpoint(reference)
 
     def _assemble(self, role: str, model: Model, seed: int) -> Path:
@@ -276,18 +274,6 @@ class Run:
             raise SkdError(
                 f"Stage '{name}' of {self.folder} is being trained by another process: wait for it, or use another --run."
             ) from error
-
-
-def asset(name: str) -> Path:
-    """The folder of a checkpoint that ships with the package.
-
-    Raises:
-        SkdError: there is none of this name.
-    """
-    folder = Path(str(resources.files("switchkd") / "assets" / name))
-    if not (folder / "config.json").exists():
-        raise SkdError(f"There is no shipped part '{name}' in {folder.parent}.")
-    return folder
 
 
 def _fingerprint(inputs: dict[str, Any]) -> str:
