@@ -92,7 +92,11 @@ def _of_variant(bench: dict[str, Any], variant: Path, path: Path) -> dict[str, A
     files = entry.get("files") if isinstance(entry, dict) else None
     if not isinstance(files, dict) or files.get("manifest_sha256") != digest:
         raise SkdError(f"{path} measured another {name} than this one (its manifest differs): measure again.")
-    return {**bench, "variants": {name: entry}}
+    settings = bench.get("settings")
+    # Names alone: where things lie on the computer that measured is nobody's business on the device.
+    if isinstance(settings, dict) and isinstance(settings.get("data"), str):
+        bench = {**bench, "settings": {**settings, "data": Path(settings["data"]).name}}
+    return {**bench, "variants": {name: {**entry, "folder": name}}}
 
 
 def _json(value: dict[str, Any]) -> str:

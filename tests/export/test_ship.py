@@ -189,12 +189,15 @@ def test_evidence(run):
 
 def test_measurements_belong_to_this_very_variant(run):
     digest = file_sha256(run / "exports" / NAME / FILE_NAME)
-    bench = {"schema": 1, "machine": {"cpu": "x"}, "settings": {}, "variants": {
-        NAME: {"files": {"manifest_sha256": digest}, "latency": 1}, "another": {}}}  # fmt: skip
+    bench = {"schema": 1, "machine": {"cpu": "x"}, "settings": {"seed": 0, "data": "/home/a/test.json"}, "variants": {
+        NAME: {"files": {"manifest_sha256": digest}, "latency": 1, "folder": "/home/a/x"}, "another": {}}}  # fmt: skip
     automatic = run / "reports" / "bench" / "bench.json"
     automatic.parent.mkdir(parents=True)
     automatic.write_text(json.dumps(bench))
-    assert read(ship(), "bench.json") == {**bench, "variants": {NAME: bench["variants"][NAME]}}
+    # Of this variant alone, and no places of the computer that measured.
+    entry = bench["variants"][NAME] | {"folder": NAME}
+    settings = {"seed": 0, "data": "test.json"}
+    assert read(ship(), "bench.json") == {**bench, "settings": settings, "variants": {NAME: entry}}
     bench["variants"][NAME]["files"]["manifest_sha256"] = "0" * 64
     automatic.write_text(json.dumps(bench))
     assert "bench.json" not in names(ship("--out", "old.tar"))
