@@ -118,6 +118,8 @@ class Bench:
         self.left_out[question] = reason
         for each in self.measurements.values():
             each.requests = [request for request in each.requests if request.question != question]
+            if each.divergences:
+                each.divergences.leave_out(question)
 
     def answered(self) -> Iterator[Measurement]:
         """Those with results."""

@@ -18,37 +18,40 @@ from switchkd.scoring import Score, is_right, pair, score_by_kind
 class Divergences:
     """Next-token distributions against the reference's along the reference's answers, with the pictures."""
 
-    kl: list[float] = field(default_factory=list)  # KL(reference ‖ variant), nats a position
-    same: list[bool] = field(default_factory=list)  # whether the first choice is the same, a position
-    questions: int = 0
+    # Question number → KL(reference ‖ variant) in nats, and whether the first choice is the same, of each position.
+    by_question: dict[int, tuple[list[float], list[bool]]] = field(default_factory=dict)
     reason: str = ""  # why there is nothing to compare
 
-    def add(self, comparison: Mapping[str, Any]) -> None:
-        """What `Worker.compare` returned for one question."""
+    def add(self, question: int, comparison: Mapping[str, Any]) -> None:
+        """What `Worker.compare` returned for a question."""
         if comparison["kl"] is None:
             self.reason = "another vocabulary"
             return
-        self.kl += comparison["kl"]
-        self.same += comparison["same"]
-        self.questions += 1
+        self.by_question[question] = (comparison["kl"], comparison["same"])
+
+    def leave_out(self, question: int) -> None:
+        """What can't be asked of another variant doesn't count."""
+        self.by_question.pop(question, None)
 
     def end(self, reason: str) -> None:
         """No comparison follows: tells why there is none, unless there is one or it is told already."""
-        if not self.kl:
+        if not self.by_question:
             self.reason = self.reason or reason
 
     def summary(self) -> dict[str, Any] | None:
         """ "kl_mean", "kl_p99" (None with fewer positions than a p99 needs), "kl_max", "top1" (share of equal first
         choices), "positions", "questions"; None without any."""
-        if not self.kl:
+        kl = [value for values, _ in self.by_question.values() for value in values]
+        same = [value for _, values in self.by_question.values() for value in values]
+        if not kl:
             return None
         return {
-            "kl_mean": float(np.mean(self.kl)),
-            "kl_p99": percentile(self.kl, "p99"),
-            "kl_max": max(self.kl),
-            "top1": float(np.mean(self.same)),
-            "positions": len(self.kl),
-            "questions": self.questions,
+            "kl_mean": float(np.mean(kl)),
+            "kl_p99": percentile(kl, "p99"),
+            "kl_max": max(kl),
+            "top1": float(np.mean(same)),
+            "positions": len(kl),
+            "questions": len(self.by_question),
         }
 
 

@@ -218,7 +218,7 @@ class Runner:
             return
         with self._marking(each, sessions):
             arguments = {"tokens": self._answers[index], "file": str(self._file(index))}
-            each.divergences.add(sessions[name].call("compare", **self._question(index), **arguments))
+            each.divergences.add(index, sessions[name].call("compare", **self._question(index), **arguments))
 
     def _file(self, index: int) -> Path:
         return self._folder / f"{index}.npy"

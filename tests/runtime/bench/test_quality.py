@@ -42,9 +42,11 @@ def test_divergences_of_known_distributions():
     p, q = random.normal(0, 2, (2, 700, 30)).astype(np.float32)
     expected = rel_entr(softmax(p.astype(float), -1), softmax(q.astype(float), -1)).sum(-1)
     found = Divergences()
-    for half in (slice(0, 300), slice(300, 700)):
+    found.add(7, {"kl": [9.0], "same": [False]})
+    for question, half in enumerate((slice(0, 300), slice(300, 700))):
         same = (p[half].argmax(-1) == q[half].argmax(-1)).tolist()
-        found.add({"kl": divergence(p[half], q[half]).tolist(), "same": same})
+        found.add(question, {"kl": divergence(p[half], q[half]).tolist(), "same": same})
+    found.leave_out(7)
     summary = found.summary()
     assert summary["kl_mean"] == pytest.approx(expected.mean(), rel=1e-5)
     assert summary["kl_p99"] == pytest.approx(stats.mstats.mquantiles(expected, 0.99, alphap=1, betap=1)[0], rel=1e-5)
@@ -55,9 +57,9 @@ def test_divergences_of_known_distributions():
 def test_too_few_positions_for_a_tail():
     found = Divergences()
     assert found.summary() is None
-    found.add({"kl": [0.1, 0.3], "same": [True, False]})
+    found.add(0, {"kl": [0.1, 0.3], "same": [True, False]})
     assert found.summary()["kl_p99"] is None and found.summary()["kl_mean"] == pytest.approx(0.2)
-    found.add({"kl": None, "same": None})
+    found.add(1, {"kl": None, "same": None})
     assert found.reason == "another vocabulary"
 
 

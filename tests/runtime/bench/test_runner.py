@@ -203,6 +203,7 @@ def test_a_prompt_too_long_for_one_is_left_out_for_all(models, questions, sequen
     assert list(whole.left_out) == [11] and f"more than the context of {longest}" in whole.left_out[11]
     for each in whole.measurements.values():
         assert each.error is None and sorted(each.answers()) == list(range(11))
+        assert each.divergences is None or 11 not in each.divergences.by_question
     (line,) = whole.failures()
     assert line.startswith("question q11 was left out for every variant: ")
 
