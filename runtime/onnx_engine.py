@@ -41,10 +41,9 @@ def load_parts(
         SkdError: ONNX Runtime can't read a file, or hasn't got the device.
         MissingDependencyError: onnxruntime isn't installed.
     """
-    return (
-        OnnxVision(vision, preprocess, threads=threads, device=device),
-        OnnxLanguage(language, embedding, image_token_id, threads=threads, context=context, device=device),
-    )
+    # The larger part first: what loading takes for a while is then not on top of the other.
+    reader = OnnxLanguage(language, embedding, image_token_id, threads=threads, context=context, device=device)
+    return OnnxVision(vision, preprocess, threads=threads, device=device), reader
 
 
 class OnnxVision:
