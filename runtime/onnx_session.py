@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from numpy.typing import NDArray
 
+from switchkd.computer import return_freed_memory
 from switchkd.errors import MissingDependencyError, SkdError
 from switchkd.runtime.engine import CPU
 from switchkd.runtime.pinning import places
@@ -69,16 +69,10 @@ def open_session(path: Path, threads: int, device: str, *, one_shape: bool = Fal
     providers = [provider] if device == CPU else [provider, "CPUExecutionProvider"]
     with one_line(f"ONNX Runtime can't read {path}"):
         session = runtime.InferenceSession(str(path), options, providers=providers)
-    _return_freed_memory()
+    return_freed_memory()  # as much as a third of the graph's size
     if provider not in session.get_providers():  # it goes on without one that it can't load
         raise SkdError(f"ONNX Runtime can't use '{device}' here: {provider} doesn't load; are its libraries installed?")
     return session
-
-
-def _return_freed_memory() -> None:
-    """Loading leaves the allocator with as much as a third of a graph's size in freed pieces; glibc gives them back if told to."""
-    with suppress(AttributeError, OSError, TypeError):  # other C libraries
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def run(session: Any, outputs: Sequence[str], inputs: dict[str, NDArray[Any]]) -> list[Any]:

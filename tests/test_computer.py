@@ -1,6 +1,9 @@
 """Limits of containers in a made-up /proc and /sys, and this computer's own."""
 
 import os
+import platform
+import subprocess
+import sys
 
 import pytest
 
@@ -51,3 +54,23 @@ def test_a_system_that_tells_nothing(tmp_path):
 
 def test_this_computer():
     assert 1 <= usable_processors() <= os.cpu_count() and 0 < free_bytes() < memory_bytes()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator alone can be told")
+def test_freed_memory_goes_back():
+    """In a process of its own, whose allocator nothing has told otherwise."""
+    program = """
+from pathlib import Path
+from switchkd.computer import return_freed_memory
+resident = lambda: int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+blocks = [bytearray(100_000) for _ in range(1000)]
+last = blocks[-1]  # holds the end of the heap, so that nothing goes back by itself
+full = resident()
+del blocks
+freed = resident()
+return_freed_memory()
+print(full - freed, freed - resident())
+"""
+    output = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
+    by_itself, told = map(int, output.split())
+    assert by_itself < 20e6 and told > 80e6

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Awaitable
 from typing import TypeVar
 
+from switchkd.computer import return_freed_memory
 from switchkd.errors import SkdError
 from switchkd.runtime.engine import Engine
 from switchkd.runtime.server.answer import Outcome, answer
@@ -184,6 +185,8 @@ class Line:
 
     def _take(self) -> Job | None:
         """The next job; None when the line is closed."""
+        if not self._jobs:
+            return_freed_memory()  # pictures and requests come and go in megabytes, which fray the allocator's memory
         with self._changed:
             self._changed.wait_for(lambda: self._jobs or self._closed)
             if self._closed:
