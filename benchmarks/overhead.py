@@ -26,6 +26,7 @@ from switchkd.manifest import Manifest
 from switchkd.runtime.bench.machine import machine_facts
 from switchkd.runtime.bench.statistics import noise, ratio
 from switchkd.runtime.engine import Engine
+from switchkd.runtime.pinning import places
 from switchkd.runtime.variants import open_engine, usable_processors
 
 PROMPT_TOKENS = 64
@@ -146,6 +147,9 @@ def onnx_loop(folder: Path, manifest: Manifest, ids: list[int], options: argpars
         settings = onnxruntime.SessionOptions()
         settings.intra_op_num_threads, settings.inter_op_num_threads = threads, 1
         settings.add_session_config_entry("session.force_spinning_stop", "1")
+        if helpers := places(threads)[1:]:
+            entry = ";".join(str(at + 1) for at in helpers)
+            settings.add_session_config_entry("session.intra_op_thread_affinities", entry)
         path = str(folder / manifest.file_of(role))
         return onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
 
@@ -153,7 +157,8 @@ def onnx_loop(folder: Path, manifest: Manifest, ids: list[int], options: argpars
     logits = np.empty((1, 1, decoder.get_outputs()[0].shape[-1]), np.float32)
     room = min(options.context, manifest.context)
     mask, keep, token = np.ones((1, room), np.int64), np.ones((), np.int64), np.zeros((1, 1), np.int64)
-    binding = decoder.io_binding()
+    embedded = np.empty((1, 1, embedding.get_outputs()[0].shape[-1]), np.float32)
+    binding, lookup = decoder.io_binding(), embedding.io_binding()
 
     def bind(function: Any, name: str, array: np.ndarray) -> None:
         function(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
@@ -167,6 +172,8 @@ def onnx_loop(folder: Path, manifest: Manifest, ids: list[int], options: argpars
             bind(binding.bind_output, value.name.replace("past_key_values.", "present."), buffers[-1])
     bind(binding.bind_input, "num_logits_to_keep", keep)
     bind(binding.bind_output, "logits", logits)
+    bind(lookup.bind_input, "input_ids", token)
+    bind(lookup.bind_output, "inputs_embeds", embedded)
 
     def run(tokens: int, held: tuple[Any, ...] = (keep, buffers)) -> tuple[list[int], float]:
         # `held` keeps the bound memory alive.
@@ -182,7 +189,8 @@ def onnx_loop(folder: Path, manifest: Manifest, ids: list[int], options: argpars
             if len(said) == tokens:
                 return said, time.perf_counter() - start
             token[0, 0] = said[-1]
-            embeds = embedding.run(["inputs_embeds"], {"input_ids": token})[0]
+            embedding.run_with_iobinding(lookup)
+            embeds = embedded
 
     return run
 

@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 @click.option("--threads", type=click.IntRange(min=1), help="Processor threads for an export. Default: all.")
 @click.option(
     "--through",
-    type=click.Path(path_type=Path),
     help="A teacher's checkpoint: it answers, looking through each MODEL's vision tower. Tells what the switch has taught.",
 )
 @click.option("--suite", type=click.Choice(["paper"]), help="Run the paper's ten benchmarks in lmms-eval instead.")
@@ -60,7 +59,7 @@ def eval_command(
     batch_size: int,
     max_tokens: int,
     threads: int | None,
-    through: Path | None,
+    through: str | None,
     suite: str | None,
     download: bool,
     limit: int | None,
@@ -97,7 +96,7 @@ def eval_command(
         images = images or recorded_images
     questions = read_questions(file, images or file.parent / "images")
     settings = {"batch_size": batch_size, "max_new_tokens": max_tokens}
-    teacher = None if through is None else _find_model(str(through))
+    teacher = None if through is None else _find_model(through)
     answers, failures = _ask_each(folders, questions, console, settings, threads, teacher)
     if not answers:
         raise click.ClickException("\n".join(failures))

@@ -9,6 +9,7 @@ import importlib.metadata
 import json
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import NAMESPACE_URL, uuid5
 
@@ -123,7 +124,7 @@ class _Parts:
         from cyclonedx.model.component import ComponentType
 
         for each in origin.data:
-            properties = {"file": each.file, "sha256-over": "the file of records, without pictures"}
+            properties = {"file": _without_place(each.file), "sha256-over": "the file of records, without pictures"}
             if each.sha256 is None:
                 properties["sha256"] = "the file is gone"
             yield self._component(
@@ -133,7 +134,7 @@ class _Parts:
     def checkpoints(self, origin: Provenance) -> Iterator[Component]:
         from cyclonedx.model.component import ComponentType
 
-        for name in origin.checkpoints:
+        for name in dict.fromkeys(map(_without_place, origin.checkpoints)):
             properties = {"used": "by the recipe, to start or to learn from"}
             yield self._component(
                 ComponentType.MACHINE_LEARNING_MODEL, f"checkpoint:{name}", name, properties=properties
@@ -239,3 +240,9 @@ def _license_of(distribution: importlib.metadata.Distribution) -> str | None:
         re.sub(r".*:: ", "", each) for each in metadata.get_all("Classifier") or [] if each.startswith("License ::")
     ]
     return " AND ".join(found) or None
+
+
+def _without_place(name: str) -> str:
+    """A folder or file by its own name where it is given by its place on this computer; hub names stay."""
+    placed = Path(name).is_absolute() or name.startswith(("~", "."))
+    return Path(name).name if placed else name

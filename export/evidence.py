@@ -92,10 +92,14 @@ def _of_variant(bench: dict[str, Any], variant: Path, path: Path) -> dict[str, A
     files = entry.get("files") if isinstance(entry, dict) else None
     if not isinstance(files, dict) or files.get("manifest_sha256") != digest:
         raise SkdError(f"{path} measured another {name} than this one (its manifest differs): measure again.")
-    settings = bench.get("settings")
+    if entry.get("error"):
+        raise SkdError(f"{path} has no whole measurement of {name}: {entry['error']}")
     # Names alone: where things lie on the computer that measured is nobody's business on the device.
-    if isinstance(settings, dict) and isinstance(settings.get("data"), str):
-        bench = {**bench, "settings": {**settings, "data": Path(settings["data"]).name}}
+    settings = bench.get("settings")
+    if isinstance(settings, dict):
+        unread = [each.get("id") for each in settings.get("unreadable") or [] if isinstance(each, dict)]
+        kept = settings | {"data": Path(str(settings.get("data", ""))).name, "unreadable": unread}
+        bench = {**bench, "settings": kept}
     return {**bench, "variants": {name: {**entry, "folder": name}}}
 
 

@@ -141,9 +141,10 @@ class OnnxLanguage:
         """Appends one token; logits [V]. It goes on where the prompt was read: pinning each would cost a tiny model 5 %."""
         self._token[...] = token
         self._keep[...] = 1
-        self._grow(1, self._single)
         with one_line(STOPPED):
             self._embedding.run_with_iobinding(self._lookup)
+        self._grow(1, self._single)
+        with one_line(STOPPED):
             self._decoder.run_with_iobinding(self._single)
         return self._logits[0, 0].copy()
 

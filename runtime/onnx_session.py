@@ -16,6 +16,9 @@ from switchkd.runtime.engine import CPU
 from switchkd.runtime.pinning import places
 
 STOPPED = "ONNX Runtime couldn't go on"
+# Execution providers with a memory of their own. What is bound from the computer's memory is copied there once, when it is
+# bound: a cache that grows in place would stay as it was.
+_APART = ("cuda", "tensorrt", "nvtensorrtrtx", "rocm", "migraphx", "dml", "cann", "webgpu", "azure")
 _FATAL = 4  # log level: errors come as exceptions
 
 
@@ -31,9 +34,10 @@ def onnx_runtime() -> ModuleType:
 
 
 def devices() -> dict[str, str]:
-    """What ONNX Runtime can run on here: device → its execution provider's name."""
+    """What exports can run on here: device → its execution provider's name."""
     providers = onnx_runtime().get_available_providers()
-    return {name.removesuffix("ExecutionProvider").lower(): name for name in providers if "Azure" not in name}
+    named = {name.removesuffix("ExecutionProvider").lower(): name for name in providers}
+    return {device: name for device, name in named.items() if device not in _APART}
 
 
 def bind(method: Any, name: str, array: NDArray[Any]) -> None:
@@ -92,6 +96,10 @@ def one_line(what: str) -> Iterator[None]:
 
 def _provider(device: str) -> str:
     known = devices()
+    if device in _APART:
+        raise SkdError(
+            f"ONNX exports don't run on '{device}' yet: their cache lies in the computer's own memory; use cpu."
+        )
     if device not in known:
         raise SkdError(f"ONNX Runtime has no device '{device}' here, only {', '.join(known)}.")
     return known[device]

@@ -9,23 +9,28 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from switchkd.computer import ROOT, read_text
 
 
-def places(threads: int) -> tuple[int, ...]:
-    """A processor for each thread, the caller's first; none where that is the system's to choose: it has processors to
-    spare, only one, or can't be told."""
+def places(threads: int, root: Path = ROOT) -> tuple[int, ...]:
+    """A processor for each thread, the caller's first and the fastest; none where that is the system's to choose: it has
+    processors to spare, only one, or can't be told."""
     allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    # Where large and small cores are mixed, the small ones mostly come first.
+    allowed.sort(key=lambda at: -int(read_text(root / f"sys/devices/system/cpu/cpu{at}/cpu_capacity").strip() or 0))
     return tuple(allowed) if len(allowed) == threads > 1 else ()
 
 
 @contextmanager
 def pinned(places: tuple[int, ...]) -> Iterator[None]:
-    """Keeps the calling thread on the first of `places`, if there are any (5 microseconds)."""
-    if not places:
+    """Keeps the calling thread on the first of `places` (5 microseconds), if there are any and it may still run there."""
+    before = os.sched_getaffinity(0) if places else set()
+    if not before.issuperset(places[:1]) or not places:
         yield
         return
-    before = os.sched_getaffinity(0)
-    with suppress(OSError):  # the processor may have been taken away since
+    with suppress(OSError):  # taken away meanwhile
         os.sched_setaffinity(0, places[:1])
     try:
         yield

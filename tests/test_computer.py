@@ -60,9 +60,10 @@ def test_this_computer():
 def test_freed_memory_goes_back():
     """In a process of its own, whose allocator nothing has told otherwise."""
     program = """
+import os
 from pathlib import Path
 from switchkd.computer import return_freed_memory
-resident = lambda: int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+resident = lambda: int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 blocks = [bytearray(100_000) for _ in range(1000)]
 last = blocks[-1]  # holds the end of the heap, so that nothing goes back by itself
 full = resident()

@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from llava_models import make_checkpoint, picture, question
 
 from switchkd.cli.main import main
+from switchkd.export.bill_of_materials import _without_place
 from switchkd.export.folder import ExportRequest, run_export
 from switchkd.export.provenance import provenance
 from switchkd.files import file_sha256, folder_sha256
@@ -189,14 +190,15 @@ def test_evidence(run):
 
 def test_measurements_belong_to_this_very_variant(run):
     digest = file_sha256(run / "exports" / NAME / FILE_NAME)
-    bench = {"schema": 1, "machine": {"cpu": "x"}, "settings": {"seed": 0, "data": "/home/a/test.json"}, "variants": {
+    bench = {"schema": 1, "machine": {"cpu": "x"}, "settings": {
+        "seed": 0, "data": "/home/a/test.json", "unreadable": [{"id": "7", "error": "no /home/a/7.png"}]}, "variants": {
         NAME: {"files": {"manifest_sha256": digest}, "latency": 1, "folder": "/home/a/x"}, "another": {}}}  # fmt: skip
     automatic = run / "reports" / "bench" / "bench.json"
     automatic.parent.mkdir(parents=True)
     automatic.write_text(json.dumps(bench))
     # Of this variant alone, and no places of the computer that measured.
     entry = bench["variants"][NAME] | {"folder": NAME}
-    settings = {"seed": 0, "data": "test.json"}
+    settings = {"seed": 0, "data": "test.json", "unreadable": ["7"]}
     assert read(ship(), "bench.json") == {**bench, "settings": settings, "variants": {NAME: entry}}
     bench["variants"][NAME]["files"]["manifest_sha256"] = "0" * 64
     automatic.write_text(json.dumps(bench))
@@ -308,3 +310,11 @@ def kill_installs(package: Path, device: Path, key: Path, expected: str, times: 
             assert not any(copy.rglob(".partial-*"))
             shutil.rmtree(copy)
     print(f"\n{times} kills within {seconds:.3f} s: {dict(sorted(counts.items()))}")
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [("/home/a/teacher-7b", "teacher-7b"), ("../b/student", "student"), ("Qwen/Qwen2.5-0.5B", "Qwen/Qwen2.5-0.5B")],
+)
+def test_the_bill_names_no_places(given, shown):
+    assert _without_place(given) == shown

@@ -173,22 +173,24 @@ def test_weights_outside_the_folder_are_not_read(folder, tmp_path, location):
 
 
 def test_devices(folder, exported, monkeypatch):
-    with pytest.raises(SkdError, match="ONNX Runtime has no device 'cuda' here, only cpu"):
+    with pytest.raises(SkdError, match="ONNX Runtime has no device 'xnnpack' here, only cpu"):
+        open_engine(folder, threads=1, device="xnnpack")
+    with pytest.raises(SkdError, match="don't run on 'cuda' yet"):
         open_engine(folder, threads=1, device="cuda")
     with pytest.raises(SkdError, match="only ONNX exports run on 'cuda'"):
         open_engine(exported.with_name("student"), threads=1, device="cuda")
-    providers = ["CUDAExecutionProvider", "AzureExecutionProvider", "CPUExecutionProvider"]
+    providers = [f"{name}ExecutionProvider" for name in ("CUDA", "Xnnpack", "Azure", "CPU")]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
-    assert "--device of ONNX exports: cuda, cpu" in CliRunner().invoke(doctor_command).output
+    assert "--device of ONNX exports: xnnpack, cpu" in CliRunner().invoke(doctor_command).output
 
 
 @pytest.mark.filterwarnings("ignore:Specified provider")
-@pytest.mark.skipif("CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="it may load here")
+@pytest.mark.skipif("XnnpackExecutionProvider" in onnxruntime.get_available_providers(), reason="it may load here")
 def test_a_device_whose_libraries_are_missing(folder, monkeypatch):
     """ONNX Runtime itself would go on with the processor."""
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
-    with pytest.raises(SkdError, match="can't use 'cuda' here: CUDAExecutionProvider doesn't load"):
-        open_engine(folder, threads=1, device="cuda")
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["XnnpackExecutionProvider"])
+    with pytest.raises(SkdError, match="can't use 'xnnpack' here: XnnpackExecutionProvider doesn't load"):
+        open_engine(folder, threads=1, device="xnnpack")
 
 
 def test_missing_onnx_runtime_is_named(folder, monkeypatch):

@@ -35,6 +35,17 @@ def test_the_caller_comes_back_also_from_an_error():
     assert sorted(os.sched_getaffinity(0)) == ALLOWED
 
 
+@several
+def test_a_thread_that_may_run_elsewhere_only_stays_there():
+    os.sched_setaffinity(0, {ALLOWED[-1]})
+    try:
+        with pinned(tuple(ALLOWED)):
+            assert os.sched_getaffinity(0) == {ALLOWED[-1]}
+        assert os.sched_getaffinity(0) == {ALLOWED[-1]}
+    finally:
+        os.sched_setaffinity(0, ALLOWED)
+
+
 def test_no_places_and_processors_that_are_gone_leave_the_caller_where_it_is():
     for where in ((), (100_000,)):
         with pinned(where):
@@ -56,3 +67,12 @@ def test_an_onnx_engine_has_a_thread_on_each_further_processor(tmp_path):
         assert threads().keys() <= before.keys()
         assert engine.answer(question("how many cars ?"), picture(0), max_new_tokens=4) == seen
     assert sorted(os.sched_getaffinity(0)) == ALLOWED
+
+
+@several
+def test_the_caller_gets_the_fastest_processor(tmp_path):
+    for at in ALLOWED:
+        folder = tmp_path / f"sys/devices/system/cpu/cpu{at}"
+        folder.mkdir(parents=True)
+        (folder / "cpu_capacity").write_text("1024\n" if at == ALLOWED[-1] else "414\n")
+    assert places(len(ALLOWED), tmp_path) == (ALLOWED[-1], *ALLOWED[:-1])
