@@ -33,6 +33,9 @@ def ablate_command(
 ) -> None:
     """Compare training methods: every row from every seed with equal steps and data, one teacher for all.
 
+    Rows without the switch take the recipe's stage `kd` in the place of `dft` where it has one: a rate of the tower that suits
+    the switch may not suit them.
+
     Can be interrupted and started again. Writes reports/ablation-SPLIT.json, .md and .png into the run's folder.
     """
     from rich.markdown import Markdown

@@ -23,6 +23,8 @@ from switchkd.training.report import blind_scores, kept_answers
 from switchkd.training.run import Run
 
 SFT, SWITCH = "sft", "dbild-rkl+switch"
+# The stage that distils without the switch, where a recipe has one: rates that suit the switch may not suit the rest.
+WITHOUT_SWITCH = "kd"
 # Table 4's losses without the switch, and table 3's method with it.
 LOSSES = (SFT, *METHODS, SWITCH)
 # Table 5: which of the two stages distils.
@@ -57,9 +59,12 @@ def variant(name: str, recipe: Recipe) -> Variant:
     if method not in METHODS or switch not in ("", "switch"):
         raise RecipeError(f"There is no ablation '{name}'; possible are {', '.join((*LOSSES, *SCHEMES))}.")
     weight = base.lambda_switch if switch else 0.0
+    stages = recipe.student.stages
+    if not switch and WITHOUT_SWITCH in recipe.stages:
+        stages = tuple(WITHOUT_SWITCH if stage == "dft" else stage for stage in stages)
     if switch and not weight:
         raise RecipeError(f"{name} needs distillation.lambda_switch above 0.")
-    return Variant(name, recipe.student.stages, replace(base, method=method, lambda_switch=weight))
+    return Variant(name, stages, replace(base, method=method, lambda_switch=weight))
 
 
 @dataclass(frozen=True)

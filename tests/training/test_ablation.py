@@ -1,6 +1,7 @@
 """Ablations: what differs, what doesn't, and the figures made of it."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
@@ -18,6 +19,12 @@ def test_rows_differ_in_what_they_name():
     assert rows["dbild-rkl"].distillation.lambda_switch == 0 < rows["dbild-rkl+switch"].distillation.lambda_switch
     assert rows["bild-fkl"].distillation.method == "bild-fkl"
     assert rows["dpt-dft"].stages == ("dpt", "dft")
+    # Without the switch the tower learns at SFT's rate, the rest is the same.
+    assert rows["dbild-rkl+switch"].stages == ("pt", "dft") and rows["dbild-rkl"].stages == ("pt", "kd")
+    assert replace(recipe.stages["kd"], distill=False) == recipe.stages["sft"]
+    assert replace(recipe.stages["kd"], learning_rates=recipe.stages["dft"].learning_rates) == recipe.stages["dft"]
+    plain = replace(recipe, stages={name: stage for name, stage in recipe.stages.items() if name != "kd"})
+    assert variant("dbild-rkl", plain).stages == ("pt", "dft")
     with pytest.raises(RecipeError, match="no ablation 'magic'"):
         variant("magic", recipe)
 
