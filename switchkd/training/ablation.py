@@ -61,10 +61,20 @@ def variant(name: str, recipe: Recipe) -> Variant:
     weight = base.lambda_switch if switch else 0.0
     stages = recipe.student.stages
     if not switch and WITHOUT_SWITCH in recipe.stages:
+        _require_equal(recipe, "dft", WITHOUT_SWITCH)
         stages = tuple(WITHOUT_SWITCH if stage == "dft" else stage for stage in stages)
     if switch and not weight:
         raise RecipeError(f"{name} needs distillation.lambda_switch above 0.")
     return Variant(name, stages, replace(base, method=method, lambda_switch=weight))
+
+
+def _require_equal(recipe: Recipe, *names: str) -> None:
+    """Raises RecipeError where stages that are compared differ in steps or data."""
+    for setting in ("data", "steps", "epochs", "batch_size"):
+        values = {name: getattr(recipe.stages[name], setting) for name in names if name in recipe.stages}
+        if len(set(values.values())) > 1:
+            told = " and ".join(f"stages.{name}.{setting}={value}" for name, value in values.items())
+            raise RecipeError(f"An ablation compares equal steps and data, but the recipe has {told}; set both alike.")
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,8 @@ def test_rows_differ_in_what_they_name():
     assert replace(recipe.stages["kd"], learning_rates=recipe.stages["dft"].learning_rates) == recipe.stages["dft"]
     plain = replace(recipe, stages={name: stage for name, stage in recipe.stages.items() if name != "kd"})
     assert variant("dbild-rkl", plain).stages == ("pt", "dft")
+    with pytest.raises(RecipeError, match=r"stages.dft.steps=800 and stages.kd.steps=400; set both alike"):
+        variant("rkl", load_recipe("roadscenes", ("stages.dft.steps=800",)))
     with pytest.raises(RecipeError, match="no ablation 'magic'"):
         variant("magic", recipe)
 
@@ -56,7 +58,10 @@ def test_the_command_is_resumable_and_shares_what_it_can(tmp_path, monkeypatch, 
         "teacher": f"{{checkpoint: {teacher_folder}}}",
         "student.checkpoint": str(student_folder),
         **{f"stages.{name}": "{data: finetune, steps: 2, batch_size: 4}" for name in ("pt", "sft")},
-        "stages.dft": "{data: finetune, steps: 2, batch_size: 4, distill: true, learning_rate: 1.0e-2}",
+        **{
+            f"stages.{name}": "{data: finetune, steps: 2, batch_size: 4, distill: true, learning_rate: 1.0e-2}"
+            for name in ("dft", "kd")
+        },
     }
     flags = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
     command = ["ablate", "--rows", "sft,dbild-rkl,dbild-rkl+switch", "--seeds", "2", "--split", "validation", *flags]
@@ -64,11 +69,9 @@ def test_the_command_is_resumable_and_shares_what_it_can(tmp_path, monkeypatch, 
         result = CliRunner().invoke(main, [*command, "--jobs", str(jobs)])
         assert result.exit_code == 0, (result.output, result.exception)
         stages = sorted(path.parent.name for path in tmp_path.glob("runs/roadscenes/stages/*/stage.json"))
-        assert [sum(name.startswith(f"student-{stage}-") for name in stages) for stage in ("pt", "sft", "dft")] == [
-            2,
-            2,
-            4,
-        ]
+        assert [
+            sum(name.startswith(f"student-{stage}-") for name in stages) for stage in ("pt", "sft", "dft", "kd")
+        ] == [2] * 4
     reports = tmp_path / "runs" / "roadscenes" / "reports"
     summary = json.loads((reports / "ablation-validation.json").read_text())
     assert [len(summary[name]["accuracy"]) for name in ("sft", "dbild-rkl", "dbild-rkl+switch")] == [2, 2, 2]
