@@ -26,7 +26,7 @@ from switchkd.manifest import Manifest
 from switchkd.runtime.bench.machine import machine_facts
 from switchkd.runtime.bench.statistics import noise, ratio
 from switchkd.runtime.engine import Engine
-from switchkd.runtime.pinning import places
+from switchkd.runtime.onnx_session import place_helpers
 from switchkd.runtime.variants import open_engine, usable_processors
 
 PROMPT_TOKENS = 64
@@ -147,9 +147,7 @@ def onnx_loop(folder: Path, manifest: Manifest, ids: list[int], options: argpars
         settings = onnxruntime.SessionOptions()
         settings.intra_op_num_threads, settings.inter_op_num_threads = threads, 1
         settings.add_session_config_entry("session.force_spinning_stop", "1")
-        if helpers := places(threads)[1:]:
-            entry = ";".join(str(at + 1) for at in helpers)
-            settings.add_session_config_entry("session.intra_op_thread_affinities", entry)
+        place_helpers(settings, threads)
         path = str(folder / manifest.file_of(role))
         return onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
 

@@ -190,7 +190,7 @@ def _find_model(name: str) -> Path:
     except SkdError:
         if not has_torch():
             raise
-        from switchkd.models.vlm import resolve_checkpoint
+        from switchkd.models.references import resolve_checkpoint
 
         return resolve_checkpoint(name)
     if not any((folder / file).exists() for file in (FILE_NAME, "config.json")):

@@ -67,8 +67,7 @@ def open_session(path: Path, threads: int, device: str, *, one_shape: bool = Fal
     options.enable_mem_pattern = one_shape
     # Waiting threads spin while a graph runs, and leave the processor to the next graph when it ends.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    if others := places(threads)[1:]:  # the library counts processors from 1
-        options.add_session_config_entry("session.intra_op_thread_affinities", ";".join(str(at + 1) for at in others))
+    place_helpers(options, threads)
     provider = _provider(device)
     providers = [provider] if device == CPU else [provider, "CPUExecutionProvider"]
     with one_line(f"ONNX Runtime can't read {path}"):
@@ -77,6 +76,12 @@ def open_session(path: Path, threads: int, device: str, *, one_shape: bool = Fal
     if provider not in session.get_providers():  # it goes on without one that it can't load
         raise SkdError(f"ONNX Runtime can't use '{device}' here: {provider} doesn't load; are its libraries installed?")
     return session
+
+
+def place_helpers(options: Any, threads: int) -> None:
+    """Gives each thread but the caller's a processor of its own, where `places` has them."""
+    if helpers := places(threads)[1:]:  # the library counts processors from 1
+        options.add_session_config_entry("session.intra_op_thread_affinities", ";".join(str(at + 1) for at in helpers))
 
 
 def run(session: Any, outputs: Sequence[str], inputs: dict[str, NDArray[Any]]) -> list[Any]:

@@ -27,7 +27,7 @@ def places(threads: int, root: Path = ROOT) -> tuple[int, ...]:
 def pinned(places: tuple[int, ...]) -> Iterator[None]:
     """Keeps the calling thread on the first of `places` (5 microseconds), if there are any and it may still run there."""
     before = os.sched_getaffinity(0) if places else set()
-    if not before.issuperset(places[:1]) or not places:
+    if not before.intersection(places[:1]):
         yield
         return
     with suppress(OSError):  # taken away meanwhile

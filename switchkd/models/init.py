@@ -12,6 +12,7 @@ from transformers import AutoConfig, LlavaForConditionalGeneration, LlavaProcess
 
 from switchkd.data.roadscenes import corpus
 from switchkd.errors import CheckpointError
+from switchkd.models.references import resolve_checkpoint
 from switchkd.models.shapes import load_shape, shape_names, shrink_shape
 from switchkd.models.tokenizer import save_tokenizer, train_tokenizer
 from switchkd.models.vlm import (
@@ -20,7 +21,6 @@ from switchkd.models.vlm import (
     load_language,
     load_tokenizer,
     load_vision,
-    resolve_checkpoint,
 )
 
 _SENTENCES, _ROWS = 2000, 512

@@ -12,7 +12,7 @@ from switchkd.data.answers import answer_all, plain_scores, read_answers, read_s
 from switchkd.data.questions import read_questions
 from switchkd.errors import SkdError
 from switchkd.files import file_sha256, folder_sha256, write_text
-from switchkd.models.vlm import resolve_checkpoint
+from switchkd.models.references import resolve_checkpoint
 from switchkd.runs import data_folder, latest_run, recorded_recipe
 from switchkd.scoring import Score, normalise
 from switchkd.training.evaluate import Answerer

@@ -21,6 +21,7 @@ from switchkd.data.roadscenes import corpus, write_roadscenes
 from switchkd.errors import RecipeError, SkdError
 from switchkd.files import file_sha256, folder_sha256, point_to, replacing_folder, write_text
 from switchkd.models.environment import quiet
+from switchkd.models.references import resolve_checkpoint
 from switchkd.models.tokenizer import save_tokenizer, train_tokenizer
 from switchkd.models.vlm import (
     assemble,
@@ -29,7 +30,6 @@ from switchkd.models.vlm import (
     load_tokenizer,
     load_vision,
     load_vlm,
-    resolve_checkpoint,
     save_part,
     save_vlm,
 )

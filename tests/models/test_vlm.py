@@ -10,6 +10,7 @@ from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, Qwen2ForCausalLM, SiglipVisionModel
 
 from switchkd.errors import CheckpointError
+from switchkd.models.references import resolve_checkpoint
 from switchkd.models.shapes import load_shape
 from switchkd.models.tokenizer import IMAGE_PAD, save_tokenizer, train_tokenizer
 from switchkd.models.vlm import (
@@ -19,7 +20,6 @@ from switchkd.models.vlm import (
     load_vision,
     load_vlm,
     portable_state_dict,
-    resolve_checkpoint,
     save_part,
 )
 

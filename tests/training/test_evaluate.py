@@ -11,8 +11,8 @@ from llava_models import make_checkpoint, picture, question
 from switchkd.cli.evaluate import eval_command
 from switchkd.data.questions import Question
 from switchkd.errors import CheckpointError, CompatibilityError, SkdError
+from switchkd.models.references import resolve_checkpoint
 from switchkd.models.switch import answer_logits, vision_features
-from switchkd.models.vlm import resolve_checkpoint
 from switchkd.training.evaluate import Answerer
 
 
