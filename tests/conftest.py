@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 
 import pytest
-from llava_models import make_model
+from support.llava_models import make_model
 
 
 @pytest.fixture(scope="session")

@@ -251,7 +251,7 @@ def test_load_reads_all_three_places(tmp_path):
 
 
 def test_a_processor_saved_by_transformers_is_read(tmp_path):
-    from tokenizers_helper import write_prompt_files
+    from support.tokenizers import write_prompt_files
     from transformers import AutoTokenizer, LlavaProcessor
 
     write_prompt_files(tmp_path)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers_helper import small_prompt, small_tokenizer, write_prompt_files
+from support.tokenizers import small_prompt, small_tokenizer, write_prompt_files
 
 from switchkd.chat_template import chatml_template
 from switchkd.errors import CheckpointError, DataError

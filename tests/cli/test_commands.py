@@ -8,8 +8,8 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner
-from llava_models import make_model
 from PIL import Image
+from support.llava_models import make_model
 
 from switchkd.cli.main import main
 from switchkd.models.vlm import load_vlm

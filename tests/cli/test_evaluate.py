@@ -6,7 +6,7 @@ import sys
 
 import pytest
 from click.testing import CliRunner
-from llava_models import make_checkpoint, picture
+from support.llava_models import make_checkpoint, picture
 
 from switchkd.cli.main import main
 from switchkd.data.questions import read_questions

@@ -7,7 +7,7 @@ from importlib import resources
 
 import pytest
 from click.testing import CliRunner
-from llava_models import make_checkpoint
+from support.llava_models import make_checkpoint
 
 from switchkd.cli.main import main
 from switchkd.export.folder import ExportRequest, run_export

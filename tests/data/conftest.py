@@ -14,8 +14,8 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from llava_files import IMAGE_TOKENS
-from tokenizers_helper import small_prompt
+from support.llava_files import IMAGE_TOKENS
+from support.tokenizers import small_prompt
 
 from switchkd.data.index import Source
 

@@ -8,7 +8,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from llava_files import IMAGE_TOKENS, car, turns
+from support.llava_files import IMAGE_TOKENS, car, turns
 from torch.utils.data import DataLoader
 
 from switchkd.data.index import build_index

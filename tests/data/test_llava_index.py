@@ -8,8 +8,8 @@ import os
 
 import numpy as np
 import pytest
-from llava_files import IMAGE_TOKENS, car, turns
-from tokenizers_helper import small_prompt
+from support.llava_files import IMAGE_TOKENS, car, turns
+from support.tokenizers import small_prompt
 
 from switchkd.data import index as index_module
 from switchkd.data.index import build_index

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from llava_files import car, turns
+from support.llava_files import car, turns
 
 from switchkd.data.questions import Question, read_questions
 from switchkd.errors import DataError

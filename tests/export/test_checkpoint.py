@@ -5,8 +5,8 @@ import shutil
 
 import numpy as np
 import pytest
-from llava_models import make_checkpoint
 from safetensors.numpy import load_file, save_file
+from support.llava_models import make_checkpoint
 
 from switchkd.errors import CheckpointError
 from switchkd.export.checkpoint import Checkpoint, plain_name

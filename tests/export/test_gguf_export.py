@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gguf import GGUFReader
-from llava_models import make_checkpoint, picture, question
+from support.llava_models import make_checkpoint, picture, question
 
 from switchkd.errors import CheckpointError, MissingDependencyError, SkdError
 from switchkd.export import gguf_exporter

@@ -10,7 +10,7 @@ import onnx
 import onnx_ir
 import pytest
 from click.testing import CliRunner
-from llava_models import make_checkpoint, picture, question
+from support.llava_models import make_checkpoint, picture, question
 
 from switchkd.cli.export import export_command
 from switchkd.errors import MissingDependencyError, SkdError

@@ -12,7 +12,7 @@ import onnx
 import onnx_ir
 import onnxruntime
 import pytest
-from llava_models import make_checkpoint, picture, question
+from support.llava_models import make_checkpoint, picture, question
 
 from switchkd.errors import CheckpointError, MissingDependencyError, SkdError
 from switchkd.export import onnx_exporter, onnx_graph

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from gguf import GGUFReader
-from llava_models import make_checkpoint, picture, question
+from support.llava_models import make_checkpoint, picture, question
 
 from switchkd.export.checkpoint import Checkpoint
 from switchkd.export.exporter import Build

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from llava_models import picture, question
+from support.llava_models import picture, question
 
 from switchkd.manifest import Manifest
 from switchkd.runtime.variants import open_engine

@@ -10,11 +10,11 @@ import tarfile
 from collections import Counter
 from pathlib import Path
 
-import packages
 import pytest
 import yaml
 from click.testing import CliRunner
-from llava_models import make_checkpoint, picture, question
+from support import packages
+from support.llava_models import make_checkpoint, picture, question
 
 from switchkd.cli.main import main
 from switchkd.export.bill_of_materials import _without_place

@@ -4,11 +4,10 @@ from typing import Any
 
 import pytest
 import torch
+from support.literal import literal_alignment
 
 from switchkd.errors import RecipeError
 from switchkd.losses import METHODS, alignment, forward_kl, reverse_kl
-
-from .literal import literal_alignment
 
 
 def logits(seed: int, positions: int = 4, size: int = 30) -> torch.Tensor:

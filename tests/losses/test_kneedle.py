@@ -4,12 +4,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.literal import literal_knee
 
 from switchkd.errors import RecipeError, SkdError
 from switchkd.losses import KneeScope, knee
 from switchkd.losses.kneedle import leaders
-
-from .literal import literal_knee
 
 
 def rows_like_a_language_model(rows: int, size: int, seed: int) -> torch.Tensor:

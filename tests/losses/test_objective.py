@@ -5,11 +5,10 @@ from typing import Any
 
 import pytest
 import torch
+from support.literal import literal_objective
 
 from switchkd.errors import RecipeError
 from switchkd.losses import METHODS, Objective
-
-from .literal import literal_objective
 
 
 @dataclass(frozen=True)

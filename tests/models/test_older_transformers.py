@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from llava_models import make_model
 from PIL import Image
 from safetensors.torch import save_file
+from support.llava_models import make_model
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 # Run by both versions; prints nothing where all is equal to what the newer one stored.

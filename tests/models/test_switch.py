@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from llava_models import make_model
+from support.llava_models import make_model
 
 from switchkd.data.index import Source, build_index
 from switchkd.data.llava import Collator, LlavaDataset

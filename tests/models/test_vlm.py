@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 import torch
-from llava_models import make_model
 from safetensors import safe_open
+from support.llava_models import make_model
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, Qwen2ForCausalLM, SiglipVisionModel
 
 from switchkd.errors import CheckpointError

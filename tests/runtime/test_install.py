@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import packages
 import pytest
+from support import packages
 
 from switchkd.errors import SkdError
 from switchkd.runtime import exchange, install

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from llava_models import make_checkpoint
 from PIL import Image
+from support.llava_models import make_checkpoint
 
 from switchkd.cli.main import main
 from switchkd.export.folder import ExportRequest, run_export

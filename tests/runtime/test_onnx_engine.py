@@ -10,7 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 from click.testing import CliRunner
-from llava_models import make_checkpoint, picture, question
+from support.llava_models import make_checkpoint, picture, question
 
 from switchkd.cli.chat import chat_command
 from switchkd.cli.doctor import doctor_command

@@ -6,12 +6,12 @@ import tarfile
 import tracemalloc
 from pathlib import Path
 
-import packages
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import packages
 
 from switchkd.errors import SkdError
 from switchkd.export.signing import load_signer, make_key, sign

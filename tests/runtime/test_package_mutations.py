@@ -4,8 +4,8 @@ import io
 import random
 import tarfile
 
-import packages
 import pytest
+from support import packages
 
 from switchkd.runtime.package import BLOCK, END, padding
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from llava_models import make_checkpoint, picture, question
+from support.llava_models import make_checkpoint, picture, question
 
 from switchkd.cli.export import export_command
 from switchkd.runtime.pinning import pinned, places

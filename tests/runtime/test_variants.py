@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from llava_models import make_checkpoint, picture
+from support.llava_models import make_checkpoint, picture
 
 from switchkd.errors import CheckpointError, MissingDependencyError, SkdError
 from switchkd.export.folder import ExportRequest, run_export

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from finished import finish_run
-from llava_models import make_checkpoint, picture, question
 from PIL import Image
+from support.finished import finish_run
+from support.llava_models import make_checkpoint, picture, question
 from transformers import LlavaForConditionalGeneration
 
 from switchkd.cli.main import main

@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from llava_models import make_model
+from support.llava_models import make_model
 
 from switchkd.errors import CompatibilityError
 from switchkd.models.vlm import load_vlm

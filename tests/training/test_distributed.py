@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from helpers import QUIET, losses, stage_job, train
+from support.training import QUIET, losses, stage_job, train
 
 from switchkd.errors import SkdError
 from switchkd.training.launch import run_distributed

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from llava_models import make_checkpoint, picture, question
+from support.llava_models import make_checkpoint, picture, question
 
 from switchkd.cli.evaluate import eval_command
 from switchkd.data.questions import Question

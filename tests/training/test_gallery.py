@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from finished import finish_run
 from PIL import Image
+from support.finished import finish_run
 
 from switchkd.data.questions import Question, question_text
 from switchkd.data.showcase import choose

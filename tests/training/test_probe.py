@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from finished import finish_run
+from support.finished import finish_run
 
 from switchkd.cli.main import main
 from switchkd.errors import DataError

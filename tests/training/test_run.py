@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from helpers import QUIET
+from support.training import QUIET
 
 from switchkd.training.recipe import Recipe
 from switchkd.training.run import Run

@@ -4,9 +4,9 @@ import json
 
 import pytest
 import torch
-from helpers import QUIET, losses, stage_job, train
-from losses.literal import literal_dbild
 from safetensors.torch import load_file
+from support.literal import literal_dbild
+from support.training import QUIET, losses, stage_job, train
 from torch.nn.functional import cross_entropy
 
 from switchkd.errors import DataError, SkdError

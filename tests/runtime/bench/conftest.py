@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from llava_models import make_checkpoint, picture
+from support.llava_models import make_checkpoint, picture
 
 from switchkd.export.folder import ExportRequest, run_export
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from llava_models import make_checkpoint
-from serving import Gate, Served, running
+from support.llava_models import make_checkpoint
+from support.serving import Gate, Served, running
 
 from switchkd.runtime.engine import Engine
 from switchkd.runtime.variants import open_engine

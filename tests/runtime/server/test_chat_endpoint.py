@@ -5,8 +5,8 @@ import urllib.request
 
 import openai
 import pytest
-from llava_models import picture, question
-from serving import about, data_url
+from support.llava_models import picture, question
+from support.serving import about, data_url
 
 
 def expected(engine, messages, image=None, tokens=12):

@@ -8,7 +8,7 @@ import sys
 import openai
 import pytest
 from click.testing import CliRunner
-from serving import PATIENCE, about, data_url
+from support.serving import PATIENCE, about, data_url
 
 from switchkd.cli.main import main
 from switchkd.errors import SkdError

@@ -6,7 +6,19 @@ import socket
 
 import openai
 import pytest
-from serving import HEAD, HELLO, PATIENCE, about, data_url, in_background, post, raw, refused, running, wait_in_line
+from support.serving import (
+    HEAD,
+    HELLO,
+    PATIENCE,
+    about,
+    data_url,
+    in_background,
+    post,
+    raw,
+    refused,
+    running,
+    wait_in_line,
+)
 
 from switchkd.runtime.server import serve
 from switchkd.runtime.server.picture import PICTURE_FORMATS

@@ -10,7 +10,7 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from serving import HEAD, HELLO, PATIENCE, about, data_url, post, raw, refused, running
+from support.serving import HEAD, HELLO, PATIENCE, about, data_url, post, raw, refused, running
 
 from switchkd.runtime.server import serve
 

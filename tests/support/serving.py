@@ -14,8 +14,8 @@ from typing import Any
 
 import openai
 import pytest
-from llava_models import picture
 
+from support.llava_models import picture
 from switchkd.runtime.engine import Engine
 from switchkd.runtime.server.app import ChatApp
 from switchkd.runtime.server.limits import Limits
