@@ -122,7 +122,8 @@ def bench_command(
     out: Path | None,
     **options: Any,
 ) -> None:
-    """Measure each VARIANT: an export folder, a name among the newest run's exports, or a checkpoint.
+    """Measure each VARIANT: an export folder, a name among the newest run's exports, or a checkpoint (a folder, or its
+    name on the hub).
 
     Bare, it measures all exports of the newest run, with the PyTorch student as reference. Each variant runs in a process
     of its own; they take turns, in random order. Speed by phase, memory, energy where the machine counts it, and quality

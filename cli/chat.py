@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 def chat_command(
     variant: str, image: Path | None, prompt: str | None, threads: int | None, device: str, max_tokens: int
 ) -> None:
-    """Ask VARIANT: an export folder, the name of one of the newest run's exports, or a checkpoint.
+    """Ask VARIANT: an export folder, the name of one of the newest run's exports, or a checkpoint (a folder, or its name
+    on the hub).
 
     The answer appears as it is generated.
     """

@@ -179,20 +179,11 @@ def _find_models(names: tuple[str, ...]) -> dict[str, Path]:
 
 
 def _find_model(name: str) -> Path:
-    """A folder, one of the newest run's exports, or a checkpoint on the model hub."""
     from switchkd.errors import SkdError
     from switchkd.manifest import FILE_NAME
-    from switchkd.runtime.bench.lineup import has_torch
     from switchkd.runtime.variants import find_variant
 
-    try:
-        folder = find_variant(name)
-    except SkdError:
-        if not has_torch():
-            raise
-        from switchkd.models.references import resolve_checkpoint
-
-        return resolve_checkpoint(name)
+    folder = find_variant(name)
     if not any((folder / file).exists() for file in (FILE_NAME, "config.json")):
         raise SkdError(f"{folder} is neither an export (no {FILE_NAME}) nor a checkpoint (no config.json).")
     return folder

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command("export")
-@click.argument("checkpoint", required=False, type=click.Path(path_type=Path))
+@click.argument("checkpoint", required=False)
 @click.option(
     "--format",
     type=click.Choice(["gguf", "onnx", "hybrid"]),
@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 @click.option("--threads", type=click.IntRange(min=1), help="Processor threads. Default: all.")
 @click.option("--force", is_flag=True, help="Replace an existing export folder.")
 def export_command(
-    checkpoint: Path | None,
+    checkpoint: str | None,
     format: str,
     quant: str,
     vision_quant: str | None,
@@ -74,7 +74,7 @@ def export_command(
     threads: int | None,
     force: bool,
 ) -> None:
-    """Turn CHECKPOINT into a complete, quantized, verified folder.
+    """Turn CHECKPOINT (a folder, or a model's name on the hub) into a complete, quantized, verified folder.
 
     Bare, it takes the newest run's student. Before anything is kept, the export is compared with the checkpoint stage by
     stage; one that differs is not written.
@@ -83,14 +83,15 @@ def export_command(
 
     from switchkd.export.folder import ExportRequest, run_export
     from switchkd.export.probes import calibration_probes, held_out_probes
+    from switchkd.models.references import model_name, resolve_checkpoint
 
     console = Console()
     run = _run_of(checkpoint, run_name)
-    checkpoint = checkpoint or _student(run)
-    out = out or (run or Path()) / "exports" / f"{_name(checkpoint)}-{format}-{quant}"
+    source = resolve_checkpoint(checkpoint) if checkpoint else _student(run)
+    out = out or (run or Path()) / "exports" / f"{model_name(source)}-{format}-{quant}"
     data, data_images = (data, images) if data or run is None else _test_split(run)
     request = ExportRequest(
-        checkpoint=checkpoint,
+        checkpoint=source,
         out=out,
         format=format,
         quant=quant,
@@ -105,7 +106,7 @@ def export_command(
     _show(console, out, manifest)
 
 
-def _run_of(checkpoint: Path | None, run_name: str | None) -> Path | None:
+def _run_of(checkpoint: str | None, run_name: str | None) -> Path | None:
     """The run that a checkpoint lies in; the named or newest one where no checkpoint is given."""
     from switchkd.runs import RUNS, latest_run, run_folder
 
@@ -113,13 +114,8 @@ def _run_of(checkpoint: Path | None, run_name: str | None) -> Path | None:
         return run_folder(run_name)
     if checkpoint is None:
         return latest_run()
-    in_a_run = checkpoint.parts[:1] == RUNS.parts and len(checkpoint.parts) > 2
-    return Path(*checkpoint.parts[:2]) if in_a_run else None
-
-
-def _name(checkpoint: Path) -> str:
-    """The folder's name as it was given, `student` rather than what that links to."""
-    return checkpoint.name or checkpoint.resolve().name
+    parts = Path(checkpoint).parts
+    return Path(*parts[:2]) if parts[:1] == RUNS.parts and len(parts) > 2 else None
 
 
 def _student(run: Path | None) -> Path:

@@ -80,7 +80,8 @@ def serve_command(
     max_picture_mb: float,
     max_megapixels: float,
 ) -> None:
-    """Answer chat requests with VARIANT: an export folder, the name of one of the newest run's exports, or a checkpoint.
+    """Answer chat requests with VARIANT: an export folder, the name of one of the newest run's exports, or a checkpoint (a
+    folder, or its name on the hub).
 
     The address speaks the chat part of OpenAI's API, pictures included, and answers one request at a time. Ctrl-C or
     SIGTERM ends it after the requests that have arrived.

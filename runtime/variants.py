@@ -8,6 +8,7 @@ from pathlib import Path
 from switchkd.computer import usable_processors
 from switchkd.errors import SkdError
 from switchkd.manifest import FILE_NAME, Manifest
+from switchkd.models.references import is_reference, resolve_checkpoint
 from switchkd.preprocess import Preprocess
 from switchkd.prompt import ChatPrompt
 from switchkd.runs import RUNS
@@ -17,14 +18,16 @@ _EXPORTS = RUNS / "latest" / "exports"
 
 
 def find_variant(name: str | Path) -> Path:
-    """The folder of a variant: a path, or a name among the newest run's exports.
+    """The folder of a variant: a path, a name among the newest run's exports, or a checkpoint's `asset:NAME` or name on the hub.
 
     Raises:
-        SkdError: there is neither.
+        SkdError: there is none of these.
     """
     for folder in (Path(name).expanduser(), _EXPORTS / name):
         if folder.is_dir():
             return folder
+    if is_reference(name):
+        return resolve_checkpoint(name)
     known = sorted(path.name for path in _EXPORTS.glob("*") if (path / FILE_NAME).exists())
     there = f"the newest run has {', '.join(known)}" if known else f"{_EXPORTS} has none; make one with `skd export`"
     raise SkdError(f"There is no variant {name}: give a folder or a name; {there}.")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from switchkd.errors import SkdError
 from switchkd.manifest import FILE_NAME
+from switchkd.models.references import model_name
 from switchkd.runtime.engine import CPU
 from switchkd.runtime.variants import find_variant
 
@@ -83,5 +84,5 @@ def name_all(folders: Sequence[Path]) -> dict[str, Path]:
     for folder in folders:
         first.setdefault(folder.resolve(), folder)
     unique = list(first.values())
-    short = [folder.resolve().name if folder.name in ("", "..") else folder.name for folder in unique]
+    short = [model_name(folder) for folder in unique]
     return {name if short.count(name) == 1 else str(folder): folder for name, folder in zip(short, unique, strict=True)}

@@ -2,10 +2,32 @@
 
 from __future__ import annotations
 
+import importlib.util
+import re
 from importlib import resources
 from pathlib import Path
 
 from switchkd.errors import CheckpointError
+
+_ON_HUB = re.compile(r"(?P<owner>[A-Za-z0-9][\w.-]*)/[\w.-]+")
+
+
+def is_reference(name: str | Path) -> bool:
+    """Whether a name that is no folder's can mean a part of this package or a model on the hub.
+
+    A path into a folder that is there (`runs/nothing`) isn't asked for on the hub, nor is anything without huggingface_hub.
+    """
+    if str(name).startswith("asset:"):
+        return True
+    match = _ON_HUB.fullmatch(str(name))
+    return bool(match and not Path(match["owner"]).exists() and importlib.util.find_spec("huggingface_hub"))
+
+
+def model_name(folder: Path) -> str:
+    """A model's own name, where its folder is called otherwise: a link, or the hub's `models--OWNER--NAME/snapshots/HASH`."""
+    if folder.parent.name == "snapshots":
+        return folder.parents[1].name.rpartition("--")[2]
+    return folder.resolve().name if folder.name in ("", "..") else folder.name
 
 
 def resolve_checkpoint(name: str | Path) -> Path:
@@ -20,7 +42,7 @@ def resolve_checkpoint(name: str | Path) -> Path:
     path = Path(name).expanduser()
     if path.is_dir():
         return path
-    if path.exists() or path.is_absolute() or str(name).startswith(".") or str(name).count("/") != 1:
+    if not is_reference(name):
         raise CheckpointError(f"There is no model folder {name}; give a folder, or the name of a model on the hub.")
     from huggingface_hub import snapshot_download
 

@@ -198,7 +198,7 @@ def test_init_from_checkpoints_keeps_their_weights(tmp_path):
     ("arguments", "message"),
     [
         (("eval",), "There is no run yet"),
-        (("eval", "nowhere"), "no model folder"),
+        (("eval", "nowhere"), "no variant nowhere"),
         (("eval", "."), "config.json"),
         (("distill", "--recipe", "none"), "There is no recipe 'none'"),
         (("distill", "--set", "seed=x"), "'seed' has to be a whole number"),

@@ -10,7 +10,6 @@ from support.llava_models import make_model
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, Qwen2ForCausalLM, SiglipVisionModel
 
 from switchkd.errors import CheckpointError
-from switchkd.models.references import resolve_checkpoint
 from switchkd.models.shapes import load_shape
 from switchkd.models.tokenizer import IMAGE_PAD, save_tokenizer, train_tokenizer
 from switchkd.models.vlm import (
@@ -137,11 +136,6 @@ def test_damaged_weights_are_refused_in_one_line(tmp_path, student_folder, damag
     with pytest.raises(CheckpointError) as error:
         load_vlm(folder)
     assert "\n" not in str(error.value) and str(folder) in str(error.value)
-
-
-def test_names_that_are_no_folder(tmp_path):
-    with pytest.raises(CheckpointError, match="There is no model folder"):
-        resolve_checkpoint(tmp_path / "nothing")
 
 
 def test_unsupported_parts_are_named(tokenizer):

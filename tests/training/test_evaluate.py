@@ -10,8 +10,7 @@ from support.llava_models import make_checkpoint, picture, question
 
 from switchkd.cli.evaluate import eval_command
 from switchkd.data.questions import Question
-from switchkd.errors import CheckpointError, CompatibilityError, SkdError
-from switchkd.models.references import resolve_checkpoint
+from switchkd.errors import CompatibilityError, SkdError
 from switchkd.models.switch import answer_logits, vision_features
 from switchkd.training.evaluate import Answerer
 
@@ -87,9 +86,3 @@ def test_an_export_has_no_tower_to_look_through(models, asked, tmp_path):
         assert isinstance(result.exception, SkdError) and "takes a teacher's and students' checkpoints" in str(
             result.exception
         )
-
-
-def test_shipped_parts_have_names():
-    assert (resolve_checkpoint("asset:teacher") / "model.safetensors").exists()
-    with pytest.raises(CheckpointError, match=r"no shipped part 'teach'.* only language-large, .*teacher"):
-        resolve_checkpoint("asset:teach")
