@@ -153,12 +153,12 @@ def summarise(
     summary: dict[str, Any] = {}
     for name in names:
         of_row = [results[name, seed] for seed in seeds]
-        mean, half = mean_interval([result.accuracy for result in of_row])
+        accuracy = [result.accuracy for result in of_row]
+        spread = _spread(accuracy, "mean")
         summary[name] = {
-            "accuracy": [result.accuracy for result in of_row],
-            "mean": mean,
-            "interval_half_width": half,
-            "gap_closed": (mean - base) / (teacher - base) if teacher != base else None,
+            "accuracy": accuracy,
+            **spread,
+            "gap_closed": (spread["mean"] - base) / (teacher - base) if teacher != base else None,
             "against_first": _paired(first, of_row),
         }
     if SWITCH in names and "dbild-rkl" in names:
@@ -173,12 +173,20 @@ def summarise(
     }
 
 
-def _paired(first: list[Result], second: list[Result]) -> dict[str, float | int]:
-    """McNemar's test over the questions of all seeds, each seed paired with itself."""
+def _spread(of_seeds: list[float], name: str) -> dict[str, Any]:
+    """Mean and the half width of its 95 % interval over seeds, which takes two of them at least."""
+    mean, half = mean_interval(of_seeds)
+    return {name: mean, "interval_half_width": half if len(of_seeds) > 1 else None}
+
+
+def _paired(first: list[Result], second: list[Result]) -> dict[str, float | int | None]:
+    """The difference, each seed paired with itself: its interval over seeds, and McNemar's test over the questions of all.
+
+    The interval tells whether another seed would do as well, the test only that these students differ on these questions.
+    """
     pairs = [pair(one.right, two.right) for one, two in zip(first, second, strict=True)]
     total = Paired(*(sum(getattr(p, name) for p in pairs) for name in ("only_first", "only_second", "total")))
-    return {
-        "difference": total.difference,
+    return _spread([each.difference for each in pairs], "difference") | {
         "only_first": total.only_first,
         "only_second": total.only_second,
         "p_value": total.p_value,
@@ -190,7 +198,7 @@ def markdown_table(summary: dict[str, Any]) -> str:
     rows = [name for name, entry in summary.items() if isinstance(entry, dict)]
     count = len(summary["seeds"])
     lines = [
-        f"| method | accuracy, % ({count} seeds) | mean ± 95 % | gap closed | against {rows[0]}: points, p |",
+        f"| method | accuracy, % ({count} seeds) | mean ± 95 % | gap closed | against {rows[0]}: points ± 95 %, McNemar's p |",
         "|---|---|---:|---:|---|",
     ]
     for name in rows:
@@ -198,13 +206,18 @@ def markdown_table(summary: dict[str, Any]) -> str:
         each = ", ".join(f"{100 * accuracy:.1f}" for accuracy in entry["accuracy"])
         gap = "" if entry["gap_closed"] is None else f"{100 * entry['gap_closed']:.0f} %"
         test = entry["against_first"]
-        against = "" if name == rows[0] else f"{100 * test['difference']:+.1f}, p = {test['p_value']:.2g}"
-        mean = f"{100 * entry['mean']:.1f} ± {100 * entry['interval_half_width']:.1f}"
+        against = "" if name == rows[0] else f"{_with_interval(test, 'difference', '+.1f')}, p = {test['p_value']:.2g}"
+        mean = _with_interval(entry, "mean", ".1f")
         lines.append(f"| {name} | {each} | {mean} | {gap} | {against} |")
     lines.append(f"| teacher | | {100 * summary['teacher']:.1f} | 100 % | |")
     if summary["blind"] is not None:
         lines.append(f"| blind | | {100 * summary['blind']:.1f} | | |")
     return "\n".join(lines) + "\n"
+
+
+def _with_interval(entry: dict[str, Any], name: str, style: str) -> str:
+    half = entry["interval_half_width"]
+    return f"{100 * entry[name]:{style}}" + ("" if half is None else f" ± {100 * half:.1f}")
 
 
 def draw_ablation(summary: dict[str, Any], path: Path) -> None:
@@ -216,7 +229,7 @@ def draw_ablation(summary: dict[str, Any], path: Path) -> None:
     axes = figure.add_subplot()
     for position, name in enumerate(rows):
         entry = summary[name]
-        mean, half = 100 * entry["mean"], 100 * entry["interval_half_width"]
+        mean, half = 100 * entry["mean"], 100 * (entry["interval_half_width"] or 0)
         axes.errorbar(mean, position, xerr=half, fmt="o", capsize=3, color="C0")
         axes.scatter(
             [100 * accuracy for accuracy in entry["accuracy"]], [position] * len(entry["accuracy"]), s=12, color="0.4"

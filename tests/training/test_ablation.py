@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from switchkd.cli.main import main
 from switchkd.errors import RecipeError
-from switchkd.training.ablation import LOSSES, SCHEMES, Result, markdown_table, summarise, variant
+from switchkd.training.ablation import LOSSES, SCHEMES, Result, draw_ablation, markdown_table, summarise, variant
 from switchkd.training.recipe_reader import load_recipe
 
 
@@ -46,8 +46,21 @@ def test_the_figures_are_worked_by_hand():
     assert row["gap_closed"] == pytest.approx((0.75 - 0.5) / (1 - 0.5))
     assert (row["against_first"]["only_first"], row["against_first"]["only_second"]) == (1, 3)
     assert row["against_first"]["difference"] == pytest.approx(2 / 8)
+    # Both seeds gain a quarter, so no spread over seeds; the rows themselves spread by 0.5 (t of one degree: 12.706).
+    assert row["against_first"]["interval_half_width"] == pytest.approx(0)
+    assert row["interval_half_width"] == pytest.approx(12.7062 * 0.25, rel=1e-4)
     table = markdown_table(summary)
-    assert "| dbild-rkl | 50.0, 100.0 | 75.0" in table and "| 50 % | +25.0" in table and "| blind | | 30.0" in table
+    assert "| dbild-rkl | 50.0, 100.0 | 75.0 ± 317.7 | 50 % | +25.0 ± 0.0, p = 0.62 |" in table
+    assert "| blind | | 30.0" in table
+
+
+def test_one_seed_has_no_interval(tmp_path):
+    results = {("sft", 0): Result("sft", 0, 0.5, (True, False)), ("rkl", 0): Result("rkl", 0, 1.0, (True, True))}
+    summary = summarise(("sft", "rkl"), (0,), results, 1.0, None, "test")
+    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+    assert "| rkl | 100.0 | 100.0 | 100 % | +50.0, p = 1 |" in markdown_table(summary)
+    draw_ablation(summary, tmp_path / "ablation.png")
+    assert (tmp_path / "ablation.png").stat().st_size > 5000
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
