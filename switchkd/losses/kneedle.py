@@ -8,7 +8,7 @@ from torch import Tensor
 
 from switchkd.errors import RecipeError, SkdError
 
-# Histogram resolution, and a bound on the rounding error of a bucket's edge as a part of the row's range.
+# Most buckets of the histogram, and a bound on the rounding error of a bucket's edge as a part of the row's range.
 _BUCKETS = 4096
 _SLACK = 1e-5
 # Logits worked on at a time: what fits the caches of a CPU, what fills an accelerator.
@@ -147,15 +147,16 @@ def _up_to_knee(logits: Tensor, low: Tensor, high: Tensor, at_least: int) -> Ten
     the best lower bound can't hold the knee, so everything after the last hopeful bucket is left out.
     """
     size = logits.shape[1]
+    buckets = min(size, _BUCKETS)  # more than logits would cost and tell nothing
     span = (high - low).where(high > low, 1)[:, None]
     # Rounding is monotonic: buckets are ordered as the logits are, so ranks at bucket borders are exact.
-    bucket = (high[:, None] - logits).div_(span).mul_(_BUCKETS).long().clamp_(max=_BUCKETS - 1)  # [A, N]
+    bucket = (high[:, None] - logits).div_(span).mul_(buckets).long().clamp_(max=buckets - 1)  # [A, N]
     one = torch.ones(1, 1, dtype=torch.int32, device=logits.device)
-    count = one.new_zeros(len(logits), _BUCKETS).scatter_add_(1, bucket, one.expand_as(bucket))
+    count = one.new_zeros(len(logits), buckets).scatter_add_(1, bucket, one.expand_as(bucket))
     last = count.cumsum(1)  # [A, B], as all below
-    edge = torch.arange(_BUCKETS, device=logits.device)
-    bound = (edge / _BUCKETS - (last - count + 1) / size).masked_fill_(count == 0, -torch.inf)
-    hopeful = bound + 1 / _BUCKETS + _SLACK >= bound.amax(1, keepdim=True)
+    edge = torch.arange(buckets, device=logits.device)
+    bound = (edge / buckets - (last - count + 1) / size).masked_fill_(count == 0, -torch.inf)
+    hopeful = bound + 1 / buckets + _SLACK >= bound.amax(1, keepdim=True)
     cut = torch.maximum((edge * hopeful).amax(1), (last < at_least).sum(1))
     return bucket <= cut[:, None]
 
