@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from switchkd.losses.kneedle import widened
+from switchkd.losses.rowwise import rowwise
 
 
 def forward_kl(teacher_logits: Tensor, student_logits: Tensor, *, temperature: float) -> Tensor:
@@ -16,19 +17,24 @@ def forward_kl(teacher_logits: Tensor, student_logits: Tensor, *, temperature: f
     Returns:
         [A] float32, or float64 if an argument is.
     """
-    log_teacher, log_student = _log_probabilities(teacher_logits, student_logits, temperature)
-    return _kl(log_teacher, log_student)
+
+    def formula(student: Tensor, teacher: Tensor) -> Tensor:
+        return _kl(_log_probabilities(teacher, temperature), _log_probabilities(student, temperature))
+
+    return rowwise(formula, student_logits, teacher_logits)
 
 
 def reverse_kl(teacher_logits: Tensor, student_logits: Tensor, *, temperature: float) -> Tensor:
     """KL(p_S ‖ p_T) of each position: expectation under the student. Arguments and result as in `forward_kl`."""
-    log_teacher, log_student = _log_probabilities(teacher_logits, student_logits, temperature)
-    return _kl(log_student, log_teacher)
+
+    def formula(student: Tensor, teacher: Tensor) -> Tensor:
+        return _kl(_log_probabilities(student, temperature), _log_probabilities(teacher, temperature))
+
+    return rowwise(formula, student_logits, teacher_logits)
 
 
-def _log_probabilities(teacher_logits: Tensor, student_logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    teacher, student = widened(teacher_logits.detach()), widened(student_logits)
-    return (teacher / temperature).log_softmax(1), (student / temperature).log_softmax(1)
+def _log_probabilities(logits: Tensor, temperature: float) -> Tensor:
+    return (widened(logits) / temperature).log_softmax(1)
 
 
 def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:

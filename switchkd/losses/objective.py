@@ -9,6 +9,7 @@ from torch.nn.functional import cross_entropy
 from switchkd.errors import RecipeError
 from switchkd.losses.alignment import alignment
 from switchkd.losses.kneedle import widened
+from switchkd.losses.rowwise import rowwise
 
 
 class Options(Protocol):
@@ -95,10 +96,7 @@ class Objective:
             ValueError: Switch logits without their teacher or rows, or of another number.
         """
         options = self._options
-        scaled = widened(student_logits)
-        if options.ce_temperature != 1:
-            scaled = scaled / options.ce_temperature
-        ce = total = cross_entropy(scaled, targets, reduction="sum")
+        ce = total = rowwise(self._cross_entropy, student_logits, targets).sum()
         align = vsd = ce.new_zeros(())
         k_teacher = k_student = None
         if switch_logits is not None:
@@ -111,6 +109,12 @@ class Objective:
             vsd = self._align(teacher_logits[switch_rows], switch_logits).loss.sum()
             total = total + options.lambda_switch * vsd
         return Terms(total, ce, align, vsd, k_teacher, k_student)
+
+    def _cross_entropy(self, logits: Tensor, targets: Tensor) -> Tensor:
+        scaled = widened(logits)
+        if self._options.ce_temperature != 1:
+            scaled = scaled / self._options.ce_temperature
+        return cross_entropy(scaled, targets, reduction="none")  # [A]
 
 
 def check_switch(switch_logits: Tensor, teacher_logits: Tensor | None, switch_rows: Tensor | None) -> None:
