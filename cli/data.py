@@ -75,10 +75,10 @@ def check_command(
     Ends with an error where more records than --max-bad are unusable.
     """
     from rich.console import Console
-    from rich.progress import Progress
 
     from switchkd.cli.tables import data_table
-    from switchkd.data.index import Source, build_index
+    from switchkd.data.checking import check_data
+    from switchkd.data.index import Source
     from switchkd.data.report import make_report
     from switchkd.models.layout import image_tokens, read_layout
     from switchkd.prompt import ChatPrompt
@@ -94,11 +94,7 @@ def check_command(
         max_length=max_length,
         verify="full" if verify == "full" else "header",
     )
-    with Progress(console=console, transient=True) as bar:
-        task = bar.add_task("checking")
-        index = build_index(
-            source, workers=workers, progress=lambda done, total: bar.update(task, completed=done, total=total)
-        )
+    index = check_data(source, console, workers=workers)
     report = make_report(file, index)
     console.print(data_table(str(file), report))
     report.check(max_bad)

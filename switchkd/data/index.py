@@ -33,6 +33,7 @@ Progress = Callable[[int, int], None]  # (bytes of the file done, bytes of the f
 
 _FORMAT = 1  # raise it when the checks or the arrays change, so that older caches are made anew
 _CHUNK = 256  # records a task
+_SPOT_CHECKS = 256  # pictures of a stored index that are looked at again
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,8 @@ def build_index(
         source: the file and how to read it.
         workers: processes that check records; 0 does it in this one.
         cache: folder for finished indices. One is reused as long as the file, the tokenizer, the template and the
-            options are the same; pictures that were missing or torn are looked at again each time.
+            options are the same, and a few hundred of its pictures are as they were; those that were missing or torn are
+            looked at again each time.
         progress: called after each chunk of records.
 
     Raises:
@@ -111,7 +113,7 @@ def build_index(
     source.prompt.require_answer_marks()
     path = None if cache is None else cache / f"{source.file.stem}-{_key(source)}.npz"
     index = None if path is None else _load(path)
-    if index is None:
+    if index is None or not _pictures_still_there(source, index):
         places = scan_records(source.file)
         index = _check_all(source, iter(lambda: list(islice(places, _CHUNK)), []), workers, progress)
     else:
@@ -209,6 +211,17 @@ def _check_in_processes(source: Source, chunks: Iterator[list[tuple[int, int]]],
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _pictures_still_there(source: Source, index: Index) -> bool:
+    """Whether some of the pictures that were fine are so still: a folder that isn't mounted this time would otherwise be
+    noticed a picture at a time while training."""
+    fine = np.flatnonzero((index.reason == Reason.USABLE) & index.has_image)
+    chosen = fine[np.linspace(0, len(fine) - 1, min(len(fine), _SPOT_CHECKS), dtype=np.int64)]
+    if not len(chosen):
+        return True
+    places = list(zip(index.offset[chosen].tolist(), index.size[chosen].tolist(), strict=True))
+    return bool((_Checker(source).check(places).reason == Reason.USABLE).all())
 
 
 def _check_pictures_again(source: Source, index: Index, workers: int, progress: Progress | None) -> tuple[Index, bool]:

@@ -191,7 +191,8 @@ def test_one_percent_may_be_bad(make_source, bad, good, passes):
 class TestCache:
     @pytest.fixture
     def checks(self, monkeypatch):
-        """Counts the records that are really checked."""
+        """Counts the records that are really checked, without a look at some pictures of a stored index."""
+        monkeypatch.setattr(index_module, "_SPOT_CHECKS", 0)
         counted: list[int] = []
         check = index_module._Checker._check_one
 
@@ -251,6 +252,15 @@ class TestCache:
         checks.clear()
         build_index(source, cache=tmp_path / "cache")
         assert len(checks) == 1  # the change was stored
+
+    def test_is_made_anew_when_pictures_went_away(self, make_source, tmp_path, images):
+        """A folder that isn't mounted this time is noticed before the training, not a picture at a time in it."""
+        source = make_source([car()] * 600)
+        assert (build_index(source, cache=tmp_path / "cache").reason == Reason.USABLE).all()
+        (images / "car.png").rename(images / "away.png")
+        assert (build_index(source, cache=tmp_path / "cache").reason == Reason.NO_PICTURE).all()
+        (images / "away.png").rename(images / "car.png")
+        assert (build_index(source, cache=tmp_path / "cache").reason == Reason.USABLE).all()
 
     def test_is_made_anew_when_torn(self, make_source, tmp_path, checks):
         source = make_source([car()])
