@@ -20,6 +20,7 @@ from switchkd.models.vlm import (
     load_vlm,
     portable_state_dict,
     save_part,
+    save_vlm,
 )
 
 SENTENCES = ["is there a red car ?", "the truck is blue", "no"] * 20
@@ -143,3 +144,11 @@ def test_unsupported_parts_are_named(tokenizer):
         assemble(config("siglip-so400m-patch14-384"), AutoConfig.for_model("gpt2"), tokenizer)
     with pytest.raises(CheckpointError, match="Feature layer 9"):
         assemble(config("siglip-so400m-patch14-384"), config("qwen2.5-0.5b"), tokenizer, feature_layer=9)
+
+
+def test_the_config_tells_the_weights_precision(tmp_path, student_folder):
+    """Training in bfloat16 leaves the config that was loaded; who follows it would take twice the memory."""
+    save_vlm(load_vlm(student_folder).to(torch.bfloat16), tmp_path / "half", student_folder)
+    written = json.loads((tmp_path / "half" / "config.json").read_text())
+    assert written["dtype"] == written["torch_dtype"] == written["text_config"]["dtype"] == "bfloat16"
+    assert AutoModelForImageTextToText.from_pretrained(tmp_path / "half").dtype == torch.bfloat16
