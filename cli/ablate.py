@@ -43,6 +43,10 @@ def ablate_command(
     from switchkd.files import write_text
     from switchkd.training.ablation import LOSSES, SCHEMES, draw_ablation, markdown_table, run_ablation
 
+    if nproc and jobs > 1:
+        raise click.UsageError(
+            "--nproc spreads one student over processes, --jobs trains several at once: give one of them."
+        )
     run = open_run(recipe, overrides, run_name, nproc, resume)
     names = {"losses": LOSSES, "schemes": SCHEMES}.get(rows) or tuple(name.strip() for name in rows.split(","))
     first_seed = run.recipe.seed

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import multiprocessing
 import os
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,12 @@ from switchkd.computer import usable_processors
 from switchkd.data.answers import read_right, read_scores
 from switchkd.errors import RecipeError
 from switchkd.files import write_text
+from switchkd.losses.objective import Objective
 from switchkd.scoring import Paired, mean_interval, pair
 from switchkd.training.recipe import METHODS, Distillation, Recipe
 from switchkd.training.report import blind_scores, kept_answers
 from switchkd.training.run import Run
+from switchkd.training.stages import Interrupted
 
 SFT, SWITCH = "sft", "dbild-rkl+switch"
 # The stage that distils without the switch, where a recipe has one: rates that suit the switch may not suit the rest.
@@ -65,7 +68,9 @@ def variant(name: str, recipe: Recipe) -> Variant:
         stages = tuple(WITHOUT_SWITCH if stage == "dft" else stage for stage in stages)
     if switch and not weight:
         raise RecipeError(f"{name} needs distillation.lambda_switch above 0.")
-    return Variant(name, stages, replace(base, method=method, lambda_switch=weight))
+    # A knee's settings mean nothing to the other losses, which refuse them.
+    knee = {} if method.startswith("dbild") else {"knee_top": None, "k_min": None, "k_max": None}
+    return Variant(name, stages, replace(base, method=method, lambda_switch=weight, **knee))
 
 
 def _require_equal(recipe: Recipe, *names: str) -> None:
@@ -99,6 +104,8 @@ def run_ablation(run: Run, names: tuple[str, ...], seeds: tuple[int, ...], *, sp
         What reports/ablation-SPLIT.json holds: {row: {"accuracy": [per seed], "gap_closed": mean, ...}, "teacher", "blind"}.
     """
     rows = [variant(name, run.recipe) for name in names]
+    for row in rows:
+        Objective(row.distillation)  # what a row's loss can't use is told now, not hours later
     teacher = kept_answers(run, run.teacher(), split, "teacher")
     run.data_set(run.recipe.stages[rows[0].stages[-1]].data)
     tasks = [(row, seed) for seed in seeds for row in rows]
@@ -115,22 +122,47 @@ def _work(run: Run, tasks: list[tuple[Variant, int]], split: str, jobs: int) -> 
             run.console.print(f"{row.name} from seed {seed} is done")
         return
     # The stage that rows share is trained once, before they start side by side.
-    for stages, distillation, seed in {(row.stages[:1], row.distillation, seed) for row, seed in tasks}:
+    first = {(row.stages[:1], row.distillation, seed): None for row, seed in tasks if len(row.stages) > 1}
+    for stages, distillation, seed in first:
         run.student_variant(stages, distillation=distillation, seed=seed)
+    for done, result in enumerate(_side_by_side(run, tasks, split, jobs), 1):
+        run.console.print(f"{done}/{len(tasks)}  {result.name} from seed {result.seed}: {100 * result.accuracy:.1f} %")
+        yield result
+
+
+def _side_by_side(run: Run, tasks: list[tuple[Variant, int]], split: str, jobs: int) -> Iterator[Result]:
+    """Results as they come. Only as many tasks are handed out as run at once: what waits in a pool can't be called back."""
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_processors() // jobs)))
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
-        futures = {
-            pool.submit(_in_process, run.folder, run.recipe, row, seed, split): (row, seed) for row, seed in tasks
-        }
-        for done, future in enumerate(as_completed(futures), 1):
-            row, seed = futures[future]
-            result = future.result()
-            run.console.print(f"{done}/{len(tasks)}  {row.name} from seed {seed}: {100 * result.accuracy:.1f} %")
-            yield result
+        waiting = iter(tasks)
+
+        def start(count: int) -> set[Future[Result]]:
+            return {
+                pool.submit(_in_process, run.folder, run.recipe, run.restart, *task, split)
+                for task in itertools.islice(waiting, count)
+            }
+
+        running = start(jobs)
+        try:
+            while running:
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    result = future.result()
+                    running |= start(1)
+                    yield result
+        except BaseException as error:
+            # A signal may have come to this process alone; those that train save a checkpoint and end.
+            for process in multiprocessing.active_children():
+                process.terminate()
+            if isinstance(error, KeyboardInterrupt):
+                raise Interrupted(
+                    "Stopped; each student in training kept a checkpoint. The same command goes on from there."
+                ) from error
+            raise
 
 
-def _in_process(folder: Path, recipe: Recipe, row: Variant, seed: int, split: str) -> Result:
-    return _train_and_ask(Run(folder, recipe, Console(quiet=True)), row, seed, split)
+def _in_process(folder: Path, recipe: Recipe, restart: bool, row: Variant, seed: int, split: str) -> Result:
+    return _train_and_ask(Run(folder, recipe, Console(quiet=True), restart=restart), row, seed, split)
 
 
 def _train_and_ask(run: Run, row: Variant, seed: int, split: str) -> Result:

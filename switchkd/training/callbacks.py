@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from pathlib import Path
@@ -91,15 +92,24 @@ class ProgressBar(TrainerCallback):
             )
 
 
+class LastLog(TrainerCallback):
+    """Logs after the last step too, where that is no multiple of `log_every`."""
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.global_step >= state.max_steps:
+            control.should_log = True
+
+
 class StopOnSignal(TrainerCallback):
     """Ctrl-C and SIGTERM finish the step, save a checkpoint and end the training; a second Ctrl-C ends it at once.
 
     Args:
         request: a file that asks for the same when it appears; signals don't reach processes behind a launcher in order.
+        launcher: the process id of that launcher; where it is gone, nobody is left to ask.
     """
 
-    def __init__(self, request: Path) -> None:
-        self._request = request
+    def __init__(self, request: Path, launcher: int | None = None) -> None:
+        self._request, self._launcher = request, launcher
         self.received: signal.Signals | None = None
         self._before: dict[signal.Signals, Any] = {}
 
@@ -114,17 +124,28 @@ class StopOnSignal(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self._anyone_stopped(args):
             self.received = self.received or signal.SIGTERM
-            control.should_save = True
-            control.should_training_stop = True
+            # What was counted since the last log is lost otherwise.
+            control.should_save = control.should_log = control.should_training_stop = True
 
     def _anyone_stopped(self, args: TrainingArguments) -> bool:
-        asked = self.received is not None or self._request.exists()
+        asked = self.received is not None or self._request.exists() or self._launcher_is_gone()
         if args.world_size == 1:
             return asked
         # The processes hear of it at different moments; all have to stop after the same step.
         flag = torch.tensor(float(asked), device=args.device)
         torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
         return bool(flag.item())
+
+    def _launcher_is_gone(self) -> bool:
+        if self._launcher is None:
+            return False
+        try:
+            os.kill(self._launcher, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            pass
+        return False
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         for number, handler in self._before.items():

@@ -65,9 +65,9 @@ def _check_vision(theirs: dict[str, Any], ours: dict[str, Any]) -> None:
 
 
 def towers_equal(teacher: nn.Module, student: nn.Module) -> bool:
-    """Whether two vision towers hold the same weights: then the visual-switch term starts at zero."""
+    """Whether two vision towers hold the same weights, in the teacher's precision: then the visual-switch term starts at zero."""
     ours, theirs = student.state_dict(), teacher.state_dict()
     return ours.keys() == theirs.keys() and all(
-        ours[name].shape == tensor.shape and torch.equal(ours[name].float().cpu(), tensor.float().cpu())
+        ours[name].shape == tensor.shape and torch.equal(ours[name].to(tensor.dtype).cpu(), tensor.cpu())
         for name, tensor in theirs.items()
     )

@@ -91,7 +91,7 @@ class Data:
     """Where the samples come from."""
 
     source: str = setting("roadscenes", choices=("roadscenes", "files"), help="The built-in task, or files of yours.")
-    folder: str = setting("", help="Where relative paths start; empty is the run's own data folder.")
+    folder: str = setting("", help="Where the paths of `files` start; empty is the current directory.")
     sets: Mapping[str, DataSet] = setting(factory=dict, help="Named sets that stages refer to.")
     validation: str = setting("val.json", help="Questions for choosing settings.")
     test: str = setting("test.json", help="Questions for the final figures.")

@@ -57,7 +57,14 @@ def read_recipe_values(name: str) -> dict[str, Any]:
         raise RecipeError(f"Recipe {name} is not valid YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(values, dict):
         raise RecipeError(f"Recipe {name} is not a mapping of settings.")
-    return values
+    return _unshared(values)
+
+
+def _unshared(value: Any) -> Any:
+    """A copy in which no two places are one object: YAML's aliases are, and an override of one stage would change others."""
+    if isinstance(value, dict):
+        return {key: _unshared(inner) for key, inner in value.items()}
+    return [_unshared(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _parse_scalar(text: str, override: str) -> Any:

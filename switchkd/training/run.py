@@ -64,7 +64,7 @@ class Run:
 
     def __init__(self, folder: Path, recipe: Recipe, console: Console, *, processes: int = 0, restart: bool = False):
         self.folder, self.recipe, self.console = folder, recipe, console
-        self._processes, self._restart = processes, restart
+        self._processes, self.restart = processes, restart
         self._made: dict[str, Path] = {}
         quiet()
         try:
@@ -267,7 +267,7 @@ class Run:
         try:
             # Two processes that write the same checkpoints would spoil both.
             with FileLock(folder.with_name(f"{folder.name}.lock"), timeout=0):
-                if self._restart:
+                if self.restart:
                     shutil.rmtree(folder, ignore_errors=True)
                 return run_distributed(job, self.console) if self._processes else run_stage(job, self.console)
         except Timeout as error:

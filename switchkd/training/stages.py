@@ -19,7 +19,8 @@ from transformers.trainer_callback import PrinterCallback
 
 import switchkd
 from switchkd.computer import usable_processors
-from switchkd.data.index import Source, build_index
+from switchkd.data.checking import check_data
+from switchkd.data.index import Source
 from switchkd.data.llava import Collator, LlavaDataset
 from switchkd.data.report import Report, make_report
 from switchkd.errors import SkdError
@@ -31,7 +32,7 @@ from switchkd.models.switch import Switch, SwitchStudent, as_student
 from switchkd.models.vlm import load_vlm, save_vlm
 from switchkd.preprocess import Preprocess
 from switchkd.prompt import ChatPrompt
-from switchkd.training.callbacks import ProgressBar, StopOnSignal
+from switchkd.training.callbacks import LastLog, ProgressBar, StopOnSignal
 from switchkd.training.compatibility import check_compatibility, towers_equal
 from switchkd.training.recipe import Data, Distillation, Stage
 from switchkd.training.settings import build, to_plain
@@ -42,7 +43,7 @@ JOB = "job.json"
 # Appears in a stage's folder to ask its processes to stop.
 STOP_REQUEST = "stop"
 # Processes that look through a data file before training.
-_CHECKERS = min(8, usable_processors())
+CHECKERS = min(8, usable_processors())
 
 
 class Interrupted(SkdError):
@@ -89,8 +90,11 @@ class StageJob:
         return cls(**plain)
 
 
-def run_stage(job: StageJob, console: Console) -> Path:
+def run_stage(job: StageJob, console: Console, launcher: int | None = None) -> Path:
     """Trains, or goes on training from the newest whole checkpoint, and returns the model folder.
+
+    Args:
+        launcher: process id of what started this process as one of several.
 
     Raises:
         Interrupted: a signal came; a checkpoint lies in the stage's folder.
@@ -102,12 +106,13 @@ def run_stage(job: StageJob, console: Console) -> Path:
     started = time.monotonic()
     stage = job.stage
     prompt = ChatPrompt.load(job.student)
-    dataset, report = open_data(job, prompt)
+    # Of several processes none checks anything: they read what their launcher stored.
+    dataset, report = open_data(job, prompt, console, workers=CHECKERS if job.processes == 1 else 0)
     if not stage.trainable:
         raise SkdError(f"Stage '{job.title}' trains no part: name some in stages.….trainable.")
     student = as_student(load_vlm(job.student))
     freeze_parts(student, stage.trainable)
-    stop = StopOnSignal(job.folder / STOP_REQUEST)
+    stop = StopOnSignal(job.folder / STOP_REQUEST, launcher)
     trainer = SwitchTrainer(
         student,
         Objective(job.distillation),
@@ -117,10 +122,11 @@ def run_stage(job: StageJob, console: Console) -> Path:
         switch=_switch(job, student, prompt, console),
         # The switch teaches the tower alone; where that is frozen, its pass is spared.
         lambda_switch=job.distillation.lambda_switch if "vision" in stage.trainable else 0.0,
+        max_bad=job.data.max_bad,
         args=_arguments(job),
         train_dataset=dataset,
         data_collator=Collator(prompt.token_id("pad_token") or 0),
-        callbacks=[stop, ProgressBar(job.title, console)],
+        callbacks=[stop, LastLog(), ProgressBar(job.title, console)],
     )
     _set_reporters(trainer, job)
     checkpoint = newest_checkpoint(job.folder / "checkpoints")
@@ -133,10 +139,12 @@ def run_stage(job: StageJob, console: Console) -> Path:
             f"Stopped by {stop.received.name} after step {trainer.state.global_step} of {trainer.state.max_steps}; "
             "the same command goes on from there."
         )
-    return _finish(job, trainer, report, time.monotonic() - started)
+    return _finish(job, trainer, report, time.monotonic() - started, console)
 
 
-def open_data(job: StageJob, prompt: ChatPrompt) -> tuple[LlavaDataset, Report]:
+def open_data(
+    job: StageJob, prompt: ChatPrompt, console: Console, workers: int = CHECKERS
+) -> tuple[LlavaDataset, Report]:
     """The stage's checked samples; stops where too many records are unusable."""
     source = Source(
         job.data_file,
@@ -146,8 +154,7 @@ def open_data(job: StageJob, prompt: ChatPrompt) -> tuple[LlavaDataset, Report]:
         max_length=job.data.max_length,
         verify="full" if job.data.verify == "full" else "header",
     )
-    # One process checks, the others read what it stored.
-    index = build_index(source, workers=_CHECKERS if job.processes == 1 else 0, cache=job.cache)
+    index = check_data(source, console, workers=workers, cache=job.cache)
     report = make_report(job.data_file, index)
     report.check(job.data.max_bad)
     return LlavaDataset(source, index, Preprocess.load(job.student)), report
@@ -181,7 +188,7 @@ def _arguments(job: StageJob) -> TrainingArguments:
             f"Stage '{job.title}': a batch of {stage.batch_size} can't be split over {job.processes} processes in micro "
             f"batches of {micro}; choose numbers that divide it."
         )
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(job.folder / "checkpoints"),
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=share // micro,
@@ -214,6 +221,10 @@ def _arguments(job: StageJob) -> TrainingArguments:
         deepspeed=job.deepspeed,
         ddp_find_unused_parameters=False,
     )
+    # Several GPUs take several processes (--nproc). transformers would spread this one over all that it sees.
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1
+    return arguments
 
 
 def _set_reporters(trainer: SwitchTrainer, job: StageJob) -> None:
@@ -247,10 +258,14 @@ def _check_distribution(trainer: SwitchTrainer, job: StageJob) -> None:
             raise SkdError(f"Stage '{job.title}' was to use DeepSpeed ZeRO and used {inner}.")
 
 
-def _finish(job: StageJob, trainer: SwitchTrainer, report: Report, seconds: float) -> Path:
+def _finish(job: StageJob, trainer: SwitchTrainer, report: Report, seconds: float, console: Console) -> Path:
     target = job.folder / "model"
     trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
+        if trainer.unusable:
+            console.print(
+                f"[yellow]warning[/]: {job.title} left {trainer.unusable} samples out: their pictures couldn't be read any more"
+            )
         save_vlm(trainer.accelerator.unwrap_model(trainer.model), target, job.student)
         record = {
             "title": job.title,

@@ -7,12 +7,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_model, save_model
 from torch import Tensor
 from transformers import Trainer, TrainerCallback
 
 from switchkd.data.sampler import LengthGroupedSampler
+from switchkd.errors import DataError
 from switchkd.losses.objective import Objective, Terms
 from switchkd.models.switch import Switch, SwitchStudent, answer_positions
 from switchkd.models.vlm import part_modules
@@ -22,6 +24,7 @@ from switchkd.training.recipe import Stage
 COMPLETE = "complete"
 _WEIGHTS = "model.safetensors"
 TERM_NAMES = ("ce", "align", "vsd")
+UNUSABLE = "unusable"  # in a log's entry: samples since the entry before whose pictures couldn't be read
 
 
 def freeze_parts(student: SwitchStudent, trainable: Iterable[str]) -> None:
@@ -59,7 +62,8 @@ class SamplerEpoch(TrainerCallback):
 class SwitchTrainer(Trainer):
     """Trains a student on L = L_CE + λ1·Align + λ2·VSD (paper, equation 1).
 
-    Without a switch it is plain supervised training: the same loop, data and logging.
+    Without a switch it is plain supervised training: the same loop, data and logging. Raises DataError when more than
+    `max_bad` of a stage's samples had pictures that couldn't be read while training.
     """
 
     def __init__(
@@ -72,6 +76,7 @@ class SwitchTrainer(Trainer):
         lengths: Any,
         switch: Switch | None = None,
         lambda_switch: float = 0.0,
+        max_bad: float = 1.0,
         **kwargs: Any,
     ):
         super().__init__(model=student, **kwargs)
@@ -80,14 +85,16 @@ class SwitchTrainer(Trainer):
         self.stage, self.rows, self.lengths = stage, rows, lengths
         self.switch = None if switch is None else switch.to(self.args.device)
         self.lambda_switch = lambda_switch
-        student.always_look = self.accelerator.num_processes > 1
+        # Texts alone give a projector or a tower no gradient: data-parallel training would wait for it, and where nothing
+        # else is trained there would be no graph at all.
+        student.always_look = self.accelerator.num_processes > 1 or "language" not in stage.trainable
         # The loss below is the token sum over the whole batch divided by its supervised tokens.
         self.model_accepts_loss_kwargs = True
         self._loss_shifts_labels = True
-        self.unusable = 0
+        self.max_bad = max_bad
         self._sums: dict[str, float] = {}
         self._knees: dict[str, list[Tensor]] = {"k_teacher": [], "k_student": []}
-        self._micro_steps = 0
+        self._logged_step = 0  # that the sums began after
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):  # type: ignore[override]
         """One micro-batch's share of the global mean: the tower runs once, the two pathways share its features."""
@@ -109,28 +116,47 @@ class SwitchTrainer(Trainer):
         return (loss, {}) if return_outputs else loss
 
     def _collect(self, terms: Terms, tokens: Tensor, bad: Tensor | None) -> None:
+        if not self._sums:
+            self._logged_step = self.state.global_step
         for name in TERM_NAMES if self.switch is not None else TERM_NAMES[:1]:
             self._sums[name] = self._sums.get(name, 0.0) + float(getattr(terms, name).detach() / tokens)
         for name, knees in self._knees.items():
             values = getattr(terms, name)
             if values is not None:
                 knees.append(values.detach().float().cpu())
-        self._micro_steps += 1
-        self.unusable += 0 if bad is None else int(bad)
+        self._sums[UNUSABLE] = self._sums.get(UNUSABLE, 0.0) + (0 if bad is None else int(bad))
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Adds the named terms (means per supervised token) and the knees' mean and quantiles to the loss."""
-        if "loss" in logs and self._micro_steps:
-            steps = self._micro_steps / self.current_gradient_accumulation_steps
-            logs |= {name: value / steps for name, value in self._over_processes(self._sums).items()}
+        if "loss" in logs and self._sums:
+            steps = max(1, self.state.global_step - self._logged_step)
+            sums = self._over_processes(self._sums)
+            if unusable := round(sums.pop(UNUSABLE)):
+                logs[UNUSABLE] = unusable
+                self._check_unusable(self.unusable + unusable)
+            logs |= {name: value / steps for name, value in sums.items()}
             for name, knees in self._knees.items():
                 if knees:
                     k = torch.cat(knees)
-                    p10, p90 = torch.quantile(k, torch.tensor([0.1, 0.9])).tolist()
+                    p10, p90 = np.quantile(k.numpy(), [0.1, 0.9]).tolist()  # torch's takes 2^24 values at most
                     logs |= {f"{name}_mean": k.mean().item(), f"{name}_p10": p10, f"{name}_p90": p90}
                 knees.clear()
-            self._sums, self._micro_steps = {}, 0
+            self._sums = {}
         super().log(logs, *args, **kwargs)
+
+    @property
+    def unusable(self) -> int:
+        """Samples so far whose pictures couldn't be read, of all processes; it lies in the log, so a checkpoint keeps it."""
+        return sum(entry.get(UNUSABLE, 0) for entry in self.state.log_history)
+
+    def _check_unusable(self, count: int) -> None:
+        samples = self.state.max_steps * self.stage.batch_size
+        if count > self.max_bad * samples:
+            raise DataError(
+                f"The pictures of {count} samples couldn't be read while training, more than {100 * self.max_bad:g} % of the "
+                f"stage's {samples} (data.max_bad): they were there when the data were checked. Bring them back and go on with "
+                "the same command."
+            )
 
     def _over_processes(self, sums: dict[str, float]) -> dict[str, float]:
         if self.accelerator.num_processes == 1:

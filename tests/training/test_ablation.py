@@ -1,6 +1,11 @@
 """Ablations: what differs, what doesn't, and the figures made of it."""
 
+import contextlib
 import json
+import os
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -8,6 +13,7 @@ from click.testing import CliRunner
 
 from switchkd.cli.main import main
 from switchkd.errors import RecipeError
+from switchkd.losses import Objective
 from switchkd.training.ablation import LOSSES, SCHEMES, Result, draw_ablation, markdown_table, summarise, variant
 from switchkd.training.recipe_reader import load_recipe
 
@@ -23,6 +29,11 @@ def test_rows_differ_in_what_they_name():
     assert rows["dbild-rkl+switch"].stages == ("pt", "dft") and rows["dbild-rkl"].stages == ("pt", "kd")
     assert replace(recipe.stages["kd"], distill=False) == recipe.stages["sft"]
     assert replace(recipe.stages["kd"], learning_rates=recipe.stages["dft"].learning_rates) == recipe.stages["dft"]
+    # Bounds of the knee mean nothing to the losses without one.
+    bounded = load_recipe("roadscenes", ("distillation.knee_top=100",))
+    assert variant("dbild-rkl", bounded).distillation.knee_top == 100
+    for name in LOSSES:
+        Objective(variant(name, bounded).distillation)
     plain = replace(recipe, stages={name: stage for name, stage in recipe.stages.items() if name != "kd"})
     assert variant("dbild-rkl", plain).stages == ("pt", "dft")
     with pytest.raises(RecipeError, match=r"stages.dft.steps=800 and stages.kd.steps=400; set both alike"):
@@ -61,6 +72,40 @@ def test_one_seed_has_no_interval(tmp_path):
     assert "| rkl | 100.0 | 100.0 | 100 % | +50.0, p = 1 |" in markdown_table(summary)
     draw_ablation(summary, tmp_path / "ablation.png")
     assert (tmp_path / "ablation.png").stat().st_size > 5000
+
+
+def test_a_signal_stops_all_of_it_and_the_same_command_goes_on(tmp_path, student_folder, teacher_folder):
+    """The signal reaches the command alone; students in training keep a checkpoint, those that wait aren't begun."""
+    tune = "data: finetune, steps: 5000, batch_size: 4, save_every: 10, learning_rate: 1.0e-3"
+    settings = {
+        "roadscenes": "{size: 56, train: 24, val: 2, test: 2, text: 4}",
+        "teacher": f"{{checkpoint: {teacher_folder}}}",
+        "student": f"{{checkpoint: {student_folder}, stages: [dft], baseline: [sft]}}",
+        "stages": f"{{sft: {{{tune}}}, dft: {{{tune}, distill: true}}}}",
+    }
+    flags = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    command = [sys.executable, "-m", "switchkd.cli", "ablate", "--rows", "sft,rkl,fkl", "--seeds", "2", "--jobs", "2"]
+    running = subprocess.Popen(
+        [*command, *flags],
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    stages = tmp_path / "runs" / "roadscenes" / "stages"
+    while (
+        len({path.parent for path in stages.glob("student-*/checkpoints/checkpoint-*")}) < 2 and running.poll() is None
+    ):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            running.wait(timeout=0.02)
+    running.send_signal(signal.SIGTERM)
+    output, _ = running.communicate(timeout=120)
+    assert running.returncode == 1 and "Traceback" not in output
+    assert output.splitlines()[-1].startswith("Error: Stopped") and "goes on from there" in output
+    begun = list(stages.glob("student-*[!k]"))
+    assert len(begun) == 2 and all(list(folder.glob("checkpoints/checkpoint-*")) for folder in begun)
+    assert not list(stages.glob("student-*/stage.json"))
 
 
 @pytest.mark.parametrize("jobs", [1, 2])

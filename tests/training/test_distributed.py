@@ -2,9 +2,11 @@
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import yaml
 from support.training import QUIET, losses, stage_job, train
 
 from switchkd.errors import SkdError
+from switchkd.training import launch
 from switchkd.training.launch import run_distributed
 
 pytest.importorskip("deepspeed")
@@ -68,12 +71,47 @@ def _without_deepspeed(**arguments):
     return TrainingArguments(**{**arguments, "deepspeed": None})
 
 
-def test_a_failing_worker_is_one_line(tmp_path, student_folder, mixed_data, capfd):
+def test_a_failing_worker_is_one_line(tmp_path, student_folder, mixed_data):
     job = stage_job(tmp_path / "s", student_folder, mixed_data, processes=2, deepspeed=ZERO2, batch_size=3)
-    with pytest.raises(SkdError, match="failed in 2 processes"):
+    with pytest.raises(SkdError, match="can't be split over 2 processes"):
         run_distributed(job, QUIET)
-    assert "can't be split over 2 processes" in capfd.readouterr().err
     assert not (tmp_path / "s" / "model").exists()
+
+
+def test_the_launcher_checks_the_data_before_it_starts_anybody(tmp_path, student_folder, mixed_data, monkeypatch):
+    images = tmp_path / "nothing"
+    images.mkdir()
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("no process is needed for that"))
+    job = stage_job(tmp_path / "s", student_folder, (mixed_data[0], images), processes=2, deepspeed=ZERO2)
+    with pytest.raises(SkdError, match="can't be used"):
+        run_distributed(job, QUIET)
+
+
+def test_an_error_of_any_worker_is_told(tmp_path, student_folder, mixed_data, monkeypatch):
+    """The first to fail leaves its words; those that fail because of it don't write over them."""
+    job = stage_job(tmp_path / "s", student_folder, mixed_data, processes=4, batch_size=3)
+    job.folder.mkdir()
+    monkeypatch.setenv("SKD_LAUNCHER", str(os.getpid()))
+    for rank, data in (("3", "gone.json"), ("0", str(mixed_data[0]))):
+        monkeypatch.setenv("RANK", rank)
+        with pytest.raises(SystemExit):
+            launch.main(replace(job, data_file=Path(data)).save())
+    text = (job.folder / launch.FAILURE_NOTE).read_text()
+    assert "gone.json can't be read" in text and text.endswith("(In process 3 of 4.)")
+
+
+def test_signals_to_the_launcher(tmp_path):
+    """One asks, in a file; the next ends the workers. A terminal that goes away only asks."""
+    request = tmp_path / "stop"
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        with launch._on_signal(request, process):
+            signal.raise_signal(signal.SIGHUP)
+            assert request.exists() and process.poll() is None
+            signal.raise_signal(signal.SIGINT)
+            assert process.wait(timeout=60) == -signal.SIGTERM
+    finally:
+        process.kill()
 
 
 def test_a_stopped_launcher_saves_and_goes_on(tmp_path, student_folder, teacher_folder, mixed_data):

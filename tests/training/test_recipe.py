@@ -45,6 +45,15 @@ def test_overrides_win():
     assert recipe.student.stages == ("dpt", "sft")
 
 
+def test_an_override_changes_one_stage_where_yaml_shares_values():
+    """`kd` takes its rates over from `sft` by a merge key; `teacher-lookup-2` is an alias of `teacher-lookup-1`."""
+    recipe = load_recipe("roadscenes", ["stages.sft.learning_rates.vision=0.5"])
+    assert [recipe.stages[name].learning_rates["vision"] for name in ("sft", "kd")] == [0.5, 1e-4]
+    plain, changed = load_recipe("assets"), load_recipe("assets", ["stages.teacher-lookup-1.steps=7"])
+    assert changed.stages["teacher-lookup-1"].steps == 7
+    assert changed.stages["teacher-lookup-2"] == plain.stages["teacher-lookup-2"]
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
