@@ -87,6 +87,9 @@ class LlamaModel:
         params = llama.llama_model_default_params()
         params.n_gpu_layers = 0
         params.use_extra_bufts = repack and can_rearrange_weights()
+        if params.use_extra_bufts:
+            # Rearranged weights are copies; the mapped file they were read from would stay in memory beside them.
+            params.load_mode = llama.LLAMA_LOAD_MODE_NONE
         self.path = path
         self.pointer = llama.llama_model_load_from_file(str(path).encode(), params)
         if not self.pointer:

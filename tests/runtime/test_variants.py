@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from support.llava_models import make_checkpoint, picture
@@ -10,7 +11,7 @@ from support.llava_models import make_checkpoint, picture
 from switchkd.errors import CheckpointError, MissingDependencyError, SkdError
 from switchkd.export.folder import ExportRequest, run_export
 from switchkd.manifest import FILE_NAME, ManifestError
-from switchkd.runtime import llama_library
+from switchkd.runtime import llama_engine, llama_library
 from switchkd.runtime.variants import find_variant, open_engine
 
 
@@ -50,6 +51,15 @@ def test_a_flipped_byte_is_caught_before_llama_cpp_sees_it(folder, name):
     path.write_bytes(content)
     with pytest.raises(ManifestError, match=f"{name} isn't the file that was exported"):
         open_engine(folder, threads=1)
+
+
+@pytest.mark.parametrize("rearranged", [True, False])
+def test_rearranged_weights_are_in_memory_once(exported, monkeypatch, rearranged):
+    """Copies for this processor's kernels make the mapped file superfluous, which would stay in memory too."""
+    monkeypatch.setattr(llama_engine, "can_rearrange_weights", lambda: rearranged)
+    with open_engine(exported, threads=1):
+        mapped = "language.gguf" in Path("/proc/self/maps").read_text()
+    assert mapped is not rearranged
 
 
 def test_missing_files(folder):
