@@ -94,8 +94,8 @@ PUBLISHED = (
     *(
         Published("raspberry-pi-5", "0.5B", QWEN25_05B, (bits, bits), speed, f"llama.cpp, {name}", CPU, quant, True)
         for name, quant, bits, speed in (
-            ("Q4_K_M", "q4_k_m", 0.398 * 8 / 0.494, 25.77),
-            ("Q5_K_M", "q5_k_m", 0.420 * 8 / 0.494, 23.23),
+            ("Q4_K_M", "q5_0", 0.398 * 8 / 0.494, 25.77),
+            ("Q5_K_M", "q5_0", 0.420 * 8 / 0.494, 23.23),
             ("Q8_0", "q8_0", 0.531 * 8 / 0.494, 19.87),
         )
     ),

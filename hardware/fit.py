@@ -268,10 +268,10 @@ def _costs(phase: Phase, rates: Rates) -> Sequence[tuple[float, Rate | None]]:
 def _kernel(phase: Phase) -> Kernel:
     part = phase.part
     try:
-        return KERNELS[part.format, part.quant]
+        return KERNELS[part.kernel]
     except KeyError as error:
         known = ", ".join(f"{format} {quant}" for format, quant in KERNELS)
-        raise FitError(f"Nothing is known of how fast {part.format} {part.quant} is; known: {known}.") from error
+        raise FitError(f"Nothing is known of how fast {' '.join(part.kernel)} is; known: {known}.") from error
 
 
 def _missing(profile: Profile, rates: Rates, ram_gb: float | None) -> tuple[str, ...]:

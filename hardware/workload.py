@@ -72,6 +72,12 @@ class Part:
     quant: str  # the format's name of the precision
     bytes: int  # read in one pass, as they lie in memory
     resident: int  # kept in memory: also what a pass doesn't read, such as an untied embedding
+    blocks: str = ""  # type of the blocks' matrices, where the precision is a mixture that depends on the shape
+
+    @property
+    def kernel(self) -> tuple[str, str]:
+        """What decides how fast it is computed with: format and type."""
+        return self.format, self.blocks or self.quant
 
 
 @dataclass(frozen=True)

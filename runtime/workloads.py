@@ -84,7 +84,19 @@ def _text(manifest: Manifest, config: dict[str, Any], language: Language) -> Par
         # The file holds the embedding beside the head, and of that one row a token is read.
         read -= min(tensors, tensors * language.head_weights // (language.token_weights + language.head_weights))
     resident = _file_bytes(manifest, "language") + (_file_bytes(manifest, "embedding") if embedding else 0)
-    return Part(_format(manifest.file_of("language"), manifest), manifest.quant, read, resident)
+    return Part(
+        _format(manifest.file_of("language"), manifest), manifest.quant, read, resident, _blocks(manifest, entry)
+    )
+
+
+def _blocks(manifest: Manifest, entry: FileEntry) -> str:
+    """What a mixture of K-quants is made of: rows that can't be cut into K-blocks are stored as older, slower types."""
+    if not manifest.quant.endswith("_k_m"):
+        return ""
+    k_quant = manifest.quant.removesuffix("_m")  # q4_k
+    stored = {name.lower(): count.bytes for name, count in entry.tensor_types.items()}
+    older = sum(size for name, size in stored.items() if name in ("q4_0", "q4_1", "q5_0", "q5_1"))
+    return k_quant if stored.get(k_quant, 0) > older else "q5_0"
 
 
 def _is_tied(config: dict[str, Any]) -> bool:

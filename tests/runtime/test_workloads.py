@@ -9,9 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.llava_models import make_checkpoint
 
 from switchkd.errors import SkdError
+from switchkd.export.folder import ExportRequest, run_export
 from switchkd.files import file_sha256
+from switchkd.hardware.kernels import KERNELS
 from switchkd.hardware.profile import FIELDS
 from switchkd.manifest import FileEntry, ImageTokens, Manifest, ManifestError, Source, TensorCount
 from switchkd.models.shapes import load_shape
@@ -54,6 +57,18 @@ def make_export(
         **known,
     ).save(folder)
     return folder
+
+
+@pytest.mark.parametrize(
+    ("width", "quant", "blocks"),
+    [(256, "q4_k_m", "q4_k"), (256, "q5_k_m", "q5_k"), (96, "q4_k_m", "q5_0"), (96, "q5_k_m", "q5_0"), (96, "q8", "")],
+)
+def test_a_mixtures_speed_is_that_of_what_it_holds(tmp_path, width, quant, blocks):
+    """At 0.5B's width "q4_k_m" is mostly Q5_0, which llama.cpp computes three times as slowly as Q4_K."""
+    checkpoint = make_checkpoint(tmp_path / "student", width=width)
+    run_export(ExportRequest(checkpoint, tmp_path / "out", quant=quant, threads=1))
+    text = read_workload(tmp_path / "out").text
+    assert text.blocks == blocks and text.kernel in KERNELS
 
 
 def test_shapes_and_bytes_come_from_the_folder(tmp_path):
