@@ -49,13 +49,13 @@ class Preprocess:
 
     @classmethod
     def load(cls, folder: Path | str) -> Preprocess:
-        """Reads preprocessor_config.json, or the image_processor part of processor_config.json (transformers 5).
+        """Reads the image_processor part of processor_config.json, else preprocessor_config.json: transformers' order.
 
         Raises:
             CheckpointError: neither is there, one is torn, or it asks for what this class doesn't do.
         """
         folder = Path(folder)
-        for name, part in (("preprocessor_config.json", None), ("processor_config.json", "image_processor")):
+        for name, part in (("processor_config.json", "image_processor"), ("preprocessor_config.json", None)):
             path = folder / name
             try:
                 config = json.loads(path.read_text(encoding="utf-8"))

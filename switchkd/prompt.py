@@ -28,6 +28,7 @@ from switchkd.errors import CheckpointError, DataError
 
 Message = Mapping[str, Any]
 ROLES = ("system", "user", "assistant", "tool")
+_PROBE = "probe"  # a text that templates are tried on
 _MAX_MARKS = 30  # in a row: Unicode's Stream-Safe Text Format (UAX #15), beyond anything that a language writes
 
 
@@ -194,6 +195,28 @@ class ChatPrompt:
             raise CheckpointError(f"The chat template can't render this conversation: {error}") from error
         return read_marks(marked)
 
+    @cached_property
+    def _listing_roles(self) -> frozenset[str]:
+        """Roles whose text the template reads from a list of parts alone. It would go through a plain text letter by letter,
+        find no part among them, and write nothing: llava-hf's templates for Qwen2 do."""
+        return frozenset(
+            role
+            for role in ROLES
+            if not self._writes(role, _PROBE) and self._writes(role, [{"type": "text", "text": _PROBE}])
+        )
+
+    def _writes(self, role: str, content: Any) -> bool:
+        """Whether the template writes a message's text. (A list written as Python would is not its text.)"""
+        before = [{"role": "user", "content": ""}] if role == "assistant" else []
+        names = {**self.special_tokens, "image_token": self.image_token}
+        try:
+            text = self._compiled.render(
+                messages=[*before, {"role": role, "content": content}], add_generation_prompt=False, **names
+            )
+        except Exception:  # what it can't render it doesn't write
+            return False
+        return _PROBE in text and repr(_PROBE) not in text
+
     def _check(self, message: Message) -> dict[str, Any]:
         """The message with its text in NFC and every reserved name in it cut in two."""
         if not isinstance(message, Mapping):
@@ -209,7 +232,7 @@ class ChatPrompt:
         if self._reserved.search("".join(text for text in texts if text is not None)):
             texts = [text and self._initial.sub(rf"\g<0>{CUT}", text) for text in texts]
         # Only these fields pass: others would carry unchecked text into the template.
-        if isinstance(content, str):
+        if isinstance(content, str) and role not in self._listing_roles:
             return {"role": role, "content": texts[0]}
         return {
             "role": role,

@@ -243,6 +243,8 @@ def test_load_reads_all_three_places(tmp_path):
     (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": CLIP}))
     assert Preprocess.load(tmp_path) == expected
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(SIGLIP))
+    assert Preprocess.load(tmp_path) == expected  # as transformers reads them
+    (tmp_path / "processor_config.json").unlink()
     assert Preprocess.load(tmp_path) == Preprocess.from_config(SIGLIP)
     old = {k: v for k, v in CLIP.items() if k not in ("image_processor_type", "rescale_factor")}
     old |= {"feature_extractor_type": "CLIPFeatureExtractor", "size": 51, "crop_size": 40}

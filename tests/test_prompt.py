@@ -201,6 +201,44 @@ def test_a_template_that_loses_the_picture_is_an_error():
         prompt.encode([{"role": "user", "content": [{"type": "image"}]}], image_tokens=4)
 
 
+# As llava-hf's templates for Qwen2 read messages: a plain text has no parts, so it would vanish.
+TEXTS = "{% for part in m['content'] | selectattr('type', 'equalto', 'text') %}{{ part['text'] }}{% endfor %}<|im_end|>"
+LISTING = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' }}"
+    "{% for part in m['content'] | selectattr('type', 'equalto', 'image') %}{{ image_token + '\\n' }}{% endfor %}"
+    "{% if m['role'] == 'assistant' %}{% generation %}"
+    + TEXTS
+    + "{% endgeneration %}{% else %}"
+    + TEXTS
+    + "{% endif %}"
+    "{{ '\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
+
+def test_a_template_that_reads_lists_alone_gets_lists(prompt):
+    """Same text, ids and labels as from the template that reads both."""
+    listing = ChatPrompt(prompt.tokenizer, LISTING, prompt.image_token_id, prompt.special_tokens)
+    turns = [
+        {"role": "system", "content": "Answer briefly."},
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]},
+        {"role": "assistant", "content": "A red car."},
+        {"role": "user", "content": "And now?"},
+        {"role": "assistant", "content": "Three signs."},
+    ]
+    for extra in ({"labels": True}, {"add_generation_prompt": True}):
+        assert listing.encode(turns, image_tokens=4, **extra) == prompt.encode(turns, image_tokens=4, **extra)
+
+
+def test_a_template_that_reads_texts_alone_gets_texts():
+    tokenizer = small_tokenizer()
+    template = "{% for m in messages %}{{ m.role }}: {{ m.content }} {% endfor %}"
+    prompt = ChatPrompt(tokenizer, template, tokenizer.token_to_id("<|image_pad|>"))
+    assert (
+        prompt.render([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}])[0]
+        == "user: Hi assistant: Yes "
+    )
+
+
 @pytest.mark.parametrize(
     ("template", "words"),
     [
