@@ -156,6 +156,10 @@ def _show(console: Console, out: Path, manifest: Manifest) -> None:
     for row in _proof_rows(manifest.parity):
         proof.add_row(*row)
     console.print(proof)
+    if too_long := manifest.parity["too_long"]:
+        console.print(
+            f"[yellow]warning[/]: {too_long} questions were left out: with an answer they are longer than the context"
+        )
     console.print(_speed(out))
 
 

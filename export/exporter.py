@@ -68,7 +68,7 @@ class Exporter(Protocol):
 
     quants: Sequence[str]  # for the language model; the first is the default
     vision_quants: Sequence[str]  # for tower and projector
-    calibrates: bool  # whether `candidates` makes use of calibration data
+    calibrates: Sequence[str]  # precisions for which `candidates` makes use of calibration data
 
     def plan(self, checkpoint: Checkpoint, quant: str, vision_quant: str | None) -> Plan:
         """Resolves the request without writing anything.

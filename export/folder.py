@@ -14,14 +14,14 @@ import switchkd
 from switchkd.errors import SkdError
 from switchkd.export.checkpoint import Checkpoint
 from switchkd.export.exporter import Build, Exporter, Quantization, exporter_for
-from switchkd.export.parity import ParityError, Reference, check_stages, measure_loss, run_reference
+from switchkd.export.parity import ANSWER_TOKENS, ParityError, Reference, check_stages, measure_loss, run_reference
 from switchkd.export.probes import Probe, synthetic_probes
 from switchkd.files import file_sha256, replacing_folder
-from switchkd.manifest import FileEntry, ImageTokens, Manifest, Source
+from switchkd.manifest import FILE_NAME, FileEntry, ImageTokens, Manifest, Source
 from switchkd.runtime.bench.machine import machine_facts
-from switchkd.runtime.engine import end_token_ids
+from switchkd.runtime.engine import DEFAULT_CONTEXT, end_token_ids
 from switchkd.runtime.speed import TEXT_TOKENS, medians, take_turns
-from switchkd.runtime.variants import open_engine, usable_processors
+from switchkd.runtime.variants import open_checkpoint, usable_processors
 
 # Probes whose logits are compared at every position, which at a vocabulary of 152,000 takes half a gigabyte each.
 _WHOLE_PROBES = 2
@@ -70,10 +70,24 @@ def run_export(request: ExportRequest, progress: Callable[[str], None] = lambda 
         SkdError: the folder exists, or can't be written; a package is missing.
     """
     job = _Export(request, progress)
-    if request.out.exists() and not request.force:
-        raise SkdError(f"{request.out} is already there; replace it with --force or choose another --out.")
-    with replacing_folder(request.out) as folder:
+    out = request.out.resolve()
+    _check_target(out, request)
+    with replacing_folder(out) as folder:
         return job.fill(folder)
+
+
+def _check_target(out: Path, request: ExportRequest) -> None:
+    """Raises SkdError unless the export may be put there: nothing but an older export is ever replaced."""
+    if request.checkpoint.resolve().is_relative_to(out):
+        raise SkdError(f"{request.out} holds the checkpoint itself; choose another --out.")
+    if not out.exists():
+        return
+    if not request.force:
+        raise SkdError(f"{request.out} is already there; replace it with --force or choose another --out.")
+    if not out.is_dir() or (any(out.iterdir()) and not (out / FILE_NAME).exists()):
+        raise SkdError(
+            f"{request.out} is no export (it has no {FILE_NAME}), so --force doesn't replace it; choose another --out."
+        )
 
 
 class _Export:
@@ -84,14 +98,16 @@ class _Export:
         self._checkpoint = Checkpoint(request.checkpoint)
         self._exporter: Exporter = exporter_for(request.format)
         self._plan = self._exporter.plan(self._checkpoint, request.quant, request.vision_quant)
-        if request.calibration and not self._exporter.calibrates:
-            raise SkdError(f"Nothing in the format {request.format} is quantized by data; leave --calibrate out.")
+        if request.calibration and self._plan.quant not in self._exporter.calibrates:
+            raise SkdError(
+                f"Nothing in {request.format} {self._plan.quant} is quantized by data; leave --calibrate out."
+            )
         self._threads = request.threads or usable_processors()
 
     def fill(self, folder: Path) -> Manifest:
         """Makes everything in an empty folder."""
         self._progress("running the checkpoint in PyTorch")
-        probes = list(self._request.held_out) or synthetic_probes(_SYNTHETIC_PROBES)
+        probes, too_long = self._probes()
         references = run_reference(self._checkpoint.folder, probes, every=_WHOLE_PROBES, threads=self._threads)
         work = folder / "work"
         plain, stages = self._write_plain(work / "plain", references)
@@ -107,9 +123,33 @@ class _Export:
         for name in _COMPANIONS:
             if (self._checkpoint.folder / name).is_file():
                 shutil.copyfile(self._checkpoint.folder / name, folder / name)
-        manifest = self._describe(folder, {"probes": len(probes), "stages": stages, **losses}, measured)
+        manifest = self._describe(
+            folder, {"probes": len(probes), "too_long": too_long, "stages": stages, **losses}, measured
+        )
         manifest.save(folder)
         return manifest
+
+    def _probes(self) -> tuple[list[Probe], int]:
+        """What the export is proved on, those with pictures first, and how many questions are too long for it.
+
+        The first ones are compared stage by stage, so enough of them must show a picture: made-up ones where the questions don't.
+        """
+        checkpoint = self._checkpoint
+        room = min(DEFAULT_CONTEXT, checkpoint.text["max_position_embeddings"]) - ANSWER_TOKENS
+        fitting = [
+            probe
+            for probe in self._request.held_out
+            if len(
+                checkpoint.prompt.encode(
+                    probe.messages, image_tokens=checkpoint.image_tokens, add_generation_prompt=True
+                ).ids
+            )
+            <= room
+        ]
+        seeing = [probe for probe in fitting if probe.picture is not None]
+        made_up = _SYNTHETIC_PROBES if not fitting else max(0, _WHOLE_PROBES - len(seeing))
+        probes = [*seeing, *synthetic_probes(made_up), *(probe for probe in fitting if probe.picture is None)]
+        return probes, len(self._request.held_out) - len(fitting)
 
     def _write_plain(self, folder: Path, references: Sequence[Reference]) -> tuple[Build, dict[str, Any]]:
         """The unquantized build, and its errors stage by stage."""
@@ -160,7 +200,7 @@ class _Export:
         self._progress("measuring its speed")
         load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
         with (
-            open_engine(self._checkpoint.folder, threads=self._threads) as reference,
+            open_checkpoint(self._checkpoint.folder, threads=self._threads) as reference,
             self._exporter.open(self._checkpoint, build, threads=self._threads, traced=False) as engine,
         ):
             end = time.monotonic() + _SPEED_SECONDS

@@ -50,10 +50,10 @@ class GgufExporter:
 
     quants: Sequence[str] = LANGUAGE_QUANTS
     vision_quants: Sequence[str] = ("f16", "q8_0", "q4_0", "f32")
-    calibrates = True
+    calibrates = ("q4_0", "q4_k_m", "q5_k_m")  # q8_0 takes no importance
 
     def plan(self, checkpoint: Checkpoint, quant: str, vision_quant: str | None) -> Plan:
-        """See `Exporter.plan`. `q4` is q4_k_m where every row can be cut into K-quant blocks, else q4_0."""
+        """See `Exporter.plan`. `q4` is q4_k_m where the width can be cut into K-quant blocks, else q4_0."""
         if vision_quant not in (None, *self.vision_quants):
             known = ", ".join(self.vision_quants)
             raise SkdError(f"GGUF has no precision '{vision_quant}' for the vision file; there are {known}.")
@@ -195,7 +195,7 @@ def _quantized(job: Quantization, role: str, target: Path, importance: Importanc
 
 
 def _check_tokens(checkpoint: Checkpoint, language: Path) -> None:
-    model = LlamaModel(language)
+    model = LlamaModel(language, vocabulary=True)
     try:
         for text in _TEXTS:
             expected = checkpoint.prompt.tokenizer.encode(text, add_special_tokens=False).ids

@@ -24,7 +24,7 @@ class HybridExporter:
 
     quants: Sequence[str] = LANGUAGE_QUANTS
     vision_quants: Sequence[str] = VISION_QUANTS
-    calibrates = True
+    calibrates = gguf_exporter.EXPORTER.calibrates
 
     def plan(self, checkpoint: Checkpoint, quant: str, vision_quant: str | None) -> Plan:
         """See `Exporter.plan`."""

@@ -34,7 +34,7 @@ class OnnxExporter:
 
     quants: Sequence[str] = ("q4", "q8", "fp16", "fp32")
     vision_quants: Sequence[str] = VISION_QUANTS
-    calibrates = False
+    calibrates = ()
 
     def plan(self, checkpoint: Checkpoint, quant: str, vision_quant: str | None) -> Plan:
         """See `Exporter.plan`."""

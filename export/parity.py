@@ -26,7 +26,7 @@ from switchkd.export.probes import Probe
 from switchkd.runtime.divergence import divergence
 from switchkd.runtime.engine import Engine
 from switchkd.runtime.torch_engine import quiet_transformers
-from switchkd.runtime.variants import open_engine
+from switchkd.runtime.variants import open_checkpoint
 from switchkd.scoring import normalise
 
 Floats = NDArray[np.float32]
@@ -60,7 +60,8 @@ def run_reference(checkpoint: Path, probes: Sequence[Probe], *, every: int, thre
     Raises:
         MissingDependencyError: torch or transformers isn't installed.
     """
-    with open_engine(checkpoint, threads=threads) as engine:
+    # Not `open_engine`: a folder that holds an export as well would be compared with itself.
+    with open_checkpoint(checkpoint, threads=threads) as engine:
         pixels = _reference_pixels(checkpoint)
         return [_refer(engine, probe, pixels, whole=index < every) for index, probe in enumerate(probes)]
 
@@ -92,6 +93,9 @@ def check_stages(engine: Engine, references: Sequence[Reference], tolerance: Map
             if int(rows[position].argmax()) != wanted:
                 _require_tie(reference, rows, position, tolerance["logits"])
                 ties += 1
+    missing = [stage for stage in tolerance if stage not in errors]
+    if missing:
+        raise ParityError(f"The export can't be proved: no probe shows its {missing[0]}.")
     return {"error": errors, "tolerance": dict(tolerance), "tokens": tokens, "ties": ties}
 
 
@@ -176,7 +180,7 @@ def _reference_pixels(checkpoint: Path) -> Any:
     from transformers import AutoImageProcessor
 
     with quiet_transformers():
-        processor = AutoImageProcessor.from_pretrained(checkpoint, local_files_only=True)
+        processor = AutoImageProcessor.from_pretrained(checkpoint, local_files_only=True, backend="pil")
     return lambda image: np.asarray(processor(images=image)["pixel_values"][0], np.float32)
 
 

@@ -18,11 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 
-from switchkd.errors import CheckpointError, DataError
+from switchkd.errors import CheckpointError, DataError, SkdError
 from switchkd.preprocess import Preprocess
 from switchkd.prompt import ChatPrompt, Message
 
 Floats = NDArray[np.float32]
+DEFAULT_CONTEXT = 4096  # tokens of a prompt and its answer together
 CPU = "cpu"  # the device that every engine runs on
 
 
@@ -130,6 +131,7 @@ class Engine:
         self.image_tokens, self.end_tokens = image_tokens, end_tokens
         self.load_seconds = load_seconds
         self.timings = Timings()  # of the request under way or last finished
+        self._open = True
 
     def __enter__(self) -> Engine:
         return self
@@ -139,6 +141,7 @@ class Engine:
 
     def close(self) -> None:
         """Frees both parts."""
+        self._open = False
         self.language.close()
         self.vision.close()
 
@@ -230,6 +233,9 @@ class Engine:
 
     @contextmanager
     def _timed(self, phase: str) -> Iterator[None]:
+        """Every use of a part goes through here; one that was freed would end the process."""
+        if not self._open:
+            raise SkdError(f"The engine of {self.name} is closed: read an answer to its end before.")
         start = time.perf_counter()
         yield
         setattr(self.timings, phase, getattr(self.timings, phase) + time.perf_counter() - start)

@@ -15,13 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from switchkd.errors import SkdError
-from switchkd.runtime.engine import Floats, picture_span
+from switchkd.runtime.engine import DEFAULT_CONTEXT, Floats, picture_span
 from switchkd.runtime.llama_build import can_rearrange_weights
 from switchkd.runtime.llama_library import Observer, failure, library, observer_callback
 from switchkd.runtime.llama_vision import LlamaVision
 
 _F32, _F16 = 0, 1  # ggml_type
-DEFAULT_CONTEXT = 4096
+# Precisions whose weights llama.cpp copies into another arrangement on every processor; others it reads as they lie in the file.
+REARRANGED = frozenset({"q4_0", "q4_k_m"})
 
 
 def load_parts(
@@ -32,6 +33,7 @@ def load_parts(
     threads: int,
     context: int = DEFAULT_CONTEXT,
     exact: tuple[bool, bool] = (False, False),
+    mapped: bool = True,
     traced: bool = False,
     observe: Observer | None = None,
 ) -> tuple[LlamaVision, LlamaLanguage]:
@@ -41,7 +43,7 @@ def load_parts(
         SkdError: llama.cpp can't read a file.
         MissingDependencyError: llama-cpp-python isn't installed.
     """
-    model = LlamaModel(language, repack=observe is None)
+    model = LlamaModel(language, repack=observe is None, mapped=mapped)
     try:
         encoder = LlamaVision(vision, model, threads=threads, exact=exact[1], traced=traced)
     except SkdError:
@@ -59,10 +61,11 @@ def load_language(
     threads: int,
     context: int = DEFAULT_CONTEXT,
     exact: bool = False,
+    mapped: bool = True,
     observe: Observer | None = None,
 ) -> LlamaLanguage:
     """The language model alone, for features from another engine's tower; arguments and errors as for `load_parts`."""
-    model = LlamaModel(path, repack=observe is None)
+    model = LlamaModel(path, repack=observe is None, mapped=mapped)
     try:
         return LlamaLanguage(model, image_token_id, threads=threads, context=context, exact=exact, observe=observe)
     except SkdError:
@@ -76,19 +79,22 @@ class LlamaModel:
     Args:
         path: the .gguf file, whose hash has been checked: llama.cpp ends the process on some torn files.
         repack: rearrange weights for this processor's fast kernels, where that is safe; off for an observer of inputs.
+        mapped: leave the file's pages to the system. Where weights are copied anyway (`REARRANGED`) they would stay in memory
+            beside the copies.
+        vocabulary: read no weights, for the tokenizer alone.
 
     Raises:
         SkdError: llama.cpp can't read the file.
         MissingDependencyError: llama-cpp-python isn't installed.
     """
 
-    def __init__(self, path: Path, *, repack: bool = True) -> None:
+    def __init__(self, path: Path, *, repack: bool = True, mapped: bool = True, vocabulary: bool = False) -> None:
         llama, _ = library()
         params = llama.llama_model_default_params()
         params.n_gpu_layers = 0
         params.use_extra_bufts = repack and can_rearrange_weights()
-        if params.use_extra_bufts:
-            # Rearranged weights are copies; the mapped file they were read from would stay in memory beside them.
+        params.vocab_only = vocabulary
+        if params.use_extra_bufts and not mapped:
             params.load_mode = llama.LLAMA_LOAD_MODE_NONE
         self.path = path
         self.pointer = llama.llama_model_load_from_file(str(path).encode(), params)

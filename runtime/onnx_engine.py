@@ -15,11 +15,10 @@ from numpy.typing import NDArray
 
 from switchkd.errors import DataError
 from switchkd.preprocess import Preprocess
-from switchkd.runtime.engine import CPU, Floats, picture_span
+from switchkd.runtime.engine import CPU, DEFAULT_CONTEXT, Floats, picture_span
 from switchkd.runtime.onnx_session import STOPPED, bind, one_line, open_session, run
 from switchkd.runtime.pinning import pinned, places
 
-DEFAULT_CONTEXT = 4096
 PIECE = 128  # tokens of a prompt that are read at once
 _FLOATS: dict[str, type[np.floating[Any]]] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 

@@ -12,7 +12,7 @@ from switchkd.models.references import is_reference, resolve_checkpoint
 from switchkd.preprocess import Preprocess
 from switchkd.prompt import ChatPrompt
 from switchkd.runs import RUNS
-from switchkd.runtime.engine import CPU, Engine, LanguageModel, VisionEncoder, end_token_ids
+from switchkd.runtime.engine import CPU, DEFAULT_CONTEXT, Engine, LanguageModel, VisionEncoder, end_token_ids
 
 _EXPORTS = RUNS / "latest" / "exports"
 
@@ -37,7 +37,7 @@ def open_engine(
     variant: str | Path,
     *,
     threads: int | None = None,
-    context: int = 4096,
+    context: int = DEFAULT_CONTEXT,
     verify: bool = True,
     traced: bool = False,
     device: str = CPU,
@@ -62,7 +62,7 @@ def open_engine(
         engine = _open_export(folder, threads, context, verify, traced, device)
     elif (folder / "config.json").exists():
         _require_cpu(device, folder, "checkpoint")
-        engine = _open_checkpoint(folder, threads, context)
+        engine = open_checkpoint(folder, threads=threads, context=context)
     else:
         raise SkdError(f"{folder} is neither an export (no {FILE_NAME}) nor a checkpoint (no config.json).")
     engine.load_seconds = time.perf_counter() - start
@@ -98,7 +98,7 @@ def _open_export(folder: Path, threads: int, context: int, verify: bool, traced:
 def _load_gguf(
     folder: Path, manifest: Manifest, threads: int, context: int, traced: bool
 ) -> tuple[VisionEncoder, LanguageModel]:
-    from switchkd.runtime.llama_engine import load_parts
+    from switchkd.runtime.llama_engine import REARRANGED, load_parts
 
     return load_parts(
         folder / manifest.file_of("vision"),
@@ -106,6 +106,7 @@ def _load_gguf(
         manifest.image.token_id,
         threads=threads,
         context=context,
+        mapped=manifest.quant not in REARRANGED,
         # Float32 files are there to be exact; half a key-value cache would undo that.
         exact=(manifest.quant == "f32", manifest.vision_quant == "f32"),
         traced=traced,
@@ -133,7 +134,7 @@ def _load_onnx(
 def _load_hybrid(
     folder: Path, manifest: Manifest, preprocess: Preprocess, threads: int, context: int
 ) -> tuple[VisionEncoder, LanguageModel]:
-    from switchkd.runtime.llama_engine import load_language
+    from switchkd.runtime.llama_engine import REARRANGED, load_language
     from switchkd.runtime.onnx_engine import OnnxVision
 
     vision = OnnxVision(folder / manifest.file_of("vision"), preprocess, threads=threads)
@@ -142,6 +143,7 @@ def _load_hybrid(
         manifest.image.token_id,
         threads=threads,
         context=context,
+        mapped=manifest.quant not in REARRANGED,
         exact=manifest.quant == "f32",
     )
     return vision, language
@@ -152,7 +154,8 @@ def _require_cpu(device: str, folder: Path, kind: str) -> None:
         raise SkdError(f"{folder} is a {kind}, which runs on the processor; only ONNX exports run on '{device}'.")
 
 
-def _open_checkpoint(folder: Path, threads: int, context: int) -> Engine:
+def open_checkpoint(folder: Path, *, threads: int, context: int = DEFAULT_CONTEXT) -> Engine:
+    """A checkpoint's engine in PyTorch, also where its folder holds an export too; arguments and errors as for `open_engine`."""
     from switchkd.runtime.torch_engine import load_parts
 
     prompt, preprocess = ChatPrompt.load(folder), Preprocess.load(folder)

@@ -213,7 +213,7 @@ def load_image_processor(folder: Path) -> Any | None:
     """The image processor of a vision checkpoint, or None where the folder brings none."""
     if not (folder / "preprocessor_config.json").exists() and not (folder / "processor_config.json").exists():
         return None
-    return AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+    return AutoImageProcessor.from_pretrained(folder, local_files_only=True, backend="pil")
 
 
 def save_vlm(vlm: LlavaForConditionalGeneration, folder: Path, processor_from: LlavaProcessor | Path) -> None:
@@ -310,7 +310,7 @@ def save_part(vlm: Any, part: str, folder: Path, processor_from: Path) -> None:
             inner = getattr(tower, "vision_model", tower)
             inner.load_state_dict(vlm.model.vision_tower.state_dict())
             tower.to(vlm.dtype).save_pretrained(partial)
-            AutoImageProcessor.from_pretrained(processor_from).save_pretrained(partial)
+            AutoImageProcessor.from_pretrained(processor_from, backend="pil").save_pretrained(partial)
         else:
             language = Qwen2ForCausalLM(vlm.config.text_config)
             language.model.load_state_dict(vlm.model.language_model.state_dict())

@@ -128,8 +128,11 @@ def test_an_existing_folder_is_kept_unless_forced(checkpoint, tmp_path):
     with pytest.raises(SkdError, match="--force"):
         export(checkpoint, out, quant="f16")
     assert (out / "precious").read_text() == "mine"
+    (out / "precious").unlink()
     export(checkpoint, out, quant="f16", force=True)
-    assert not (out / "precious").exists() and Manifest.load(out)
+    (out / "older").touch()
+    export(checkpoint, out, quant="f16", force=True)
+    assert not (out / "older").exists() and Manifest.load(out)
 
 
 @pytest.mark.parametrize(
@@ -244,7 +247,7 @@ def test_values_that_are_not_finite(checkpoint, tmp_path):
 def test_an_interrupted_export_leaves_what_was_there(checkpoint, tmp_path, moment):
     out = tmp_path / "out"
     out.mkdir()
-    (out / "older").write_text("export")
+    (out / "manifest.json").write_text("export")
 
     def interrupt(doing):
         if doing.startswith(moment):
@@ -252,7 +255,7 @@ def test_an_interrupted_export_leaves_what_was_there(checkpoint, tmp_path, momen
 
     with pytest.raises(KeyboardInterrupt):
         run_export(ExportRequest(checkpoint, out, threads=1, force=True), interrupt)
-    assert [path.name for path in tmp_path.rglob("*")] == ["out", "older"]
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "manifest.json"]
 
 
 def test_a_place_that_cannot_be_written(checkpoint, tmp_path):

@@ -62,6 +62,15 @@ def test_rearranged_weights_are_in_memory_once(exported, monkeypatch, rearranged
     assert mapped is not rearranged
 
 
+def test_a_closed_engine_is_an_error(exported):
+    """An answer that is read after the engine's end: llama.cpp would end the process."""
+    with open_engine(exported, threads=1) as engine:
+        answer = engine.generate([{"role": "user", "content": "is it red ?"}], max_new_tokens=4)
+    for use in (lambda: list(answer), lambda: engine.encode_image(picture()), lambda: engine.next_token(1)):
+        with pytest.raises(SkdError, match="is closed"):
+            use()
+
+
 def test_missing_files(folder):
     (folder / "tokenizer.json").unlink()
     with pytest.raises(ManifestError, match=r"tokenizer\.json is missing"):
