@@ -226,8 +226,9 @@ def save_vlm(vlm: LlavaForConditionalGeneration, folder: Path, processor_from: L
         save_torch_state_dict(portable_state_dict(vlm), partial, metadata={"format": "pt"})
         vlm.generation_config.save_pretrained(partial)
         # Training may have changed the precision; readers take the config's word for it.
-        for config in (vlm.config, vlm.config.text_config, vlm.config.vision_config):
-            config.dtype = vlm.dtype
+        config: Any = vlm.config
+        for each in (config, config.text_config, config.vision_config):
+            each.dtype = vlm.dtype
         write_portable_config(vlm.config, partial)
         if isinstance(processor_from, Path):
             copy_processor(processor_from, partial)

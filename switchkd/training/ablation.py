@@ -68,9 +68,9 @@ def variant(name: str, recipe: Recipe) -> Variant:
         stages = tuple(WITHOUT_SWITCH if stage == "dft" else stage for stage in stages)
     if switch and not weight:
         raise RecipeError(f"{name} needs distillation.lambda_switch above 0.")
-    # A knee's settings mean nothing to the other losses, which refuse them.
-    knee = {} if method.startswith("dbild") else {"knee_top": None, "k_min": None, "k_max": None}
-    return Variant(name, stages, replace(base, method=method, lambda_switch=weight, **knee))
+    if not method.startswith("dbild"):  # a knee's settings mean nothing to the other losses, which refuse them
+        base = replace(base, knee_top=None, k_min=None, k_max=None)
+    return Variant(name, stages, replace(base, method=method, lambda_switch=weight))
 
 
 def _require_equal(recipe: Recipe, *names: str) -> None:

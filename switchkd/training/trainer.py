@@ -147,7 +147,7 @@ class SwitchTrainer(Trainer):
     @property
     def unusable(self) -> int:
         """Samples so far whose pictures couldn't be read, of all processes; it lies in the log, so a checkpoint keeps it."""
-        return sum(entry.get(UNUSABLE, 0) for entry in self.state.log_history)
+        return sum(int(entry.get(UNUSABLE, 0)) for entry in self.state.log_history)
 
     def _check_unusable(self, count: int) -> None:
         samples = self.state.max_steps * self.stage.batch_size
