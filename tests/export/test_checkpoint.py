@@ -154,7 +154,7 @@ def test_a_missing_a_surplus_and_a_doubled_tensor(folder):
 
 
 def test_missing_and_torn_files(folder):
-    for name, reason in (("tokenizer.json", "missing"), ("config.json", "missing"), ("preprocessor_config.json", None)):
+    for name, reason in (("tokenizer.json", "missing"), ("config.json", "missing"), ("processor_config.json", None)):
         path = folder / name
         content = path.read_bytes()
         path.write_bytes(content[:50])
