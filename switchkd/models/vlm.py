@@ -264,6 +264,8 @@ def write_portable_config(config: LlavaConfig, folder: Path) -> None:
     path = folder / "config.json"
     written = json.loads(path.read_text())
     text = written["text_config"]
+    for part in (text, written["vision_config"]):
+        part.pop("_name_or_path", None)  # where the part lay on this computer
     # 4.57 looks for rope_theta and falls back to 10,000 without it.
     text.setdefault("rope_theta", text.get("rope_parameters", {}).get("rope_theta", 10000.0))
     written["torch_dtype"] = written.get("dtype")
