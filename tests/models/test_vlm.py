@@ -71,7 +71,9 @@ def test_parts_come_apart_and_together_again(tmp_path, student_folder, tokenizer
         load_vision(tmp_path / "vision"), load_language(tmp_path / "language"), load_tokenizer(tmp_path / "language")
     )
     save_vlm(again, tmp_path / "again", student_folder)
-    assert str(tmp_path) not in (tmp_path / "again" / "config.json").read_text(), "places of this computer are published"
+    assert str(tmp_path) not in (tmp_path / "again" / "config.json").read_text(), (
+        "places of this computer are published"
+    )
     before, after = portable_state_dict(vlm), portable_state_dict(again)
     assert before.keys() == after.keys()
     for name in before:
