@@ -136,3 +136,8 @@ class Installer:
 
     def _tell(self, line: str) -> None:
         self._process.stdin.write(f"{line}\n".encode())
+
+
+def links(device: Installation) -> tuple[int | None, int | None, set[str]]:
+    """(current, previous, what lies in releases/)"""
+    return device.current, device.previous, {path.name for path in (device.folder / "releases").iterdir()}
