@@ -1,5 +1,7 @@
 """Packages and a device that has one installed."""
 
+from pathlib import Path
+
 import pytest
 from support import packages
 
@@ -29,3 +31,8 @@ def device(tmp_path, shipped, keys):
     installation = Installation(tmp_path / "device")
     installation.install(shipped[1], [keys[1]])
     return installation
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory, keys) -> Path:
+    return packages.write(tmp_path_factory.mktemp("package") / "tiny.tar", keys[0], packages.files())
