@@ -5,32 +5,35 @@
     skd export bench/student --format onnx --quant q8 --out bench/onnx-q8
     python benchmarks/overhead.py bench/gguf-q4 bench/onnx-q8 --threads 2
 
-Both loops are greedy, read the same file, hold the same cache and take turns in one process, the order drawn anew each
-round; the first round warms up. The bare loops call nothing of this project after they are set up: llama.cpp's C functions
-with one batch, ONNX Runtime with bound buffers. A ratio of 1 means that the engine costs nothing.
+Both loops are greedy, use the same weights in memory (two copies of a file differ by up to 3 % by where they lie), each its own
+keys and values, and take turns in one process, token by token, the order drawn anew for each: what else the machine does hits
+both alike. The first round warms up. The bare loops call nothing of this project after they are set up: llama.cpp's C
+functions with one batch, ONNX Runtime with bound buffers. A ratio of 1 means that the engine costs nothing; its interval is
+Student's over the rounds.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from switchkd.manifest import Manifest
 from switchkd.runtime.bench.machine import machine_facts
-from switchkd.runtime.bench.statistics import noise, ratio
 from switchkd.runtime.engine import Engine
-from switchkd.runtime.onnx_session import place_helpers
+from switchkd.runtime.llama_engine import LlamaLanguage
+from switchkd.runtime.onnx_engine import OnnxLanguage
 from switchkd.runtime.variants import open_engine, usable_processors
+from switchkd.scoring import mean_interval
 
 PROMPT_TOKENS = 64
-Loop = Callable[[int], tuple[list[int], float]]  # number of tokens → the tokens, seconds from the first to the last
+Loop = Callable[[], Iterator[int]]  # reads the prompt for the first token, and one token more for each of the others
 
 
 def main() -> None:
@@ -42,16 +45,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=usable_processors())
     options = parser.parse_args()
     load = os.getloadavg()[0]
-    print("| variant | engine, tokens/s | bare loop, tokens/s | ratio (95 %) |\n|---|---:|---:|---:|")
+    print("| variant | engine, tokens/s | bare loop, tokens/s | ratio (95 %) | the engine's own, µs a token |")
+    print("|---|---:|---:|---:|---:|")
     for folder in options.variants:
         with open_engine(folder, threads=options.threads, context=options.context) as engine:
-            loops = {"engine": engine_loop(engine), "bare": bare_loop(folder, engine, options)}
+            loops = {"engine": engine_loop(engine), "bare": bare_loop(engine)}
             times = measure(loops, options.rounds, options.tokens)
-        medians = {name: float(np.median(seconds)) for name, seconds in times.items()}
-        value, error = ratio(medians["bare"], medians["engine"], noise(times["bare"]), noise(times["engine"]))
-        speeds = (f"{(options.tokens - 1) / medians[name]:,.1f}" for name in ("engine", "bare"))
-        shown = "" if error is None else f" ±{value * error:.3f}"
-        print(f"| {folder.name} | {' | '.join(speeds)} | {value:.3f}{shown} |", flush=True)
+        print(f"| {folder.name} | {' | '.join(cells(times))} |", flush=True)
     facts = machine_facts()
     print(
         f"\n{facts['cpu']}, {options.threads} threads; load {load:.1f} before, {os.getloadavg()[0]:.1f} after; "
@@ -60,18 +60,33 @@ def main() -> None:
 
 
 def measure(loops: dict[str, Loop], rounds: int, tokens: int) -> dict[str, list[float]]:
-    """Seconds of each loop's rounds; both have to say the same."""
-    times: dict[str, list[float]] = {name: [] for name in loops}
+    """Median seconds of a token in each loop's rounds; both have to say the same."""
+    medians: dict[str, list[float]] = {name: [] for name in loops}
     order = random.Random(0)
     for round_number in range(rounds + 1):
-        said = {}
-        for name in order.sample(list(loops), len(loops)):
-            said[name], seconds = loops[name](tokens)
-            if round_number:
-                times[name].append(seconds)
+        streams = {name: loop() for name, loop in loops.items()}
+        times: dict[str, list[float]] = {name: [] for name in loops}
+        said = {name: [next(stream)] for name, stream in streams.items()}
+        for _ in range(tokens - 1):
+            for name in order.sample(list(loops), len(loops)):
+                start = time.perf_counter()
+                token = next(streams[name])
+                times[name].append(time.perf_counter() - start)
+                said[name].append(token)
         if len({tuple(each) for each in said.values()}) > 1:
             raise SystemExit(f"The loops say different things: {said}")
-    return times
+        for name in loops if round_number else ():
+            medians[name].append(float(np.median(times[name])))
+    return medians
+
+
+def cells(times: dict[str, list[float]]) -> Iterator[str]:
+    """A row's figures: speeds, their ratio and the difference, each of the last two with its 95 % interval over the rounds."""
+    engine, bare = np.array(times["engine"]), np.array(times["bare"])
+    yield from (f"{1 / np.median(each):,.1f}" for each in (engine, bare))
+    for paired, form in ((bare / engine, ".3f"), (1e6 * (engine - bare), ",.1f")):
+        middle, half = mean_interval(paired.tolist())
+        yield f"{middle:{form}} ±{half:{form}}"
 
 
 def prompt(engine: Engine) -> list[int]:
@@ -83,77 +98,54 @@ def prompt(engine: Engine) -> list[int]:
 def engine_loop(engine: Engine) -> Loop:
     """The engine's own greedy decoding, as `skd chat` and the bench do it."""
     ids = prompt(engine)
-
-    def run(tokens: int) -> tuple[list[int], float]:
-        said, start = [], 0.0
-        for token in engine.tokens(ids, max_new_tokens=tokens):
-            start = start or time.perf_counter()
-            said.append(token)
-        return said, time.perf_counter() - start
-
     engine.end_tokens = frozenset()
-    return run
+    return lambda: engine.tokens(ids, max_new_tokens=engine.language.context)
 
 
-def bare_loop(folder: Path, engine: Engine, options: argparse.Namespace) -> Loop:
+def bare_loop(engine: Engine) -> Loop:
     """The same by the library alone."""
-    manifest = Manifest.load(folder, verify=False)
-    make = {"gguf": llama_loop, "onnx": onnx_loop}[manifest.format]
-    return make(folder, manifest, prompt(engine), options)
+    language = engine.language
+    if isinstance(language, LlamaLanguage):
+        return llama_loop(language, prompt(engine))
+    if isinstance(language, OnnxLanguage):
+        return onnx_loop(language, prompt(engine))
+    raise SystemExit(f"{engine.name} is neither GGUF nor ONNX.")
 
 
-def llama_loop(folder: Path, manifest: Manifest, ids: list[int], options: argparse.Namespace) -> Loop:
+def llama_loop(language: LlamaLanguage, ids: list[int]) -> Loop:
     """llama.cpp's own functions: decode one token, look for the largest logit."""
     import llama_cpp
 
-    from switchkd.runtime.llama_build import can_rearrange_weights
-
-    model_settings = llama_cpp.llama_model_default_params()
-    model_settings.n_gpu_layers = 0
-    model_settings.use_extra_bufts = can_rearrange_weights()
-    model = llama_cpp.llama_model_load_from_file(str(folder / manifest.file_of("language")).encode(), model_settings)
     settings = llama_cpp.llama_context_default_params()
-    settings.n_ctx = settings.n_batch = min(options.context, llama_cpp.llama_model_n_ctx_train(model))
-    settings.n_threads = settings.n_threads_batch = options.threads
+    settings.n_ctx = settings.n_batch = language.context
+    settings.n_threads = settings.n_threads_batch = language.threads
     settings.no_perf = True
     settings.flash_attn_type = 1
-    context = llama_cpp.llama_init_from_model(model, settings)
+    context = llama_cpp.llama_init_from_model(language.model.pointer, settings)
     memory = llama_cpp.llama_get_memory(context)
-    rows = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
     first = (llama_cpp.llama_token * len(ids))(*ids)
     one = (llama_cpp.llama_token * 1)()
+    single = llama_cpp.llama_batch_get_one(one, 1)
 
-    def run(tokens: int) -> tuple[list[int], float]:
+    def run() -> Iterator[int]:
         llama_cpp.llama_memory_clear(memory, True)
         llama_cpp.llama_decode(context, llama_cpp.llama_batch_get_one(first, len(ids)))
-        said, start = [], 0.0
+        seen, logits = None, np.empty(0)
         while True:
-            logits = np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(context, -1), (rows,))
-            said.append(int(logits.argmax()))
-            start = start or time.perf_counter()
-            if len(said) == tokens:
-                return said, time.perf_counter() - start
-            one[0] = said[-1]
-            llama_cpp.llama_decode(context, llama_cpp.llama_batch_get_one(one, 1))
+            pointer = llama_cpp.llama_get_logits(context)
+            if (address := ctypes.addressof(pointer.contents)) != seen:
+                seen, logits = address, np.ctypeslib.as_array(pointer, (language.model.rows,))
+            one[0] = int(logits.argmax())
+            yield one[0]
+            llama_cpp.llama_decode(context, single)
 
     return run
 
 
-def onnx_loop(folder: Path, manifest: Manifest, ids: list[int], options: argparse.Namespace) -> Loop:
+def onnx_loop(language: OnnxLanguage, ids: list[int]) -> Loop:
     """ONNX Runtime with everything bound: embed one token, run the decoder, look for the largest logit."""
-    import onnxruntime
-
-    def session(role: str, threads: int) -> Any:
-        settings = onnxruntime.SessionOptions()
-        settings.intra_op_num_threads, settings.inter_op_num_threads = threads, 1
-        settings.add_session_config_entry("session.force_spinning_stop", "1")
-        place_helpers(settings, threads)
-        path = str(folder / manifest.file_of(role))
-        return onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
-
-    embedding, decoder = session("embedding", 1), session("language", options.threads)
+    embedding, decoder, room = language.embedding, language.decoder, language.context
     logits = np.empty((1, 1, decoder.get_outputs()[0].shape[-1]), np.float32)
-    room = min(options.context, manifest.context)
     mask, keep, token = np.ones((1, room), np.int64), np.ones((), np.int64), np.zeros((1, 1), np.int64)
     embedded = np.empty((1, 1, embedding.get_outputs()[0].shape[-1]), np.float32)
     binding, lookup = decoder.io_binding(), embedding.io_binding()
@@ -173,22 +165,19 @@ def onnx_loop(folder: Path, manifest: Manifest, ids: list[int], options: argpars
     bind(lookup.bind_input, "input_ids", token)
     bind(lookup.bind_output, "inputs_embeds", embedded)
 
-    def run(tokens: int, held: tuple[Any, ...] = (keep, buffers)) -> tuple[list[int], float]:
+    def run(held: tuple[Any, ...] = (keep, buffers)) -> Iterator[int]:
         # `held` keeps the bound memory alive.
         embeds = embedding.run(["inputs_embeds"], {"input_ids": np.array([ids], np.int64)})[0]
-        length, said, start = 0, [], 0.0
-        while True:
-            length += embeds.shape[1]
-            bind(binding.bind_input, "inputs_embeds", embeds)
+        bind(binding.bind_input, "inputs_embeds", embeds)
+        for length in range(len(ids), room):
             bind(binding.bind_input, "attention_mask", mask[:, :length])
             decoder.run_with_iobinding(binding)
-            said.append(int(logits.argmax()))
-            start = start or time.perf_counter()
-            if len(said) == tokens:
-                return said, time.perf_counter() - start
-            token[0, 0] = said[-1]
+            said = int(logits.argmax())
+            yield said
+            token[0, 0] = said
             embedding.run_with_iobinding(lookup)
-            embeds = embedded
+            if length == len(ids):  # one token from here on
+                bind(binding.bind_input, "inputs_embeds", embedded)
 
     return run
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +22,7 @@ from switchkd.preprocess import Preprocess
 from switchkd.prompt import ChatPrompt, Message
 
 Floats = NDArray[np.float32]
+_Result = TypeVar("_Result")
 DEFAULT_CONTEXT = 4096  # tokens of a prompt and its answer together
 CPU = "cpu"  # the device that every engine runs on
 
@@ -63,7 +63,7 @@ class LanguageModel(Protocol):
         ...
 
     def step(self, token: int) -> Floats:
-        """Appends one token; next-token logits [V]."""
+        """Appends one token; next-token logits [V], which the next use of this part may overwrite."""
         ...
 
     @property
@@ -152,14 +152,11 @@ class Engine:
             DataError: a picture that can't be prepared.
         """
         self.timings = Timings()
-        with self._timed("preprocess"):
-            pixels = self.preprocess.resize(image)
-        return self.encode_pixels(pixels)
+        return self.encode_pixels(self._timed("preprocess", self.preprocess.resize, image))
 
     def encode_pixels(self, pixels: NDArray[np.uint8]) -> Floats:
         """The same for a picture that was prepared by `preprocess.resize`: bytes [H, W, 3] → [P, W]."""
-        with self._timed("encode"):
-            return self.vision.encode(pixels)
+        return self._timed("encode", self.vision.encode, pixels)
 
     def encode_prompt(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of a conversation, ready for the assistant's turn. Raises DataError where it doesn't fit."""
@@ -170,15 +167,13 @@ class Engine:
 
     def prefill(self, ids: Sequence[int], features: Floats | None = None) -> Floats:
         """Reads a prompt; logits [V] of the answer's first token."""
-        with self._timed("prefill"):
-            logits = self.language.prefill(ids, features)
+        logits = self._timed("prefill", self.language.prefill, ids, features)
         self.timings.prompt_tokens, self.timings.reused_tokens = len(ids), self.language.reused
         return logits
 
     def next_token(self, token: int) -> Floats:
         """Appends a token; logits [V] of the one after it."""
-        with self._timed("decode"):
-            return self.language.step(token)
+        return self._step(token).copy()
 
     def tokens(self, ids: Sequence[int], features: Floats | None = None, *, max_new_tokens: int = 256) -> Iterator[int]:
         """The greedy answer's token ids, the end token left out, at most `max_new_tokens` or the context's end."""
@@ -192,7 +187,7 @@ class Engine:
                 return
             yield token
             if count < room:
-                logits = self.next_token(token)
+                logits = self._step(token)  # not kept, so not copied: a percent of the time with a large vocabulary
 
     def generate(
         self, messages: Sequence[Message], features: Floats | None = None, *, max_new_tokens: int = 256
@@ -231,14 +226,17 @@ class Engine:
         features = None if image is None else self.encode_image(image)
         return "".join(self.generate(messages, features, max_new_tokens=max_new_tokens)).strip()
 
-    @contextmanager
-    def _timed(self, phase: str) -> Iterator[None]:
+    def _step(self, token: int) -> Floats:
+        return self._timed("decode", self.language.step, token)
+
+    def _timed(self, phase: str, work: Callable[..., _Result], *arguments: Any) -> _Result:
         """Every use of a part goes through here; one that was freed would end the process."""
         if not self._open:
             raise SkdError(f"The engine of {self.name} is closed: read an answer to its end before.")
         start = time.perf_counter()
-        yield
+        result = work(*arguments)
         setattr(self.timings, phase, getattr(self.timings, phase) + time.perf_counter() - start)
+        return result
 
 
 def end_token_ids(folder: Path, prompt: ChatPrompt) -> frozenset[int]:

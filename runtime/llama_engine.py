@@ -144,7 +144,7 @@ class LlamaLanguage:
     ) -> None:
         llama, _ = library()
         self.context = min(context, model.trained_context)
-        self._model, self._image_token_id = model, image_token_id
+        self.model, self._image_token_id, self.threads = model, image_token_id, threads
         params = llama.llama_context_default_params()
         params.n_ctx = params.n_batch = self.context
         params.n_threads = params.n_threads_batch = threads
@@ -163,6 +163,10 @@ class LlamaLanguage:
         self._reused = 0
         self._token = (llama.llama_token * 1)()
         self._single = llama.llama_batch_get_one(self._token, 1)  # positions follow by themselves
+        self._seen: tuple[int, Floats] = (
+            0,
+            np.empty((0, 0), np.float32),
+        )  # where the last logits lay, and a look at them
 
     @property
     def reused(self) -> int:
@@ -193,7 +197,7 @@ class LlamaLanguage:
         return np.concatenate(outputs) if every else outputs[-1][-1]
 
     def step(self, token: int) -> Floats:
-        """Appends one token; logits [V]."""
+        """See `LanguageModel.step`."""
         self._token[0] = token
         return self._read(self._single, rows=1)[0]
 
@@ -202,7 +206,7 @@ class LlamaLanguage:
         if self._pointer:
             library()[0].llama_free(self._pointer)
             self._pointer = None
-        self._model.close()
+        self.model.close()
 
     def _forget_to(self, length: int) -> None:
         llama, _ = library()
@@ -215,7 +219,7 @@ class LlamaLanguage:
     def _decode(
         self, tokens: list[int] | None = None, embeddings: Floats | None = None, every: bool = False
     ) -> NDArray[np.float32]:
-        """Reads one batch; logits [T, V] with `every`, else [1, V] after the last."""
+        """Reads one batch; a copy of logits [T, V] with `every`, else [1, V] after the last."""
         count = len(tokens) if tokens is not None else len(embeddings)  # type: ignore[arg-type]
         batch = library()[0].llama_batch()
         batch.n_tokens = count
@@ -231,13 +235,16 @@ class LlamaLanguage:
         wanted = np.full(count, every, np.int8)
         wanted[-1] = 1
         batch.logits = wanted.ctypes.data_as(ctypes.POINTER(ctypes.c_int8))
-        return self._read(batch, count if every else 1)
+        return self._read(batch, count if every else 1).copy()
 
     def _read(self, batch: Any, rows: int) -> NDArray[np.float32]:
-        """Reads a batch; the logits [rows, V] it asked for."""
+        """Reads a batch; the logits [rows, V] it asked for, in llama.cpp's own memory."""
         llama, _ = library()
         if llama.llama_decode(self._pointer, batch) != 0:
             raise failure(f"llama.cpp couldn't read {batch.n_tokens} tokens after {self._length}")
         self._length += batch.n_tokens
         logits = llama.llama_get_logits(self._pointer)
-        return np.ctypeslib.as_array(logits, (rows, self._model.rows)).copy()
+        address = ctypes.addressof(logits.contents)
+        if (address, rows) != (self._seen[0], len(self._seen[1])):  # looking anew takes 2 microseconds
+            self._seen = address, np.ctypeslib.as_array(logits, (rows, self.model.rows))
+        return self._seen[1]

@@ -103,25 +103,26 @@ class OnnxLanguage:
         context: int = DEFAULT_CONTEXT,
         device: str = CPU,
     ) -> None:
-        self._decoder = open_session(decoder, threads, device)
-        self._embedding = open_session(embedding, 1, CPU)
+        self.decoder = open_session(decoder, threads, device)
+        self.embedding = open_session(embedding, 1, CPU)
         self._places = places(threads)
         self._image_token_id = image_token_id
         self.context = context
-        self._rows = self._decoder.get_outputs()[0].shape[-1]
+        self._rows = self.decoder.get_outputs()[0].shape[-1]
         self._length = 0  # tokens in the cache
         self._mask = np.ones((1, context), np.int64)
+        self._ones = self._mask.ctypes.data  # asking for it takes a microsecond
         self._keep = np.zeros((), np.int64)
         self._token = np.zeros((1, 1), np.int64)
         self._logits = np.empty((1, 1, self._rows), np.float32)
         # Pages of zeros cost no memory until they are written.
         self._cache = {
             value.name: np.zeros((1, value.shape[1], context, value.shape[3]), _FLOATS[value.type])
-            for value in self._decoder.get_inputs()
+            for value in self.decoder.get_inputs()
             if _is_cache(value.name)
         }
         self._prompt, self._single = self._bind_cache(), self._bind_cache()
-        self._lookup: Any = self._embedding.io_binding()
+        self._lookup: Any = self.embedding.io_binding()
         self._bind_single()
 
     def prefill(self, ids: Sequence[int], features: Floats | None = None, *, every: bool = False) -> Floats:
@@ -137,15 +138,14 @@ class OnnxLanguage:
             return self._read(embeds, every)
 
     def step(self, token: int) -> Floats:
-        """Appends one token; logits [V]. It goes on where the prompt was read: pinning each would cost a tiny model 5 %."""
+        """See `LanguageModel.step`. It goes on where the prompt was read: pinning each would cost a tiny model 5 %."""
         self._token[...] = token
         self._keep[...] = 1
-        with one_line(STOPPED):
-            self._embedding.run_with_iobinding(self._lookup)
         self._grow(1, self._single)
         with one_line(STOPPED):
-            self._decoder.run_with_iobinding(self._single)
-        return self._logits[0, 0].copy()
+            self.embedding.run_with_iobinding(self._lookup)
+            self.decoder.run_with_iobinding(self._single)
+        return self._logits[0, 0]
 
     def read_batch(self, embeds: Floats, mask: NDArray[np.int64]) -> Floats:
         """Next-token logits [B, V] of several prompts at once, beside the conversation in memory.
@@ -162,21 +162,21 @@ class OnnxLanguage:
             raise DataError("Prompts of a batch must be padded on the right, each of one token at least.")
         inputs: dict[str, NDArray[Any]] = {
             value.name: np.empty((len(embeds), value.shape[1], 0, value.shape[3]), _FLOATS[value.type])
-            for value in self._decoder.get_inputs()
+            for value in self.decoder.get_inputs()
             if _is_cache(value.name)
         }
         inputs |= {"inputs_embeds": embeds, "attention_mask": mask, "num_logits_to_keep": np.array(0)}
-        logits = run(self._decoder, ["logits"], inputs)[0]  # [B, T, V]
+        logits = run(self.decoder, ["logits"], inputs)[0]  # [B, T, V]
         return logits[np.arange(len(embeds)), lengths - 1]
 
     def close(self) -> None:
         """Lets both graphs and the cache go."""
-        self._prompt = self._single = self._lookup = self._decoder = self._embedding = None
+        self._prompt = self._single = self._lookup = self.decoder = self.embedding = None
         self._cache = {}
 
     def _embed(self, ids: NDArray[np.int64]) -> Floats:
         """[1, T] → [1, T, W]."""
-        return run(self._embedding, ["inputs_embeds"], {"input_ids": ids})[0]
+        return run(self.embedding, ["inputs_embeds"], {"input_ids": ids})[0]
 
     def _read(self, embeds: Floats, every: bool) -> Floats:
         """Appends embeddings [1, T, W]; logits [V] after the last, or [T, V] with `every`.
@@ -208,18 +208,18 @@ class OnnxLanguage:
         bind(self._prompt.bind_input, "inputs_embeds", embeds)
         bind(self._prompt.bind_output, "logits", logits)
         with one_line(STOPPED):
-            self._decoder.run_with_iobinding(self._prompt)
+            self.decoder.run_with_iobinding(self._prompt)
 
     def _grow(self, count: int, binding: Any) -> None:
         """Makes room for tokens in what a run sees. Raises DataError where the buffers have none."""
         if self._length + count > self.context:
             raise DataError(f"{self._length + count} tokens are more than the context of {self.context}.")
         self._length += count
-        bind(binding.bind_input, "attention_mask", self._mask[:, : self._length])
+        binding.bind_input("attention_mask", CPU, 0, np.int64, (1, self._length), self._ones)
 
     def _bind_cache(self) -> Any:
         """A binding that has every buffer of keys or values as past and as present at once."""
-        binding = self._decoder.io_binding()
+        binding = self.decoder.io_binding()
         for name, buffer in self._cache.items():
             bind(binding.bind_input, name, buffer)
             bind(binding.bind_output, name.replace("past_key_values.", "present."), buffer)
@@ -228,7 +228,7 @@ class OnnxLanguage:
 
     def _bind_single(self) -> None:
         """One token's way stays the same but for the mask: id → embedding → logits."""
-        output = self._embedding.get_outputs()[0]
+        output = self.embedding.get_outputs()[0]
         self._embeds = np.empty((1, 1, output.shape[-1]), _FLOATS[output.type])
         bind(self._lookup.bind_input, "input_ids", self._token)
         bind(self._lookup.bind_output, "inputs_embeds", self._embeds)

@@ -129,7 +129,7 @@ def test_logits_after_every_position_agree_with_one_by_one(engine):
     assert every.shape == (len(ids), 410) and every.dtype == np.float32
     np.testing.assert_allclose(every[-1], engine.language.prefill(ids, features), atol=0.05)
     cut = len(ids) - 3
-    rows = [engine.language.prefill(ids[:cut], features)] + [engine.language.step(token) for token in ids[cut:]]
+    rows = [engine.language.prefill(ids[:cut], features)] + [engine.next_token(token) for token in ids[cut:]]
     np.testing.assert_allclose(np.stack(rows), every[cut - 1 :], atol=0.05)
 
 
