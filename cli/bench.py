@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from switchkd.runtime.bench.grids import Grid
     from switchkd.runtime.bench.measurement import Bench
 
-# Scenario → the parameters that are its own, and where its results go in a run.
-_OWN = {"single": ("questions", "seconds", "warm_up", "divergence", "sequential"), "camera": ("rate", "minutes")}
+# Scenario → where its results go in a run.
 _REPORTS = {"single": "bench", "camera": "bench-camera"}
 _INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
 
@@ -79,9 +78,9 @@ _INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
 @click.option(
     "--divergence",
     type=click.IntRange(min=0),
-    default=100,
+    default=662,
     show_default=True,
-    help="Questions on which next-token distributions are compared.",
+    help="Next tokens whose distributions are compared, at least, if the questions asked have as many; 0: none.",
 )
 @click.option(
     "--max-tokens", type=click.IntRange(min=1), default=16, show_default=True, help="Longest answer in tokens."
@@ -131,31 +130,36 @@ def bench_command(
     """
     from rich.console import Console
 
+    from switchkd.files import require_writable
     from switchkd.runtime.bench.grids import changes_between, compare, grids
-    from switchkd.runtime.bench.measurement import summarise_bench
-    from switchkd.runtime.bench.report import read_summary, write_bench
+    from switchkd.runtime.bench.measurement import OWN_SETTINGS, summarise_bench
+    from switchkd.runtime.bench.report import JSON_NAME, read_summary, write_bench
 
     scenario = options["scenario"]
-    for other, names in _OWN.items():
+    for other, names in OWN_SETTINGS.items():
         if other != scenario:
             refuse_options(names, f"goes with --scenario {other} alone.")
     console = Console()
     older = read_summary(old) if old else None
     run = _find_run(run_name)
+    out = out or (run or Path()) / "reports" / _REPORTS[scenario]
+    require_writable(out)
+    if old and old.resolve() == (out / JSON_NAME).resolve():
+        raise click.UsageError(f"{old} would be overwritten: give the new results a folder of their own with --out.")
     bench = _prepare(run, variants, reference, data, images, options, console)
     _measure(bench, console)
     if not any(bench.answered()):
-        raise click.ClickException("\n".join(bench.failures() or ["Nothing was measured before the end."]))
+        _end(bench)
     summary = summarise_bench(bench)
     extra = [compare(older, summary)] if older else []
+    report = write_bench(bench, summary, extra, out)  # before anything is printed, which may fail
     for grid in [*grids(summary), *extra]:
         _print_grid(console, grid)
     notes = [*bench.conditions["warnings"], *(changes_between(older, summary) if older else [])]
     for note in notes:
         console.print(f"[yellow]{note}", highlight=False)
-    if scenario == "single" and bench.energy is None:
+    if bench.energy is None:
         console.print("Energy: unavailable, no counter of this machine can be read.")
-    report = write_bench(bench, summary, extra, out or (run or Path()) / "reports" / _REPORTS[scenario])
     console.print(f"report: {report}", soft_wrap=True)
     _end(bench)
 
@@ -240,6 +244,7 @@ def _end(bench: Bench) -> None:
     for line in failures:
         click.echo(f"Error: {line}", err=True)
     if bench.interrupted:
-        click.echo("Interrupted; the results are those up to here.", err=True)
-    if failures or bench.interrupted:
+        there = "the results are those up to here" if any(bench.answered()) else "nothing was measured yet"
+        click.echo(f"Interrupted; {there}.", err=True)
+    if failures or bench.interrupted or not any(bench.answered()):
         raise click.exceptions.Exit(_INTERRUPTED if bench.interrupted else 1)

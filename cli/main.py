@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
+import sys
 import threading
 from typing import Any
 
@@ -31,8 +33,11 @@ from switchkd.cli.ship import ship_command
 from switchkd.cli.verify import verify_command
 from switchkd.errors import SkdError
 
-# Waiting threads that spin make training and inference ten times slower on a busy machine. Read when torch loads.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Threads that wait by spinning make training ten times slower on a busy machine; without any spinning it is a third slower on
+# a quiet one. Read when torch loads; the first is GNU's library, the second any other. Engines keep their libraries' ways:
+# without spinning llama.cpp takes twice the time for a token.
+_WAITING = {"GOMP_SPINCOUNT": "1000", "OMP_WAIT_POLICY": "passive"}
+_TRAINING = frozenset({"distill", "train", "ablate", "assets"})
 
 # Which extra brings a package that a command turned out to need.
 _EXTRAS = {
@@ -47,6 +52,14 @@ _EXTRAS = {
 
 class CommandGroup(click.Group):
     """A group whose commands' errors end as one line, unless `--debug` asks for the traceback."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        found = super().resolve_command(ctx, args)
+        for name, value in _WAITING.items() if found[0] in _TRAINING else ():
+            os.environ.setdefault(name, value)
+        return found
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -80,6 +93,9 @@ def main(debug: bool) -> None:
     skd export --format gguf --quant q4      make a file of it that a small computer runs
     skd chat runs/latest/exports/VARIANT --image FILE   ask it about a picture
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a letter is no reason to stop
     # An asked-for end cleans up like Ctrl-C; training replaces this by a handler that saves first.
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -17,19 +17,24 @@ from switchkd.runtime.engine import CPU, DEFAULT_CONTEXT, Engine, LanguageModel,
 _EXPORTS = RUNS / "latest" / "exports"
 
 
-def find_variant(name: str | Path) -> Path:
-    """The folder of a variant: a path, a name among the newest run's exports, or a checkpoint's `asset:NAME` or name on the hub.
+def find_variant(name: str | Path, exports: Path = _EXPORTS) -> Path:
+    """The folder of a variant: a path, a name among a run's exports, or a checkpoint's `asset:NAME` or name on the hub.
+
+    Args:
+        name: what a person typed.
+        exports: the run's folder of exports; by default the newest run's.
 
     Raises:
         SkdError: there is none of these.
     """
-    for folder in (Path(name).expanduser(), _EXPORTS / name):
+    for folder in (Path(name).expanduser(), exports / name):
         if folder.is_dir():
             return folder
     if is_reference(name):
         return resolve_checkpoint(name)
-    known = sorted(path.name for path in _EXPORTS.glob("*") if (path / FILE_NAME).exists())
-    there = f"the newest run has {', '.join(known)}" if known else f"{_EXPORTS} has none; make one with `skd export`"
+    known = sorted(path.name for path in exports.glob("*") if (path / FILE_NAME).exists())
+    whose = "the newest run" if exports == _EXPORTS else f"the run {exports.parent}"
+    there = f"{whose} has {', '.join(known)}" if known else f"{exports} has none; make one with `skd export`"
     raise SkdError(f"There is no variant {name}: give a folder or a name; {there}.")
 
 

@@ -36,8 +36,13 @@ def free_bytes(root: Path = ROOT) -> int | None:
     used = read_text(root / _CGROUP / "memory.current").strip()
     if limit is None or not used.isdigit():
         return free
-    left = max(0, limit - int(used) + _statistics(root).get("inactive_file", 0))
+    left = max(0, limit - int(used) + _statistics(root, "memory.stat").get("inactive_file", 0))
     return left if free is None else min(free, left)
+
+
+def times_stopped(root: Path = ROOT) -> int | None:
+    """How often this container's quota of processor time has run out; None where there is none."""
+    return _statistics(root, "cpu.stat").get("nr_throttled")
 
 
 def return_freed_memory() -> None:
@@ -66,7 +71,7 @@ def _meminfo(root: Path) -> dict[str, int]:
     return {words[0].rstrip(":"): int(words[1]) * 1024 for words in entries if len(words) == 3 and words[1].isdigit()}
 
 
-def _statistics(root: Path) -> dict[str, int]:
-    """The container's memory.stat, bytes."""
-    entries = (line.split() for line in read_text(root / _CGROUP / "memory.stat").splitlines())
+def _statistics(root: Path, name: str) -> dict[str, int]:
+    """The container's memory.stat (bytes), or cpu.stat."""
+    entries = (line.split() for line in read_text(root / _CGROUP / name).splitlines())
     return {words[0]: int(words[1]) for words in entries if len(words) == 2 and words[1].isdigit()}

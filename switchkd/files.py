@@ -43,8 +43,21 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def require_writable(folder: Path) -> None:
+    """Raises SkdError unless a folder can be written, or made: for work whose results come at its end."""
+    there = folder
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if not there.is_dir():
+        raise SkdError(f"{folder} can't be written: {there} is no folder.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise SkdError(f"{folder} can't be written: {there} doesn't allow it.")
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a text file through a temporary one, so that a reader never sees half of it.
+
+    What isn't Unicode, as in names of files of another encoding, is written as JSON escapes it.
 
     Raises:
         SkdError: the file can't be written.
@@ -52,7 +65,7 @@ def write_text(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)

@@ -44,7 +44,7 @@ def draw_pareto(variants: Variants) -> str:
         score, peak = each["quality"]["accuracy"]["all"], each["memory"]["peak"]
         time, value = 1e3 * each["latency"]["first_token"]["p50"], 100 * score["accuracy"]
         low, high = (100 * bound for bound in score["interval"])
-        label = name if peak is None else f"{name}, {peak / 1e6:,.0f} MB"
+        label = _label(name) if peak is None else f"{_label(name)}, {peak / 1e6:,.0f} MB"
         axes.errorbar(
             time, value, np.maximum(0, [[value - low], [high - value]]), color=palette[name], linewidth=1, capsize=3
         )
@@ -97,7 +97,7 @@ def draw_latencies(measurements: Sequence[Measurement], phase: str) -> str:
                 np.arange(1, len(values) + 1) / len(values),
                 where="post",
                 color=palette[each.name],
-                label=each.name,
+                label=_label(each.name),
             )
     axes.set(xlabel=f"{WORDS[phase]}, ms", ylabel="share of requests", ylim=(0, 1.01))
     _logarithmic(axes, "x")
@@ -118,7 +118,9 @@ def draw_kinds(variants: Variants) -> str:
         bounds = np.array([score["interval"] for _, score in known]).T * 100
         places = [place + step * (index - (len(variants) - 1) / 2) for place, _ in known]
         errors = np.maximum(0, [values - bounds[0], bounds[1] - values]) if len(known) else None
-        axes.errorbar(values, places, xerr=errors, fmt="o", markersize=4, linewidth=1, color=palette[name], label=name)
+        axes.errorbar(
+            values, places, xerr=errors, fmt="o", markersize=4, linewidth=1, color=palette[name], label=_label(name)
+        )
     axes.set_yticks(range(len(kinds)), kinds)
     axes.set_ylim(len(kinds) - 0.5, -0.5)
     axes.set(xlabel="right answers, % (95 %)", xlim=(0, 100))
@@ -134,7 +136,7 @@ def draw_camera(measurements: Sequence[Measurement]) -> str:
         assert each.camera is not None
         ages = 1e3 * np.array(each.camera.ages())
         ends = [end for _, _, end in each.camera.answered]
-        axes.plot(ends, ages, ".", markersize=2.5, color=palette[each.name], label=each.name)
+        axes.plot(ends, ages, ".", markersize=2.5, color=palette[each.name], label=_label(each.name))
         axes.axhline(1e3 / each.camera.rate, color="black", linewidth=0.8, linestyle="--")
     axes.set(xlabel="seconds", ylabel="age of the answered frame, ms")
     _logarithmic(axes, "y")
@@ -149,10 +151,15 @@ def draw_memory(measurements: Sequence[Measurement]) -> str:
     for each in measurements:
         if each.memory:
             times, sizes = np.array(each.memory, float).T
-            axes.plot(times, (sizes - sizes[0]) / 1e6, color=palette[each.name], linewidth=1.2, label=each.name)
+            axes.plot(times, (sizes - sizes[0]) / 1e6, color=palette[each.name], linewidth=1.2, label=_label(each.name))
     axes.set(xlabel="seconds", ylabel="memory since the start, MB")
     axes.legend(fontsize=8)
     return _svg(figure)
+
+
+def _label(name: str) -> str:
+    """In a legend, which leaves out what begins with an underscore."""
+    return f" {name}" if name.startswith("_") else name
 
 
 def _mean_part(latency: Mapping[str, Any], part: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -68,10 +69,10 @@ def _speed(variants: Mapping[str, Any]) -> Grid:
         rows.append((name, *medians, figure(None if noise is None else 100 * noise, ".1f")))
     columns = [WORDS[phase] for phase in PHASES]
     columns[PHASES.index("decode_token")] = "decode tokens/s"
-    warm_up = next(iter(variants.values()))["latency"]["warm_up"]
+    warm_up = sum(each["latency"]["warm_up"] for each in variants.values())
     note = (
-        f"Medians. ±: how uncertain the last one is by this run's own noise (95 %). {warm_up} requests of each variant "
-        "warmed up and aren't counted."
+        "Medians; decode: all later tokens by all their time. ±: how uncertain the last one is by this run's own noise (95 %). "
+        f"{warm_up} requests warmed up and aren't counted."
     )
     return Grid("Speed, ms", ("variant", *columns, "± %"), rows, note)
 
@@ -114,13 +115,16 @@ def _size(variants: Mapping[str, Any]) -> Grid:
     rows = []
     for name, each in variants.items():
         sizes = [each["files"]["weights"], each["memory"]["loaded"], each["memory"]["peak"]]
-        energy = each["energy"]["joules_per_answer"] if each["energy"] else None
         seconds = [figure(each["latency"][key]) for key in ("load", "first_answer")]
         megabytes = [figure(None if size is None else size / 1e6) for size in sizes]
-        rows.append((name, *megabytes, *seconds, "n/a" if energy is None else figure(energy)))
+        rows.append((name, *megabytes, *seconds, _joules(each)))
     columns = ("weights MB", "loaded MB", "peak MB", "load s", "first answer s", "J an answer")
     note = "Loaded, peak: the process in memory. First answer: of the requests that warm up."
     return Grid("Size, start and energy", ("variant", *columns), rows, note)
+
+
+def _joules(each: Summary) -> str:
+    return figure(each["energy"]["joules_per_answer"]) if each["energy"] else "n/a"
 
 
 def _accuracy(entry: Summary) -> str:
@@ -144,6 +148,7 @@ def _camera(variants: Mapping[str, Any]) -> Grid:
                 figure(None if camera["missed_share"] is None else 100 * camera["missed_share"], ".1f"),
                 *(spread(age[quantile], quantile) if age["n"] else NONE for quantile in ("p50", "p99.9")),
                 figure(None if age["max"] is None else 1e3 * age["max"]),
+                _joules(each),
             )
         )
     camera = next(iter(variants.values()))["camera"]
@@ -152,7 +157,7 @@ def _camera(variants: Mapping[str, Any]) -> Grid:
         f"Late: answered more than {1e3 * camera['deadline']:.0f} ms after the frame came. Missed: late, or dropped because a "
         "newer frame took its place."
     )
-    columns = ("frames", "answered", "dropped", "late", "missed, %", "p50", "p99.9", "max")
+    columns = ("frames", "answered", "dropped", "late", "missed, %", "p50", "p99.9", "max", "J an answer")
     return Grid(title, ("variant", *columns), rows, note)
 
 
@@ -188,7 +193,8 @@ def compare(old: Summary, new: Summary) -> Grid:
         rows += _plain_rows(name, before, each)
     note = (
         "New / old. ±: 95 %, out of how noisy each of the two runs was; what differs between runs for other reasons "
-        "isn't in it."
+        "isn't in it. Peaks are single readings. Right answers: difference in points with its 95 % interval, as if the two "
+        "had been asked different questions."
     )
     return Grid("Against the older bench", ("variant", "old", "new", "ratio", ""), rows, note)
 
@@ -218,12 +224,18 @@ def _plain_rows(name: str, old: Summary, new: Summary) -> list[tuple[str, ...]]:
         )
     scores = [each["quality"]["accuracy"]["all"] for each in (old, new) if each.get("quality")]
     if len(scores) == 2:
-        overlap = (
-            scores[0]["interval"][0] <= scores[1]["interval"][1]
-            and scores[1]["interval"][0] <= scores[0]["interval"][1]
-        )
-        rows.append((f"{name}, right, %", *map(_accuracy, scores), NONE, "intervals overlap" if overlap else "differs"))
+        rows.append((f"{name}, right, %", *map(_accuracy, scores), *_difference_cells(*scores)))
     return rows
+
+
+def _difference_cells(old: Summary, new: Summary) -> tuple[str, str]:
+    """New minus old in points, with Newcombe's interval out of the two of Wilson (Statistics in Medicine 17, 1998, method 10)."""
+    change = new["accuracy"] - old["accuracy"]
+    (old_low, old_high), (new_low, new_high) = old["interval"], new["interval"]
+    low = change - math.hypot(new["accuracy"] - new_low, old_high - old["accuracy"])
+    high = change + math.hypot(new_high - new["accuracy"], old["accuracy"] - old_low)
+    verdict = "within noise" if low <= 0 <= high else "differs"
+    return f"{100 * change:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})", verdict
 
 
 def changes_between(old: Summary, new: Summary) -> list[str]:
@@ -231,10 +243,25 @@ def changes_between(old: Summary, new: Summary) -> list[str]:
     lines = []
     for place, keys in (
         ("machine", ("cpu", "usable_cores", "governor")),
-        ("settings", ("scenario", "device", "threads", "max_tokens", "rate", "sequential", "data")),
+        ("settings", ("scenario", "device", "threads", "context", "max_tokens", "rate", "sequential", "data")),
     ):
-        for key in keys:
-            before, after = old[place].get(key), new[place].get(key)
-            if before != after:
-                lines.append(f"The older bench had another {key.replace('_', ' ')}: {before} instead of {after}.")
+        lines += _changes(old[place], new[place], keys)
+    versions = [each["machine"].get("versions") or {} for each in (old, new)]
+    lines += _changes(*versions, sorted(set(versions[0]) & set(versions[1])))
+    both = [name for name in new["variants"] if name in old["variants"]]
+    for name in both:
+        files = [each["variants"][name].get("files") or {} for each in (old, new)]
+        if files[0].get("manifest_sha256") != files[1].get("manifest_sha256"):
+            lines.append(f"{name} was another export in the older bench.")
+    for whose, names in (("older", old["variants"]), ("newer", new["variants"])):
+        if only := [name for name in names if name not in both]:
+            lines.append(f"Only the {whose} bench has {', '.join(only)}.")
     return lines
+
+
+def _changes(old: Summary, new: Summary, keys: Sequence[str]) -> list[str]:
+    return [
+        f"The older bench had another {key.replace('_', ' ')}: {old.get(key)} instead of {new.get(key)}."
+        for key in keys
+        if old.get(key) != new.get(key)
+    ]

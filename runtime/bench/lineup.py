@@ -74,8 +74,7 @@ def require_device(device: str) -> None:
 
 
 def _find(name: str, run: Path | None) -> Path:
-    exported = None if run is None else run / "exports" / name
-    return find_variant(exported if exported and exported.is_dir() and not Path(name).is_dir() else name)
+    return find_variant(name) if run is None else find_variant(name, run / "exports")
 
 
 def name_all(folders: Sequence[Path]) -> dict[str, Path]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import switchkd
-from switchkd.computer import ROOT, memory_bytes, usable_processors
+from switchkd.computer import ROOT, memory_bytes, times_stopped, usable_processors
 
 PACKAGES = ("torch", "transformers", "onnxruntime", "llama-cpp-python", "numpy", "pillow", "tokenizers")
 # Instruction sets that engines choose their kernels by.
@@ -51,7 +51,8 @@ class Conditions:
     temperature: float | None  # of the hottest zone, °C
     throttled: int | None  # times the processor slowed down for its heat since it was started
     cooling: int | None  # devices that slow the processor down now
-    busy: float  # seconds of processor time used by anyone since the start, all cores
+    stopped: int | None  # times a container's quota stopped its processes, since it was started
+    busy: float  # seconds of processor time used by anyone since the start, on the cores this process may use
     stolen: float  # seconds of it that a virtual machine's host took
     total: float  # seconds of processor time there were
     own: float  # seconds of processor time used by this process and its ended children
@@ -65,6 +66,7 @@ class Conditions:
             temperature=_hottest(root),
             throttled=_throttle_count(root),
             cooling=_active_cooling(root),
+            stopped=times_stopped(root),
             **_processor_times(root),
             own=times.user + times.system + times.children_user + times.children_system,
         )
@@ -72,17 +74,19 @@ class Conditions:
 
 def describe_conditions(before: Conditions, after: Conditions, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Before, after and in between: "load", "temperature" as [before, after], "others" and "stolen" as shares of the
-    processor, "throttled" as times, and "warnings", sentences."""
+    processor, "throttled" and "stopped" as times, and "warnings", sentences."""
     total = after.total - before.total
     others = (after.busy - before.busy - (after.own - before.own)) / total if total else None
     stolen = (after.stolen - before.stolen) / total if total else None
     throttled = None if after.throttled is None else after.throttled - (before.throttled or 0)
+    stopped = None if after.stopped is None else after.stopped - (before.stopped or 0)
     report = {
         "load": [before.load, after.load],
         "temperature": [before.temperature, after.temperature],
         "others": None if others is None else max(0.0, others),
         "stolen": stolen,
         "throttled": throttled,
+        "stopped": stopped,
         "cooling": after.cooling,
     }
     return report | {"warnings": list(_warnings(report, facts))}
@@ -98,6 +102,8 @@ def _warnings(report: Mapping[str, Any], facts: Mapping[str, Any]) -> Iterable[s
         yield f"The host of this virtual machine took {100 * report['stolen']:.0f} % of the processor during the bench."
     if report["throttled"]:
         yield f"The processor was throttled {report['throttled']} times for its heat."
+    if report["stopped"]:
+        yield f"The container's quota of processor time ran out {report['stopped']} times during the bench."
     if report["cooling"]:
         yield "The processor is slowed down to cool."
     if (report["temperature"][1] or 0) >= _HOT:
@@ -141,11 +147,14 @@ def _active_cooling(root: Path) -> int | None:
 
 
 def _processor_times(root: Path) -> dict[str, float]:
-    """proc(5): user, nice, system, idle, iowait, irq, softirq, steal in hundredths of a second, all cores together."""
-    words = (_text(root / "proc/stat") or "").partition("\n")[0].split()[1:9]
-    if len(words) < 8:
+    """proc(5): user, nice, system, idle, iowait, irq, softirq, steal in hundredths of a second, of the cores this process may
+    use together."""
+    rows = [line.split() for line in (_text(root / "proc/stat") or "").splitlines() if line.startswith("cpu")]
+    allowed = {f"cpu{core}" for core in os.sched_getaffinity(0)} if hasattr(os, "sched_getaffinity") else set()
+    own = [row[1:9] for row in rows if row[0] in allowed and len(row) >= 9] or [row[1:9] for row in rows[:1]]
+    ticks = [sum(int(word) for word in column) / os.sysconf("SC_CLK_TCK") for column in zip(*own, strict=True)]
+    if len(ticks) < 8:
         return {"busy": 0.0, "stolen": 0.0, "total": 0.0}
-    ticks = [int(word) / os.sysconf("SC_CLK_TCK") for word in words]
     idle, stolen = ticks[3] + ticks[4], ticks[7]
     return {"busy": sum(ticks) - idle - stolen, "stolen": stolen, "total": sum(ticks)}
 

@@ -16,6 +16,8 @@ from switchkd.runtime.bench.scenario import CameraLog
 from switchkd.runtime.bench.statistics import SAMPLES_NEEDED, drift, summarise
 
 SINGLE, CAMERA = "single", "camera"
+# Scenario → the settings that are its own.
+OWN_SETTINGS = {SINGLE: ("questions", "seconds", "warm_up", "divergence", "sequential"), CAMERA: ("rate", "minutes")}
 LEAST = SAMPLES_NEEDED["p90"]  # questions, however long they take
 _TOLD = 10  # questions that were left out, a line each
 PHASES = ("preprocess", "encode", "prefill", "first_token", "decode_token", "answer")
@@ -33,7 +35,7 @@ class Settings:
     questions: int | None  # asked of each variant; None: as many as fit into `seconds`, but at least LEAST
     seconds: float  # for the measuring, all variants together
     warm_up: int  # requests before the first that counts
-    divergence: int  # questions on which next-token distributions are compared
+    divergence: int  # next tokens whose distributions are compared, at least
     sequential: bool  # one variant after the other instead of in turns
     rate: float  # frames a second
     minutes: float  # of the camera
@@ -42,7 +44,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Energy:
-    """What the machine drew during one request, the way between the processes and decoding the picture included."""
+    """What the machine drew, the way between the processes and decoding pictures included."""
 
     joules: float
     seconds: float  # that these joules are of
@@ -79,11 +81,13 @@ class Measurement:
     load: float | None = None  # seconds: files to an engine that can be asked
     first: Request | None = None  # the first request of all, which warms up
     warm_up: int = 0  # requests that don't count
+    refused: int = 0  # questions that it alone couldn't be asked
     requests: list[Request] = field(default_factory=list)  # in the order of time
     peak: int | None = None  # bytes
     loaded: int | None = None  # bytes after loading
     divergences: Divergences | None = None  # None: not compared, or the reference itself
     camera: CameraLog | None = None
+    filmed: Energy | None = None  # while the camera ran; None without a meter
     memory: list[tuple[float, int]] = field(default_factory=list)  # (seconds, bytes) while the camera ran
 
     def answers(self) -> dict[int, str]:
@@ -128,8 +132,9 @@ class Bench:
     def failures(self) -> list[str]:
         """A line for each thing that went wrong."""
         lines = [f"{each.name}: {each.error}" for each in self.measurements.values() if each.error]
+        whose = " for every variant" if self.settings.scenario == SINGLE else ""
         for index, reason in list(self.left_out.items())[:_TOLD]:
-            lines.append(f"question {self.questions[index].id} was left out for every variant: {reason}")
+            lines.append(f"question {self.questions[index].id} was left out{whose}: {reason}")
         if (more := len(self.left_out) - _TOLD) > 0:
             lines.append(f"{more} more questions were left out.")
         for each in self.measurements.values():
@@ -167,10 +172,11 @@ def _summarise_variant(each: Measurement, bench: Bench) -> dict[str, Any]:
         summary["latency"] = _latency(each)
         summary["memory"] = {"peak": each.peak, "loaded": each.loaded}
     if each.requests:
-        summary["energy"] = _energy(each)
+        summary["energy"] = _energy([request.energy for request in each.requests if request.energy], len(each.requests))
         summary["quality"] = _quality(each, bench)
     if each.camera is not None:
         summary["camera"] = each.camera.summary()
+        summary["energy"] = _energy([each.filmed] if each.filmed else [], len(each.camera.answered))
         summary["memory"]["growth"] = judge_growth(each.memory)
     return summary
 
@@ -196,12 +202,12 @@ def _latency(each: Measurement) -> dict[str, Any]:
     }
 
 
-def _energy(each: Measurement) -> dict[str, float] | None:
-    drawn = [request.energy for request in each.requests if request.energy is not None]
+def _energy(drawn: Sequence[Energy], answers: int) -> dict[str, float] | None:
+    """What so many answers drew; None without a meter."""
     if not drawn:
         return None
     joules, seconds = sum(each.joules for each in drawn), sum(each.seconds for each in drawn)
-    return {"joules_per_answer": joules / len(drawn), "watts": joules / seconds if seconds else 0.0}
+    return {"joules_per_answer": joules / answers, "watts": joules / seconds if seconds else 0.0}
 
 
 def _quality(each: Measurement, bench: Bench) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import numpy as np
 
 PROC = Path("/proc")
 _LEAST_SAMPLES, _LEAST_SECONDS = 20, 20.0
+_NEARLY = 0.9
 _LEAST_GROWTH, _LEAST_SHARE = 1 << 20, 0.005  # growth below one of these may be chance
 
 
@@ -57,11 +58,13 @@ def judge_growth(samples: Sequence[tuple[float, int]]) -> dict[str, Any]:
         samples: (seconds, bytes), in the order of time.
 
     Returns:
-        "verdict": "steady", "leak" or "too short to tell"; "start" and "end", bytes; "growth", bytes over the time that
+        "verdict": "steady", "leak", "too short to tell" or "unknown"; "start" and "end", bytes; "growth", bytes over the time that
         counts, and "growth_per_hour", both by Theil and Sen's slope, the median of all pairs' slopes; "seconds" of that
-        time. The first quarter doesn't count: caches fill. A leak grows by more than a MiB and half a percent, and no
-        sample of the last third is as low as the highest of the first: what goes up and down is none.
+        time. The first quarter doesn't count: caches fill. A leak grows by more than a MiB and half a percent, and nearly
+        all of the last third (nine tenths) lies above nearly all of the first: what goes up and down is none.
     """
+    if not samples:
+        return {"verdict": "unknown", **_ends(samples)}
     if len(samples) < _LEAST_SAMPLES or samples[-1][0] - samples[0][0] < _LEAST_SECONDS:
         return {"verdict": "too short to tell", **_ends(samples)}
     counted = [sample for sample in samples if sample[0] >= samples[0][0] + (samples[-1][0] - samples[0][0]) / 4]
@@ -70,7 +73,7 @@ def judge_growth(samples: Sequence[tuple[float, int]]) -> dict[str, Any]:
     slope = _slope(times, sizes)
     third = max(1, len(sizes) // 3)
     large = slope * seconds > max(_LEAST_GROWTH, _LEAST_SHARE * float(np.median(sizes)))
-    leak = large and sizes[-third:].min() > sizes[:third].max()
+    leak = large and np.quantile(sizes[-third:], 1 - _NEARLY) > np.quantile(sizes[:third], _NEARLY)
     return {
         "verdict": "leak" if leak else "steady",
         **_ends(samples),

@@ -19,7 +19,7 @@ from switchkd.files import write_text
 from switchkd.preprocess import open_image
 from switchkd.runtime.bench import figures
 from switchkd.runtime.bench.grids import NONE, WORDS, Grid, compare, figure, grids, spread
-from switchkd.runtime.bench.measurement import PHASES, Bench
+from switchkd.runtime.bench.measurement import OWN_SETTINGS, PHASES, Bench
 from switchkd.runtime.bench.quality import right_answers
 from switchkd.runtime.bench.statistics import QUANTILES, summarise
 from switchkd.scoring import is_right
@@ -76,6 +76,7 @@ def read_summary(path: Path) -> dict[str, Any]:
 
 def render(bench: Bench, summary: dict[str, Any], extra: Sequence[Grid]) -> str:
     """report.html: one file with everything in it, no script, nothing fetched."""
+    others = (own for scenario, own in OWN_SETTINGS.items() if scenario != bench.settings.scenario)
     environment = Environment(
         loader=PackageLoader("switchkd.runtime.bench", "."),
         autoescape=True,
@@ -89,6 +90,7 @@ def render(bench: Bench, summary: dict[str, Any], extra: Sequence[Grid]) -> str:
         drawings=_drawings(bench, summary),
         samples=_samples(bench),
         failures=bench.failures(),
+        unused=("unreadable", "interrupted", *(name for own in others for name in own)),
         title=bench.title,
     )
 
@@ -154,7 +156,8 @@ def _draw(bench: Bench, summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "Where an answer's time goes", figures.draw_phases(variants)
         yield "Time to first token", figures.draw_latencies(asked, "first_token")
         yield "Time to the whole answer", figures.draw_latencies(asked, "answer")
-        yield "Right answers by question kind", figures.draw_kinds(variants)
+        if any(len(each["quality"]["accuracy"]) > 1 for each in variants.values()):
+            yield "Right answers by question kind", figures.draw_kinds(variants)
     if filmed:
         yield "Age of answered frames, and the deadline", figures.draw_camera(filmed)
         yield "Memory while the camera ran", figures.draw_memory(filmed)

@@ -26,6 +26,7 @@ from switchkd.runtime.engine import CPU
 
 Progress = Callable[[str, float], None]  # what is being done, and which share of it is done
 _FRAMES = 16  # different pictures that a camera shows, decoded before it starts
+_REFUSALS, _REFUSED_SHARE = 10, 0.1  # questions, and which share of them, that a variant alone may refuse
 _MEMORY_SAMPLES = 600  # of a camera's run, at most
 Sessions = dict[str, Session]
 
@@ -66,15 +67,29 @@ class Runner:
     def run(self) -> None:
         """All of it."""
         names = list(self.bench.measurements)
-        alone = self.settings.sequential or self.settings.scenario == CAMERA
-        for group in [[name] for name in names] if alone else [names]:
-            with self._open(group) as sessions:
-                if self.settings.scenario == CAMERA:
-                    self._run_camera(sessions, WallClock())
-                    continue
-                self._warm_up(sessions)
-                self._ask_all(sessions, self.settings.seconds * len(group) / len(names))
-                self._compare(sessions, keep=alone)
+        meter = open_meter()
+        self.bench.energy = meter.name if meter else None
+        try:
+            for group in self._groups(names):
+                with self._open(group) as sessions:
+                    if self.settings.scenario == CAMERA:
+                        self._run_camera(sessions, WallClock(), meter)
+                        continue
+                    self._warm_up(sessions)
+                    self._ask_all(sessions, self.settings.seconds * len(group) / len(names), meter)
+                    self._compare(sessions, keep=self.settings.sequential)
+        finally:
+            if meter:
+                meter.close()
+
+    def _groups(self, names: Sequence[str]) -> list[list[str]]:
+        """Variants that are in memory together. Alone, they come in random order, but the reference, whose answers the others
+        are compared along, first."""
+        if self.settings.scenario == CAMERA:
+            return [[name] for name in self._random.sample(names, len(names))]
+        if self.settings.sequential:
+            return [[name] for name in (names[0], *self._random.sample(names[1:], len(names) - 1))]
+        return [list(names)]
 
     @contextmanager
     def _open(self, names: Sequence[str]) -> Iterator[Sessions]:
@@ -87,7 +102,7 @@ class Runner:
                 with self._marking(each):
                     sessions[name] = stack.enter_context(Session(name, **self._arguments(each)))
                     self._note_opened(each, sessions[name])
-            if not self.bench.reference and sessions:
+            if not self.bench.reference and sessions and self.settings.scenario != CAMERA:
                 self.bench.reference = next(iter(sessions))
             yield sessions
 
@@ -116,62 +131,80 @@ class Runner:
                     self._warm(each, sessions[name], index)
 
     def _warm(self, each: Measurement, session: Session, index: int) -> bool:
-        """One request that doesn't count; False where the question can't be asked."""
-        request = self._ask(session, index)
-        if request is None:
+        """One request that doesn't count; False, and a note, where the question can't be asked."""
+        try:
+            request = self._ask(session, index)
+        except QuestionError as error:
+            self.bench.leave_out(index, str(error))
             return False
         each.first = each.first or request
         each.warm_up += 1
         return True
 
-    def _ask_all(self, sessions: Sessions, seconds: float) -> None:
+    def _ask_all(self, sessions: Sessions, seconds: float, meter: EnergyMeter | None) -> None:
         """The requests that count. Every variant is asked the same questions."""
-        meter = open_meter()
-        self.bench.energy = meter.name if meter else None
         wanted = self.settings.questions or len(self.bench.questions)
         least = wanted if self.settings.questions else min(LEAST, wanted)
         limit = math.inf if self.settings.questions else seconds
         start = time.monotonic()
         try:
+            asked = 0
             for number, index in enumerate(self._order(wanted)):
                 spent = time.monotonic() - start
-                if not sessions or (number >= least and spent > limit):
+                if not sessions or (asked >= least and spent > limit):
                     break
                 share = max(number / wanted, min(1.0, spent / limit) if limit else 0.0)
                 self.progress(f"question {number + 1}", share)
-                self._ask_each(sessions, index, meter)
+                asked += self._ask_each(sessions, index, meter)
         finally:
-            for name, session in sessions.items():
-                self.bench.measurements[name].peak = peak_resident(session.pid)
-            if meter:
-                meter.close()
+            self._note_peaks(sessions)
 
-    def _ask_each(self, sessions: Sessions, index: int, meter: EnergyMeter | None) -> None:
-        """One question to every variant; its requests count only if all of them could be made."""
+    def _note_peaks(self, sessions: Sessions) -> None:
+        for name, session in sessions.items():
+            self.bench.measurements[name].peak = peak_resident(session.pid)
+
+    def _ask_each(self, sessions: Sessions, index: int, meter: EnergyMeter | None) -> bool:
+        """One question to every variant; its requests count, and it returns True, only if all of them could be made."""
         if index in self.bench.left_out:
-            return
+            return False
         made: list[tuple[Measurement, Request]] = []
+        refusals: dict[str, str] = {}
         for name in self._random.sample(list(sessions), len(sessions)):
             each = self.bench.measurements[name]
             with self._marking(each, sessions):
                 before, start = meter.joules() if meter else 0.0, time.perf_counter()
-                request = self._ask(sessions[name], index)
-                if request is None:
-                    return
+                try:
+                    request = self._ask(sessions[name], index)
+                except QuestionError as error:
+                    refusals[name] = str(error)
+                    continue
                 if meter:
                     spent = Energy(meter.joules() - before, time.perf_counter() - start)
                     request = replace(request, energy=spent)
                 made.append((each, request))
+                sessions[name].call("rest")
+        if refusals:
+            self._leave_out(sessions, index, refusals, len(made))
+            return False
         for each, request in made:
             each.requests.append(request)
+        return True
 
-    def _ask(self, session: Session, index: int) -> Request | None:
-        """One request; None, and a note, where the question can't be asked."""
-        try:
-            return Request(index, **session.call("ask", **self._question(index), max_tokens=self.settings.max_tokens))
-        except QuestionError as error:
-            self.bench.leave_out(index, str(error))
-            return None
+    def _leave_out(self, sessions: Sessions, index: int, refusals: dict[str, str], others: int) -> None:
+        """A question that can't be asked of one variant counts for none, but a variant that keeps refusing what others answer is
+        ended, so that it doesn't take all their questions away."""
+        whose = "" if not others else f"{', '.join(refusals)}: "
+        self.bench.leave_out(index, f"{whose}{next(iter(refusals.values()))}")
+        for name in refusals if others else ():
+            each = self.bench.measurements[name]
+            each.refused += 1
+            if each.refused >= _REFUSALS and each.refused > _REFUSED_SHARE * (each.refused + len(each.requests)):
+                with self._marking(each, sessions):
+                    raise SessionError(f"it can't be asked what others can, {each.refused} questions: {refusals[name]}")
+
+    def _ask(self, session: Session, index: int) -> Request:
+        """One request. Raises QuestionError where the question can't be asked."""
+        return Request(index, **session.call("ask", **self._question(index), max_tokens=self.settings.max_tokens))
 
     def _question(self, index: int) -> dict[str, Any]:
         question = self.bench.questions[index]
@@ -185,14 +218,18 @@ class Runner:
         reference = self.bench.measurements[self.bench.reference] if self.bench.reference else None
         if reference is None:
             return
-        numbers = list(dict.fromkeys(request.question for request in reference.requests))[: self.settings.divergence]
+        numbers = list(dict.fromkeys(request.question for request in reference.requests))
+        positions = 0
         others = [name for name in sessions if name != reference.name]
         for name in others:
             same = self._tokenizers[name] == self._tokenizers[reference.name]
             self.bench.measurements[name].divergences = Divergences(reason="" if same else "another tokenizer")
         for done, index in enumerate(numbers):
-            self.progress("comparing distributions", done / len(numbers))
+            if positions >= self.settings.divergence:
+                break
+            self.progress("comparing distributions", max(done / len(numbers), positions / self.settings.divergence))
             self._refer(sessions, reference, index)
+            positions += len(self._answers.get(index, ()))
             for name in others:
                 self._compare_one(sessions, name, index)
             if not keep:
@@ -205,7 +242,7 @@ class Runner:
     def _refer(self, sessions: Sessions, reference: Measurement, index: int) -> None:
         if reference.name not in sessions:  # asked in an earlier group, or ended since
             return
-        with self._marking(reference, sessions):
+        with self._marking(reference, sessions), suppress(QuestionError):  # its picture is gone since it was asked
             arguments = {"max_tokens": self.settings.max_tokens, "file": str(self._file(index))}
             self._answers[index] = sessions[reference.name].call("refer", **self._question(index), **arguments)[
                 "tokens"
@@ -216,20 +253,22 @@ class Runner:
         assert each.divergences is not None
         if name not in sessions or index not in self._answers or each.divergences.reason:
             return
-        with self._marking(each, sessions):
+        with self._marking(each, sessions), suppress(QuestionError):  # by itself, it may not have been asked this one
             arguments = {"tokens": self._answers[index], "file": str(self._file(index))}
             each.divergences.add(index, sessions[name].call("compare", **self._question(index), **arguments))
 
     def _file(self, index: int) -> Path:
         return self._folder / f"{index}.npy"
 
-    def _run_camera(self, sessions: Sessions, clock: Clock) -> None:
-        for name, session in sessions.items():
-            each = self.bench.measurements[name]
-            with self._marking(each):
-                frames = self._prepare_frames(each, session)
-                self._film(each, session, frames, clock)
-            each.peak = peak_resident(session.pid)
+    def _run_camera(self, sessions: Sessions, clock: Clock, meter: EnergyMeter | None) -> None:
+        try:
+            for name, session in sessions.items():
+                each = self.bench.measurements[name]
+                with self._marking(each):
+                    frames = self._prepare_frames(each, session)
+                    self._film(each, session, frames, clock, meter)
+        finally:
+            self._note_peaks(sessions)
 
     def _prepare_frames(self, each: Measurement, session: Session) -> list[int]:
         """Numbers of the questions whose pictures the camera shows; each has been asked once, to warm up and be decoded."""
@@ -247,13 +286,17 @@ class Runner:
             )
         return frames
 
-    def _film(self, each: Measurement, session: Session, frames: Sequence[int], clock: Clock) -> None:
+    def _film(
+        self, each: Measurement, session: Session, frames: Sequence[int], clock: Clock, meter: EnergyMeter | None
+    ) -> None:
         seconds = 60 * self.settings.minutes
         log = each.camera = CameraLog(self.settings.rate)
-        start = clock.now()
+        start, before = clock.now(), meter.joules() if meter else 0.0
 
         def look() -> None:
             elapsed = clock.now() - start
+            if meter:
+                each.filmed = Energy(meter.joules() - before, elapsed)
             if elapsed >= len(each.memory) * seconds / _MEMORY_SAMPLES and (size := resident(session.pid)) is not None:
                 each.memory.append((elapsed, size))
                 self.progress(f"{each.name}: filming", min(1.0, elapsed / seconds))
@@ -267,7 +310,7 @@ class Runner:
         """Notes a variant's error and, given the sessions, ends its own; the others go on."""
         try:
             yield
-        except (SessionError, DataError) as error:
+        except (SessionError, DataError, OSError) as error:
             each.error = str(error)
             if sessions is not None and (session := sessions.pop(each.name, None)):
                 with suppress(OSError):

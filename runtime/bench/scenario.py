@@ -97,7 +97,7 @@ def run_camera(
     Args:
         answer: answers frame n; called one at a time.
         log: written as frames are answered, so that an interrupted run leaves what it had; also tells the rate.
-        seconds: of frames; the last of them is always answered.
+        seconds: of frames. No answer begins later: a real camera's newer frames would have taken the place of the last ones.
         clock: what time it is.
         after: called when an answer stands in the log, so that what it takes is no part of that answer's time.
     """
@@ -106,9 +106,12 @@ def run_camera(
     following = 0  # the frame after the last one that was taken
     while following < frames:
         clock.sleep_until(start + following / log.rate)
-        # A billionth of a frame: times near 0.3 aren't 3 × 0.1 to the last bit.
-        newest = min(frames - 1, max(following, int((clock.now() - start) * log.rate + 1e-9)))
         begun = clock.now() - start
+        # A billionth of a frame: times near 0.3 aren't 3 × 0.1 to the last bit.
+        newest = max(following, int(begun * log.rate + 1e-9))
+        if newest >= frames:
+            log.dropped += frames - following
+            return
         answer(newest)
         log.dropped += newest - following
         log.answered.append((newest, begun, clock.now() - start))

@@ -81,8 +81,10 @@ class Session:
             self._process.stdin.write(json.dumps({"operation": operation, **arguments}).encode() + b"\n")
             self._process.stdin.flush()
             reply = json.loads(self._read_line())
+        except TimeoutError as error:
+            raise SessionError(f"{error}, so its process was ended.") from error
         except (OSError, EOFError, ValueError) as error:
-            raise SessionError(f"{self.name}: {self._how_it_ended() or error}.") from error
+            raise SessionError(f"{self._how_it_ended() or error}.") from error
         if "error" in reply:
             raise QuestionError(reply["error"]) if reply["question"] else SessionError(reply["error"])
         return reply["result"]

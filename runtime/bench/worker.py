@@ -29,6 +29,8 @@ from switchkd.runtime.divergence import divergence
 from switchkd.runtime.engine import Engine, Floats, Timings
 from switchkd.runtime.variants import open_engine
 
+_LOOK, _LONGEST_REST = 0.001, 0.1  # seconds
+
 
 class Worker:
     """One open variant and what can be asked of it; every method is an operation.
@@ -116,6 +118,16 @@ class Worker:
         own = np.stack(rows)
         return {"kl": divergence(reference, own).tolist(), "same": (own.argmax(-1) == np.array(tokens)).tolist()}
 
+    def rest(self) -> dict[str, Any]:
+        """Returns when the engine's threads sleep: some spin for 10 ms after an answer, beside whoever is asked next."""
+        end = time.monotonic() + _LONGEST_REST
+        while time.monotonic() < end:
+            before = time.process_time()
+            time.sleep(_LOOK)
+            if time.process_time() - before < _LOOK / 2:
+                break
+        return {}
+
     def _room(self, ids: Sequence[int]) -> int:
         """Most tokens of an answer to this prompt."""
         return self.engine.language.context - len(ids)
@@ -127,7 +139,7 @@ class Worker:
         return self.engine.encode_image(picture)
 
 
-_OPERATIONS = ("ask", "refer", "compare")
+_OPERATIONS = ("ask", "refer", "compare", "rest")
 
 
 def main() -> None:

@@ -56,4 +56,8 @@ def _read_question(raw: bytes, number: int, file: Path, images: Path | None) -> 
     *prompt, answer = record.messages
     if sum(message["role"] == "assistant" for message in record.messages) > 1:
         raise DataError(f"{file}, {name} has several answers; a test question has one.")
+    try:
+        answer["content"].encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{file}, {name} can't be used: its answer isn't Unicode.") from error
     return Question(record.id or str(number), record.kind, image, prompt, answer["content"])

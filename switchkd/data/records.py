@@ -53,7 +53,7 @@ class Record:
     """A usable record."""
 
     id: str | None  # its first 80 characters, unprintable ones escaped
-    kind: str  # group of a test question; "all" where the file names none
+    kind: str  # group of a test question, printed likewise; "all" where the file names none
     image: str | None  # path inside the image folder
     messages: list[dict[str, Any]]  # chat messages, the picture as an image part
 
@@ -77,7 +77,7 @@ def read_record(raw: bytes) -> Record:
     _check_markers(turns, image)
     return Record(
         id=_name(value),
-        kind=str(value.get("kind", "all")),
+        kind=_printable(value.get("kind", "all")),
         image=image,
         messages=[{"role": role, "content": _content(role, text, image)} for role, text in turns],
     )
@@ -92,9 +92,13 @@ def record_id(raw: bytes) -> str | None:
 
 
 def _name(value: Any) -> str | None:
-    """Short and printable: it ends up in one-line messages."""
+    """It ends up in one-line messages."""
     name = value.get("id") if isinstance(value, dict) else None
-    return None if name is None else repr(str(name)[:80])[1:-1]
+    return None if name is None else _printable(name)
+
+
+def _printable(value: Any) -> str:
+    return repr(str(value)[:80])[1:-1]
 
 
 def picture_path(folder: Path | None, name: str) -> Path:

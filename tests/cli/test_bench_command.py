@@ -1,6 +1,7 @@
 """`skd bench` as a person types it: its default line-up, its files, its refusals and its exit status."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -97,6 +98,8 @@ def test_one_bad_variant_is_told_and_the_rest_is_written(run):
         (("--compare", "runs/tiny/data/test.json"), "is no bench.json"),
         (("--compare", "newer.json"), "newer.json has schema 2, newer than 1"),
         (("--compare", "torn.json"), "torn.json is torn"),
+        (("--out", "torn.json"), "torn.json is no folder"),
+        (("--out", "torn.json/deep"), "torn.json is no folder"),
         (("--scenario", "camera", "--rate", "0"), "'--rate': 0"),
         (("--scenario", "camera", "--rate", "inf"), "'--rate': inf isn't a finite number"),
         (("--scenario", "camera", "--minutes", "inf"), "'--minutes': inf"),
@@ -112,6 +115,62 @@ def test_refusals_come_before_anything_is_measured(run, arguments, words):
     status = 2 if {"--scenario", "--rate", "--seconds"} & {*arguments} else 1
     assert words in " ".join(skd(*arguments, status=status).split())
     assert not (run / "reports").exists()
+
+
+def test_an_older_bench_isnt_overwritten(run):
+    old = run / "reports" / "bench" / "bench.json"
+    old.parent.mkdir(parents=True)
+    old.write_text('{"schema": 1, "machine": {}, "settings": {}, "variants": {}}')
+    assert "would be overwritten" in skd("--compare", old, status=2)
+    assert "only the newer bench has student, student-onnx-q8" in " ".join(
+        skd(*QUICK, "--compare", old, "--out", "new").lower().split()
+    )
+
+
+def test_results_are_written_before_they_are_shown(run, monkeypatch):
+    """A pipe that nobody reads any more, or a terminal without the letters, costs no bench."""
+    monkeypatch.setattr("switchkd.cli.bench._print_grid", lambda *_: (_ for _ in ()).throw(BrokenPipeError()))
+    CliRunner().invoke(main, ["bench", "student-onnx-q8", *map(str, QUICK)])
+    assert read_summary(run / "reports" / "bench" / "bench.json")["variants"]["student-onnx-q8"]["quality"]
+
+
+def test_a_terminal_without_the_letters(run):
+    command = [sys.executable, "-m", "switchkd.cli", "bench", "student-onnx-q8", *map(str, QUICK)]
+    result = subprocess.run(command, env=os.environ | {"PYTHONIOENCODING": "ascii"}, capture_output=True, text=True)
+    assert result.returncode == 0 and "Speed, ms" in result.stdout, result.stderr
+
+
+def test_an_end_before_anything_was_measured(run, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("switchkd.runtime.bench.runner.Runner.run", interrupt)
+    assert "nothing was measured yet" in skd(*QUICK, status=130)
+    assert not (run / "reports").exists()
+
+
+def test_names_are_of_the_run_that_was_named(run):
+    """Not of the newest one."""
+    shutil.copytree(run, run.parent / "newest")
+    (run.parent / "newest" / "exports" / "student-onnx-q8").rename(run.parent / "newest" / "exports" / "only-here")
+    (run.parent / "latest").unlink()
+    (run.parent / "latest").symlink_to("newest")
+    output = " ".join(skd("--run", "tiny", "only-here", status=1).split())
+    assert "There is no variant only-here" in output and "the run runs/tiny has student-onnx-q8" in output
+    assert list(line_up(["only-here"], None, None)) == ["only-here"]
+
+
+def test_questions_without_kinds_have_no_drawing_of_kinds(run, recwarn):
+    path = run / "data" / "test.json"
+    records = [
+        {key: value for key, value in record.items() if key != "kind"} for record in json.loads(path.read_text())
+    ]
+    path.write_text(json.dumps(records))
+    (run / "exports" / "student-onnx-q8").rename(run / "exports" / "_hidden")
+    skd(*QUICK)
+    report = (run / "reports" / "bench" / "report.html").read_text()
+    assert report.count("data:image/svg+xml;base64,") == 4 and "by question kind" not in report
+    assert not [warning for warning in recwarn if "legend" in str(warning.message) or "limits" in str(warning.message)]
 
 
 def test_a_camera_has_a_folder_of_its_own(run):

@@ -27,7 +27,7 @@ def board(tmp_path):
 
     write("proc/cpuinfo", CPU_INFO)
     write("proc/meminfo", "MemTotal:        8000000 kB\nMemFree: 1 kB")
-    write("proc/stat", "cpu  100 10 50 1000 40 5 5 20 0 0\ncpu0 1 1 1 1 1 1 1 1")
+    write("proc/stat", "cpu  100 10 50 1000 40 5 5 20 0 0\nintr 5")
     write("sys/class/thermal/thermal_zone0/temp", 45500)
     write("sys/class/thermal/thermal_zone1/temp", 61000)
     write("sys/class/thermal/cooling_device0/type", "thermal-cpufreq-0")
@@ -56,7 +56,20 @@ def test_conditions(board):
     tick = 1 / os.sysconf("SC_CLK_TCK")
     assert (now.temperature, now.throttled, now.cooling) == (61.0, 8, 1)
     assert now.busy == pytest.approx(170 * tick) and now.stolen == pytest.approx(20 * tick)
-    assert now.total == pytest.approx(1230 * tick)
+    assert now.total == pytest.approx(1230 * tick) and now.stopped is None
+    (board / "sys/fs/cgroup").mkdir(parents=True)
+    (board / "sys/fs/cgroup/cpu.stat").write_text("usage_usec 5\nnr_periods 9\nnr_throttled 4\n")
+    assert Conditions.now(board).stopped == 4
+
+
+def test_only_cores_that_may_be_used_count(board, monkeypatch):
+    """Of 64 cores, another program on the one that is left for the bench is not a small share."""
+    rows = ["cpu  100 0 0 6300 0 0 0 0 0 0", *(f"cpu{core} 0 0 0 100 0 0 0 0 0 0" for core in range(63))]
+    (board / "proc/stat").write_text("\n".join([*rows, "cpu63 100 0 0 0 0 0 0 0 0 0", "intr 1"]))
+    tick = 1 / os.sysconf("SC_CLK_TCK")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {62, 63})
+    now = Conditions.now(board)
+    assert now.busy == pytest.approx(100 * tick) and now.total == pytest.approx(200 * tick)
 
 
 QUIET = {
@@ -64,6 +77,7 @@ QUIET = {
     "temperature": 40.0,
     "throttled": 4,
     "cooling": 0,
+    "stopped": 2,
     "busy": 0.0,
     "stolen": 0.0,
     "total": 0.0,
@@ -88,6 +102,7 @@ def warnings(before=(), after=(), facts=()):
         ({"after": {"stolen": 3.0}}, "host of this virtual machine took 3 %"),
         ({"after": {"throttled": 7}}, "throttled 3 times"),
         ({"after": {"cooling": 1}}, "slowed down to cool"),
+        ({"after": {"stopped": 7}}, "quota of processor time ran out 5 times"),
         ({"after": {"temperature": 95.0}}, "hot: 95 °C"),
         ({"facts": {"governor": "powersave"}}, "governor is 'powersave'"),
     ],

@@ -18,7 +18,7 @@ from switchkd.export.probes import Probe
 from switchkd.files import file_sha256
 from switchkd.manifest import FILE_NAME
 from switchkd.preprocess import open_image
-from switchkd.runtime.bench import runner
+from switchkd.runtime.bench import runner, session
 from switchkd.runtime.bench.measurement import Bench, Measurement, Settings, summarise_bench
 from switchkd.runtime.bench.memory import process_tree
 from switchkd.runtime.bench.session import QuestionError, Session, SessionError
@@ -34,7 +34,7 @@ SETTINGS = Settings(
     questions=12,
     seconds=0.0,
     warm_up=2,
-    divergence=6,
+    divergence=24,
     sequential=False,
     rate=20.0,
     minutes=0.02,
@@ -77,7 +77,7 @@ def test_what_is_measured_in_turns(models, questions):
 
 def test_answers_are_the_engines_and_divergence_is_the_exporters(models, questions):
     """The figures against the same ones by the export's own comparison."""
-    whole = bench(models, questions, ("student", "onnx-q8"), max_tokens=16, divergence=12, questions=12)
+    whole = bench(models, questions, ("student", "onnx-q8"), max_tokens=16, divergence=192, questions=12)
     assert whole.reference == "student" and whole.failures() == []
     probes = [
         Probe(question.messages, question.image, question.answer)
@@ -208,6 +208,37 @@ def test_a_prompt_too_long_for_one_is_left_out_for_all(models, questions, sequen
     assert line.startswith("question q11 was left out for every variant: ")
 
 
+def test_a_variant_that_refuses_what_others_answer_is_ended(models, questions, monkeypatch):
+    """Else it would take all questions away from them; here its context is shorter than every prompt."""
+    monkeypatch.setattr(runner, "_REFUSALS", 3)
+    manifest = json.loads((models / "onnx-q8" / FILE_NAME).read_text())
+    (models / "onnx-q8" / FILE_NAME).write_text(json.dumps(manifest | {"context": 8}))
+    whole = bench(models, questions, warm_up=0)
+    assert len(whole.left_out) == 3 and all(reason.startswith("onnx-q8: ") for reason in whole.left_out.values())
+    assert re.search("can't be asked what others can, 3 questions: .*context of 8", whole.measurements["onnx-q8"].error)
+    assert len(whole.measurements["onnx-fp32"].requests) == 9 and whole.measurements["onnx-fp32"].error is None
+
+
+def test_a_picture_that_is_gone_when_distributions_are_compared(models, questions):
+    """No variant ends of it."""
+
+    def watch(what, share):
+        if what == "comparing distributions":
+            (questions.parent / "images" / "2.png").unlink(missing_ok=True)
+
+    whole = bench(models, questions, divergence=10**6, watch=watch)
+    compared = whole.measurements["onnx-q8"].divergences.by_question
+    assert whole.failures() == [] and sorted(compared) == [0, 1, 3, 4, 5, 7, 8, 9, 11]
+
+
+@pytest.mark.parametrize("sequential", [False, True])
+def test_distributions_are_compared_until_there_are_enough(models, questions, sequential):
+    whole = bench(models, questions, divergence=9, sequential=sequential)
+    compared = list(whole.measurements["onnx-q8"].divergences.by_question.values())
+    assert sum(len(kl) for kl, _ in compared) >= 9 > sum(len(kl) for kl, _ in compared[:-1])
+    assert bench(models, questions, divergence=0, questions=2).measurements["onnx-q8"].divergences.by_question == {}
+
+
 def test_many_questions_left_out_are_counted(models, questions):
     whole = bench(models, questions, context=16)
     assert len(whole.left_out) == 12 and not list(whole.answered())
@@ -304,6 +335,55 @@ def test_a_camera_in_front_of_a_real_engine(models, questions):
     assert each["latency"]["warm_up"] == 12 and "quality" not in each
 
 
+def test_a_camera_measures_energy_and_takes_variants_in_random_order(models, questions, monkeypatch):
+    class TwoWatts:
+        name = "made up"
+
+        def joules(self):
+            return 2 * time.perf_counter()
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(runner, "open_meter", TwoWatts)
+    orders = set()
+    for seed in range(4):
+        loaded = []
+        whole = bench(
+            models,
+            questions,
+            scenario="camera",
+            minutes=0.005,
+            seed=seed,
+            watch=lambda what, share, into=loaded: into.append(what),
+        )
+        orders.add(tuple(what for what in loaded if what.startswith("loading")))
+        for each in summarise_bench(whole)["variants"].values():
+            assert each["energy"]["watts"] == pytest.approx(2, rel=0.01) and each["energy"]["joules_per_answer"] > 0
+    assert len(orders) == 2 and whole.reference == ""
+
+
+def test_a_process_that_gives_no_reply_is_ended_and_that_is_said(models, monkeypatch):
+    monkeypatch.setattr(session, "_PATIENCE", 0.2)
+    with pytest.raises(SessionError, match=r"^no reply for 0 minutes, so its process was ended\.$"):
+        Session("x", folder=str(models / "onnx-q8"), threads=1, context=64, device="cpu", frames=0)
+
+
+def test_a_rest_ends_when_the_engine_sleeps(models, monkeypatch):
+    """Threads that still spin keep it from ending, for a while."""
+    worker = Worker(str(models / "onnx-q8"), threads=1, context=64, device="cpu", frames=0)
+    clock = [0.0]
+    monkeypatch.setattr(time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(time, "process_time", lambda: min(clock[0], 0.0097))
+    worker.rest()
+    assert clock[0] == pytest.approx(0.011)
+    monkeypatch.setattr(time, "process_time", lambda: clock[0])
+    worker.rest()
+    assert 0.1 < clock[0] < 0.13
+    worker.engine.close()
+
+
 def test_another_vocabulary_or_tokenizer_isnt_compared(models, questions):
     """Token numbers of another tokenizer mean other words."""
     path = models / "onnx-q8" / "tokenizer.json"
@@ -319,21 +399,21 @@ def test_another_vocabulary_or_tokenizer_isnt_compared(models, questions):
 def test_a_session_tells_errors_in_one_line(models, tmp_path):
     with pytest.raises(SessionError, match="neither an export"):
         Session("x", folder=str(tmp_path), threads=1, context=64, device="cpu", frames=0)
-    with Session("x", folder=str(models / "onnx-q8"), threads=1, context=64, device="cpu", frames=0) as session:
+    with Session("x", folder=str(models / "onnx-q8"), threads=1, context=64, device="cpu", frames=0) as opened:
         with pytest.raises(SkdError, match="no operation 'close'"):
-            session.call("close")
+            opened.call("close")
         with pytest.raises(QuestionError, match="more than the context"):
-            session.call("ask", image=None, messages=[{"role": "user", "content": "red " * 200}], max_tokens=1)
+            opened.call("ask", image=None, messages=[{"role": "user", "content": "red " * 200}], max_tokens=1)
         assert (
-            session.call("ask", image=None, messages=[{"role": "user", "content": "red"}], max_tokens=1)["new_tokens"]
+            opened.call("ask", image=None, messages=[{"role": "user", "content": "red"}], max_tokens=1)["new_tokens"]
             == 1
         )
 
 
 def test_logits_of_another_size(models, tmp_path):
     np.save(tmp_path / "rows.npy", np.zeros((2, 7), np.float32))
-    with Session("x", folder=str(models / "onnx-q8"), threads=1, context=64, device="cpu", frames=0) as session:
-        compared = session.call(
+    with Session("x", folder=str(models / "onnx-q8"), threads=1, context=64, device="cpu", frames=0) as opened:
+        compared = opened.call(
             "compare",
             image=None,
             messages=[{"role": "user", "content": "red"}],
