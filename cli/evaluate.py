@@ -124,14 +124,16 @@ def _report(
     first = names[0]
     right = {name: right_answers(questions, given) for name, given in answers.items()}
     pairs = {name: pair(right[first], right[name]) for name in answers if name != first} if first in right else {}
-    if json_file is not None:
-        _write(json_file, questions, answers, pairs, reference=first, several=len(names) > 1)
-    console.print(accuracy_table({name: score_answers(questions, given) for name, given in answers.items()}))
-    if pairs:
-        console.print(paired_table(first, pairs))
+    try:
+        if json_file is not None:
+            _write(json_file, questions, answers, pairs, reference=first, several=len(names) > 1)
+    finally:  # also where the file can't be written: the answers may have taken hours
+        console.print(accuracy_table({name: score_answers(questions, given) for name, given in answers.items()}))
+        if pairs:
+            console.print(paired_table(first, pairs))
     if first not in right:
         console.print(
-            escape(f"Nothing is compared: {first}, which the others would be compared with, couldn't be run.")
+            f"Nothing is compared: {escape(first)} is what the others are compared with, and it couldn't be run."
         )
 
 

@@ -157,10 +157,17 @@ def test_without_the_first_model_nothing_is_compared(tmp_path):
     output = skd("eval", tmp_path / "torn", "f32", *asked, fails=True)
     written = json.loads(out.read_text())
     assert list(written["models"]) == ["f32"] and written["reference"] is None and written["compared"] == {}
-    assert "Nothing is compared: torn, which" in output
+    assert "Nothing is compared: torn is what" in output
     skd("eval", "f32", tmp_path / "torn", *asked, fails=True)
     written = json.loads(out.read_text())
     assert list(written["models"]) == ["f32"] and written["reference"] == "f32" and written["compared"] == {}
+
+
+def test_a_file_that_cant_be_written_doesnt_lose_the_table(folder, accuracy):
+    output = skd(
+        "eval", "f32", "--data", "questions.json", "--max-tokens", 6, "--json", "right.txt/scores.json", fails=True
+    )
+    assert accuracy in output and "Error: right.txt/scores.json can't be written" in output
 
 
 def test_names_and_kinds_are_printed_as_they_are(folder, tmp_path):
