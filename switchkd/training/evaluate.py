@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ class Answerer:
                 f"{folder} names no token that ends an answer: set eos_token in tokenizer_config.json, "
                 "or eos_token_id in generation_config.json."
             )
-        self._pad = ends[0]  # masked, so that any will do
+        self._ends, self._pad = frozenset(ends), ends[0]  # padding is masked, so that any will do
         # Greedy as the engines are: a checkpoint's own settings (a repetition penalty …) would answer otherwise.
         self.vlm.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=self._pad)
 
@@ -61,7 +62,9 @@ class Answerer:
         """Greedy answers, without special tokens, in the questions' order."""
         batch = self._batch(questions)
         generated = self.vlm.generate(**batch, max_new_tokens=max_new_tokens)[:, batch["input_ids"].shape[1] :]
-        return [self.prompt.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in generated.tolist()]
+        # An end token isn't always a special one, whose text goes of itself.
+        answers = [takewhile(lambda token: token not in self._ends, ids) for ids in generated.tolist()]
+        return [self.prompt.decode([*ids]).strip() for ids in answers]
 
     def _batch(self, questions: list[Question]) -> dict[str, Any]:
         rows = [

@@ -1,5 +1,6 @@
 """`skd eval --suite` around a stand-in for lmms-eval that gives every task a score; tests/runtime/test_lmms.py has the real one."""
 
+import importlib.util
 import json
 import os
 import re
@@ -13,6 +14,7 @@ from support.lmms_stand_in import calls, install_stand_in
 from switchkd.cli.main import main
 from switchkd.runtime.benchmarks import LMMS_EVAL, PAPER
 
+INSTALLED = importlib.util.find_spec("lmms_eval") is not None
 SUITE = ("--suite", "paper", "--download")
 
 
@@ -98,15 +100,15 @@ def test_finished_results_are_kept(models):
 
 def test_an_interruption_keeps_what_is_there(models):
     """The table is printed, the scores so far are written, and the next run goes on from there."""
-    asked = ("eval", "a/student", *SUITE, "--benchmark", "MME", "--benchmark", "GQA", "--benchmark", "POPE")
+    asked = ("eval", "a/student", *SUITE, "--benchmark", "MMB", "--benchmark", "GQA", "--benchmark", "POPE")
     command = [sys.executable, "-m", "switchkd.cli", *asked, "--json", "scores.json"]
     environment = os.environ | {"STAND_IN_ENDS_AT": "gqa", "COLUMNS": "200"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
-    assert row(done.stdout, "MME")[2] == "2.5" and row(done.stdout, "POPE")[2] == "not run"
-    assert list(json.loads((models / "scores.json").read_text())["models"]["a/student"]) == ["MME"]
+    assert row(done.stdout, "MMB")[2] == "0.5" and row(done.stdout, "POPE")[2] == "not run"
+    assert list(json.loads((models / "scores.json").read_text())["models"]["a/student"]) == ["MMB"]
     output = skd(*asked[1:])
-    assert "MME (mme), kept" in output and row(output, "POPE")[2] == "50.0"
+    assert "MMB (mmbench_en_dev_static), kept" in output and row(output, "POPE")[2] == "50.0"
 
 
 def test_what_the_model_couldnt_take_is_told(models, monkeypatch):
@@ -133,7 +135,7 @@ def test_a_failure_names_the_model_and_loses_nothing(models, monkeypatch):
     monkeypatch.setenv("STAND_IN_FAILS_AT", "gqa")
     output = skd("a/student", *SUITE, "--benchmark", "GQA", "--benchmark", "POPE", status=1)
     assert row(output, "POPE")[2] == "50.0" and row(output, "GQA")[2] == "failed"
-    assert f"GQA by a/student: lmms-eval ended without a result (RuntimeError: nothing works in {models}/a/st" in output
+    assert "GQA by a/student: lmms-eval ended without a result (RuntimeError: nothing works in a/student)" in output
 
 
 def test_scores_that_cant_be_written_are_told_of_first(models):
@@ -142,7 +144,9 @@ def test_scores_that_cant_be_written_are_told_of_first(models):
     assert not (models / "benchmarks").exists()
 
 
-@pytest.mark.parametrize("version", ["", "0.8.0"])
+@pytest.mark.parametrize(
+    "version", [pytest.param("", marks=pytest.mark.skipif(INSTALLED, reason="the real lmms-eval is there")), "0.8.0"]
+)
 def test_another_version_of_lmms_eval(models, tmp_path, monkeypatch, version):
     (models / "site" / f"lmms_eval-{LMMS_EVAL}.dist-info").rename(models / "removed")
     if version:

@@ -1,6 +1,7 @@
 """`skd eval`: checkpoints and exports side by side, on the same questions; an export without torch."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -175,7 +176,7 @@ def test_names_and_kinds_are_printed_as_they_are(folder, tmp_path):
     (tmp_path / "data.json").write_text(json.dumps([records[0] | {"kind": "[/red] of [bold]"}]))
     names = ("a[b]", "c [red]")
     for name in names:
-        (tmp_path / name).symlink_to(folder / "f32")
+        shutil.copytree(folder / "f32", tmp_path / name)
     output = skd("eval", *(tmp_path / name for name in names), "--data", tmp_path / "data.json", "--max-tokens", 2)
     assert "[/red] of [bold]" in output and "Against a[b]" in output and "c [red]" in output
 
