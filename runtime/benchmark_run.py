@@ -180,7 +180,7 @@ def _read(benchmark: Benchmark, out: Path, before: Mapping[Path, int], status: i
     return Result(submission=submission, failure=f"lmms-eval gave no {benchmark.metric}; see {out / _LOG}", **counts)
 
 
-def _read_counts(path: Path) -> dict[str, int]:
+def _read_counts(path: Path) -> dict[str, Any]:
     """What the model told of its questions: see `lmms_model.ExportedStudent`."""
     counts = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return {name: counts.get(name, 0) for name in ("unanswered", "joined")}

@@ -215,7 +215,7 @@ def test_what_couldnt_be_answered_is_counted(student, tmp_path):
 
     from switchkd.runtime.lmms_model import ExportedStudent
 
-    model = ExportedStudent(str(student), threads=1, context=64, counts=str(tmp_path / "counts.json"))
+    model = ExportedStudent(str(student), threads=1, context=128, counts=str(tmp_path / "counts.json"))
     pictures = [[red_or_blue("red", 1)], [red_or_blue("red", 1), red_or_blue("blue", 2)]]
     model.task_dict = {"local": {"test": [{}, {}, {}]}}
     for document, (text, shown) in enumerate([(QUESTION, pictures[0]), (QUESTION * 20, []), (QUESTION, pictures[1])]):
@@ -295,7 +295,7 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 
 def test_the_papers_suite(student, cache, tmp_path):
-    out = tmp_path / "out"
+    out = tmp_path / "out, of 'it' [all]"
     arguments = ("eval", student, "--suite", "paper", "--threads", 1, "--out", out)
     result = CliRunner().invoke(main, [str(one) for one in arguments], env={"COLUMNS": "200"})
     assert result.exit_code == 0, result.output
