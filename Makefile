@@ -1,5 +1,6 @@
 # make demo   install everything here, run the default recipe, export its student and measure the exports
 # make test   install everything here, lint, and run the tests
+# make test-lmms   add lmms-eval, and run the tests that need it
 # All of it can be repeated: what is there already is not made again.
 
 PYTHON ?= python3
@@ -23,7 +24,7 @@ BUILD_JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 NO_AMX := $(if $(filter x86_64,$(shell uname -m)),-DCMAKE_C_FLAGS=-mno-amx-int8 -DCMAKE_CXX_FLAGS=-mno-amx-int8)
 LLAMA_CMAKE_ARGS ?= -DGGML_NATIVE=ON -DLLAMA_OPENSSL=OFF $(NO_AMX)
 
-.PHONY: assets demo test test-all lint format setup gguf clean
+.PHONY: assets demo test test-all test-lmms lint format setup gguf clean
 
 PICTURE := runs/latest/data/images/test/000000.png
 
@@ -40,6 +41,11 @@ test: lint gguf
 
 test-all: lint gguf
 	$(PYTEST) -m "slow or not slow"
+
+# lmms-eval's own list of requirements has torchvision and dozens more, which its image tasks don't import.
+test-lmms: gguf
+	@$(PIP) install --quiet --no-deps --requirement lmms-eval.txt
+	$(PYTEST) tests/runtime/test_lmms.py
 
 # Hours on two cores; goes on where it stopped.
 assets: setup

@@ -10,12 +10,19 @@ import click
 
 # What each extra is for, and the packages that it stands on.
 _EXTRAS = {
-    "base": ("reading data, running exports", ("click", "rich", "numpy", "pillow", "tokenizers", "jinja2", "pyyaml")),
-    "train": ("skd init, distill, train, eval", ("torch", "transformers", "accelerate", "deepspeed", "matplotlib")),
+    "base": (
+        "reading data, skd verify, install; exports with gguf or onnx",
+        ("click", "rich", "numpy", "pillow", "tokenizers", "jinja2", "pyyaml", "securesystemslib", "cryptography"),
+    ),
+    "train": (
+        "skd init, distill, train; checkpoints in skd eval, chat, …",
+        ("torch", "transformers", "accelerate", "safetensors", "deepspeed", "filelock", "tensorboard", "matplotlib"),
+    ),
     "gguf": ("skd export --format gguf, and running it", ("gguf", "llama-cpp-python")),
     "onnx": ("running ONNX exports", ("onnxruntime",)),
     "serve": ("skd serve", ("starlette", "uvicorn", "prometheus-client")),
     "onnx-export": ("skd export --format onnx", ("torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime-genai")),
+    "ship": ("skd ship", ("cyclonedx-python-lib", "packaging")),
 }
 
 
@@ -44,6 +51,7 @@ def doctor_command() -> None:
             f"[yellow]missing {', '.join(missing)}: pip install 'switchkd\\[{extra}]'" if missing else "[green]ready"
         )
         table.add_row(purpose, listed, advice)
+    table.add_row("skd eval --suite", *_lmms_eval())
     console.print(table)
     for line in (_accelerator(), _llama(), _devices(), _distributed()):
         if line:
@@ -55,6 +63,17 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def _lmms_eval() -> tuple[str, str]:
+    """What of it is there, and whether the suite can run; it is no extra, as its own requirements are too many."""
+    from switchkd.runtime.benchmarks import LMMS_EVAL
+
+    version = _version("lmms-eval")
+    listed = f"lmms-eval {version}" if version else ""
+    if version == LMMS_EVAL:
+        return listed, "[green]ready"
+    return listed, f"[yellow]needs lmms-eval=={LMMS_EVAL}: docs/evaluation.md tells how to install it"
 
 
 def _memory() -> str:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from switchkd.data.questions import Question
-    from switchkd.runtime.benchmarks import Result
+    from switchkd.scoring import Paired
 
 
 @click.command("eval")
@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     help="A teacher's checkpoint: it answers, looking through each MODEL's vision tower. Tells what the switch has taught.",
 )
 @click.option("--suite", type=click.Choice(["paper"]), help="Run the paper's ten benchmarks in lmms-eval instead.")
+@click.option(
+    "--benchmark", multiple=True, metavar="NAME", help="With --suite: only this one of its benchmarks; can be repeated."
+)
 @click.option("--download", is_flag=True, help="With --suite: let lmms-eval fetch data that isn't there.")
 @click.option(
     "--limit", type=click.IntRange(min=1), help="With --suite: only so many questions of each, to try it out."
@@ -48,7 +51,7 @@ if TYPE_CHECKING:
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="With --suite: folder for what lmms-eval writes. Default: benchmarks.",
+    help="With --suite: folder for what lmms-eval writes; finished results there are kept. Default: benchmarks.",
 )
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write the scores and answers here.")
 def eval_command(
@@ -61,6 +64,7 @@ def eval_command(
     threads: int | None,
     through: str | None,
     suite: str | None,
+    benchmark: tuple[str, ...],
     download: bool,
     limit: int | None,
     out: Path | None,
@@ -73,14 +77,12 @@ def eval_command(
     """
     from rich.console import Console
 
-    from switchkd.cli.tables import accuracy_table, paired_table
-    from switchkd.data.answers import right_answers, score_answers
+    from switchkd.cli.suite import SuiteOptions, run_suite
     from switchkd.data.questions import read_questions
     from switchkd.runs import latest_run, recorded_questions
-    from switchkd.scoring import pair
 
     if suite is None:
-        refuse_options(("download", "limit", "out"), "goes with --suite alone.")
+        refuse_options(("benchmark", "download", "limit", "out"), "goes with --suite alone.")
     else:
         refuse_options(
             ("file", "images", "split", "batch_size", "max_tokens", "through"),
@@ -89,7 +91,8 @@ def eval_command(
     console = Console()
     folders = _find_models(models)
     if suite is not None:
-        _run_suite(suite, folders, console, out or Path("benchmarks"), threads, limit, download, json_file)
+        options = SuiteOptions(suite, benchmark, out or Path("benchmarks"), threads, limit, download, json_file)
+        run_suite(options, folders, console)
         return
     if file is None:
         file, recorded_images = recorded_questions(latest_run(), split)
@@ -98,72 +101,40 @@ def eval_command(
     settings = {"batch_size": batch_size, "max_new_tokens": max_tokens}
     teacher = None if through is None else _find_model(through)
     answers, failures = _ask_each(folders, questions, console, settings, threads, teacher)
-    if not answers:
-        raise click.ClickException("\n".join(failures))
-    console.print(accuracy_table({name: score_answers(questions, given) for name, given in answers.items()}))
-    right = {name: right_answers(questions, given) for name, given in answers.items()}
-    first, *others = right
-    pairs = {name: pair(right[first], right[name]) for name in others}
-    if pairs:
-        console.print(paired_table(first, pairs))
-    if json_file is not None:
-        _write(json_file, questions, answers, pairs)
+    if answers:
+        _report([*folders], questions, answers, console, json_file)
     if failures:
         raise click.ClickException("\n".join(failures))
 
 
-def _run_suite(
-    suite: str,
-    folders: dict[str, Path],
+def _report(
+    names: list[str],
+    questions: list[Question],
+    answers: dict[str, list[str]],
     console: Console,
-    out: Path,
-    threads: int | None,
-    limit: int | None,
-    download: bool,
     json_file: Path | None,
 ) -> None:
-    """Runs the benchmarks whose data is there with each model, and tells what the others need."""
-    from switchkd.cli.tables import suite_table
-    from switchkd.runtime.benchmarks import (
-        SUITES,
-        has_data,
-        require_lmms_eval,
-        result_folders,
-        run_benchmark,
-    )
+    """Writes and prints what the models answered; the first of `names` is what the others are compared with."""
+    from rich.markup import escape
 
-    require_lmms_eval()
-    into = result_folders([*folders.values()])
-    ready = [benchmark for benchmark in SUITES[suite] if download or has_data(benchmark)]
-    results: dict[str, dict[str, Result]] = {name: {} for name in folders}
-    for name, folder in folders.items():
-        for benchmark in ready:
-            console.print(f"{name}: {benchmark.title} ({benchmark.task})", highlight=False, style="dim")
-            place = out / into[folder] / benchmark.task
-            result = run_benchmark(benchmark, folder, place, threads=threads, limit=limit, download=download)
-            results[name][benchmark.title] = result
-    if json_file is not None:
-        _write_suite(json_file, suite, results)
-    console.print(suite_table(SUITES[suite], results))
-    done = [(name, title, result) for name, row in results.items() for title, result in row.items()]
-    for name, title, result in done:
-        if result.submission is not None:
-            console.print(f"submission file of {title} by {name}: {result.submission}", highlight=False, soft_wrap=True)
-    failures = [f"{title} by {name}: {result.failure}" for name, title, result in done if result.failure]
-    if not ready:
-        failures = ["None of these benchmarks' data is here: --download lets lmms-eval fetch it from the hub."]
-    if failures:
-        raise click.ClickException("\n".join(failures))
+    from switchkd.cli.tables import accuracy_table, paired_table
+    from switchkd.data.answers import right_answers, score_answers
+    from switchkd.scoring import pair
 
-
-def _write_suite(path: Path, suite: str, results: dict[str, dict[str, Result]]) -> None:
-    """Scores by model and benchmark."""
-    import json
-
-    from switchkd.files import write_text
-
-    models = {name: {title: each.to_json() for title, each in row.items()} for name, row in results.items()}
-    write_text(path, json.dumps({"suite": suite, "models": models}, indent=1) + "\n")
+    first = names[0]
+    right = {name: right_answers(questions, given) for name, given in answers.items()}
+    pairs = {name: pair(right[first], right[name]) for name in answers if name != first} if first in right else {}
+    try:
+        if json_file is not None:
+            _write(json_file, questions, answers, pairs, reference=first, several=len(names) > 1)
+    finally:  # also where the file can't be written: the answers may have taken hours
+        console.print(accuracy_table({name: score_answers(questions, given) for name, given in answers.items()}))
+        if pairs:
+            console.print(paired_table(first, pairs))
+    if first not in right:
+        console.print(
+            f"Nothing is compared: {escape(first)} is what the others are compared with, and it couldn't be run."
+        )
 
 
 def _find_models(names: tuple[str, ...]) -> dict[str, Path]:
@@ -197,17 +168,21 @@ def _ask_each(
     threads: int | None,
     teacher: Path | None,
 ) -> tuple[dict[str, list[str]], list[str]]:
-    """Each model's answers, one model after the other; what went wrong with one doesn't lose the others' answers."""
+    """Each model's answers, one model after the other; what went wrong with one doesn't lose the others' answers.
+
+    Anything may: torch and the engines' libraries raise what they like where memory or a file's form lets them down.
+    """
     from switchkd.errors import SkdError
 
     answers, failures = {}, []
     for name, folder in folders.items():
         try:
             answers[name] = _ask(folder, questions, console, settings, threads, teacher)
-        except SkdError as error:
+        except Exception as error:
             if len(folders) == 1:
                 raise
-            failures.append(f"{name}: {error}")
+            kind = "" if isinstance(error, SkdError) else f"{type(error).__name__}: "
+            failures.append(f"{name}: {kind}{' '.join(str(error).split())}")
     return answers, failures
 
 
@@ -221,7 +196,7 @@ def _ask(
 ) -> list[str]:
     """A model's answers; or those of a teacher that looks through the model's tower."""
     from switchkd.data.answers import answer_all
-    from switchkd.errors import SkdError
+    from switchkd.errors import MissingDependencyError, SkdError
     from switchkd.manifest import FILE_NAME
     from switchkd.runtime.answers import EngineAnswers
     from switchkd.runtime.variants import open_engine
@@ -233,22 +208,33 @@ def _ask(
     if exports:
         with open_engine(folder, threads=threads) as engine:
             return answer_all(EngineAnswers(engine), questions, console, title=title, **settings | {"batch_size": 1})
-    from switchkd.training.evaluate import Answerer
-
+    try:
+        from switchkd.training.evaluate import Answerer
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"{folder} is a PyTorch checkpoint, which needs an extra: pip install 'switchkd[train]'."
+        ) from error
     answerer = Answerer(folder) if teacher is None else Answerer(teacher, tower=folder)
     return answer_all(answerer, questions, console, title=title, **settings)
 
 
-def _write(path: Path, questions: list[Question], answers: dict[str, list[str]], pairs: dict[str, Any]) -> None:
-    """One model's scores and answers, or those of several by name and their comparison with the first."""
+def _write(
+    path: Path,
+    questions: list[Question],
+    answers: dict[str, list[str]],
+    pairs: dict[str, Paired],
+    *,
+    reference: str,
+    several: bool,
+) -> None:
+    """One model's scores and answers; or, where several were asked for, theirs by name and their comparison with the first."""
     import json
 
     from switchkd.data.answers import plain_answers, write_answers
     from switchkd.files import write_text
 
-    first = next(iter(answers))
-    if len(answers) == 1:
-        write_answers(path, questions, answers[first])
+    if not several:
+        write_answers(path, questions, answers[reference])
         return
     compared = {
         name: {
@@ -261,4 +247,5 @@ def _write(path: Path, questions: list[Question], answers: dict[str, list[str]],
         for name, paired in pairs.items()
     }
     models = {name: plain_answers(questions, given) for name, given in answers.items()}
-    write_text(path, json.dumps({"models": models, "reference": first, "compared": compared}, indent=1) + "\n")
+    known = reference if reference in answers else None
+    write_text(path, json.dumps({"models": models, "reference": known, "compared": compared}, indent=1) + "\n")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
@@ -13,7 +13,8 @@ from switchkd.scoring import Paired, Score
 
 if TYPE_CHECKING:
     from switchkd.runtime.bench.grids import Grid
-    from switchkd.runtime.benchmarks import Benchmark, Result
+    from switchkd.runtime.benchmark_run import Result
+    from switchkd.runtime.benchmarks import Benchmark
 
 
 def accuracy_table(results: Mapping[str, Mapping[str, Score]], blind: Mapping[str, float] | None = None) -> Table:
@@ -29,7 +30,7 @@ def accuracy_table(results: Mapping[str, Mapping[str, Score]], blind: Mapping[st
     if blind:
         table.add_column("blind", justify="right", no_wrap=True)
     for name in results:
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(escape(name), justify="right", no_wrap=True)
     kinds = list(next(iter(results.values())))
     for kind in kinds:
         scores = [scores[kind] for scores in results.values()]
@@ -37,7 +38,7 @@ def accuracy_table(results: Mapping[str, Mapping[str, Score]], blind: Mapping[st
         if blind:
             cells.insert(0, f"{100 * blind[kind]:.1f}" if kind in blind else "")
         style = "bold" if kind == "all" else ""
-        table.add_row(kind, str(scores[0].total), *cells, style=style, end_section=kind == kinds[-2:][0])
+        table.add_row(escape(kind), str(scores[0].total), *cells, style=style, end_section=kind == kinds[-2:][0])
     return table
 
 
@@ -65,8 +66,14 @@ def paired_table(first: str, pairs: Mapping[str, Paired]) -> Table:
     return table
 
 
-def suite_table(suite: Sequence[Benchmark], results: Mapping[str, Mapping[str, Result]]) -> Table:
-    """Benchmarks of a suite: each model's score on the paper's scale, or what a score needs."""
+def suite_table(
+    suite: Sequence[Benchmark], results: Mapping[str, Mapping[str, Result]], ready: Collection[Benchmark]
+) -> Table:
+    """Benchmarks of a suite: each model's score on the paper's scale, or what a score needs.
+
+    Args:
+        ready: those whose data is there.
+    """
     table = Table(title="The paper's benchmarks", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("benchmark", no_wrap=True)
     table.add_column("lmms-eval's task", no_wrap=True)
@@ -74,29 +81,37 @@ def suite_table(suite: Sequence[Benchmark], results: Mapping[str, Mapping[str, R
         table.add_column(escape(name), justify="right", overflow="fold")
     table.add_column("scored by", overflow="fold")
     for benchmark in suite:
-        cells = [_outcome(row.get(benchmark.title)) for row in results.values()]
+        otherwise = "not run" if benchmark in ready else "no data"
+        cells = [_outcome(row[benchmark.title]) if benchmark.title in row else otherwise for row in results.values()]
         table.add_row(benchmark.title, benchmark.task, *cells, benchmark.server or "lmms-eval")
+    if any(result.joined for row in results.values() for result in row.values()):
+        table.caption = "joined: questions whose pictures the model saw side by side as one"
+        table.caption_justify = "left"
     return table
 
 
-def _outcome(result: Result | None) -> str:
-    if result is None:
-        return "no data"
+def _outcome(result: Result) -> str:
     if result.failure:
         return "[red]failed"
-    return "to submit" if result.score is None else f"{result.score:.1f}"
+    if result.too_few:
+        return "too few questions"
+    counts = {"unanswered": result.unanswered, "joined": result.joined}
+    told = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    score = "to submit" if result.score is None else f"{result.score:.1f}"
+    return f"{score} ({told})" if told else score
 
 
 def data_table(name: str, report: Any) -> Table:
     """What of a data file can be used, and why the rest can't."""
-    table = Table(title=name, title_justify="left")
+    table = Table(title=escape(name), title_justify="left")
     table.add_column("records")
     table.add_column("number", justify="right")
     table.add_column("for example")
     table.add_row("usable", str(report.usable))
     table.add_row("  of these text only", str(report.text_only))
     for reason, count in report.bad.items():
-        table.add_row(f"[red]unusable: {reason}", str(count), ", ".join(report.examples[reason]))
+        examples = escape(", ".join(report.examples[reason]))
+        table.add_row(f"[red]unusable: {escape(reason)}", str(count), examples)
     table.add_row("all", str(report.total), style="bold")
     return table
 

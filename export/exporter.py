@@ -12,7 +12,8 @@ from switchkd.errors import SkdError
 from switchkd.export.checkpoint import Checkpoint
 from switchkd.export.probes import Probe
 from switchkd.manifest import TensorCount
-from switchkd.runtime.engine import Engine, LanguageModel, VisionEncoder, end_token_ids
+from switchkd.models.endings import end_token_ids
+from switchkd.runtime.engine import Engine, LanguageModel, VisionEncoder
 
 
 @dataclass(frozen=True)

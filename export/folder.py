@@ -18,8 +18,9 @@ from switchkd.export.parity import ANSWER_TOKENS, ParityError, Reference, check_
 from switchkd.export.probes import Probe, synthetic_probes
 from switchkd.files import file_sha256, replacing_folder
 from switchkd.manifest import FILE_NAME, FileEntry, ImageTokens, Manifest, Source
+from switchkd.models.endings import end_token_ids
 from switchkd.runtime.bench.machine import machine_facts
-from switchkd.runtime.engine import DEFAULT_CONTEXT, end_token_ids
+from switchkd.runtime.engine import DEFAULT_CONTEXT
 from switchkd.runtime.speed import TEXT_TOKENS, medians, take_turns
 from switchkd.runtime.variants import open_checkpoint, usable_processors
 

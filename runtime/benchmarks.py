@@ -1,4 +1,4 @@
-"""The paper's ten benchmarks as tasks of lmms-eval, each run in a process of its own.
+"""The paper's ten benchmarks as tasks of lmms-eval, and what running them needs.
 
 Which split each figure of the paper's table 1 stands for is told by its row of LLaVA-1.5, whose figures are known from
 elsewhere: MME is the perception score over 20, SciQA the questions with pictures, VQAv2 is test-dev, VizWiz the test split.
@@ -6,20 +6,16 @@ elsewhere: MME is the perception score over 20, SciQA the questions with picture
 
 from __future__ import annotations
 
-import importlib.util
-import json
+import importlib.metadata
 import os
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
 
-from switchkd.errors import MissingDependencyError
+from switchkd.errors import MissingDependencyError, SkdError
 
-_LOG = "log.txt"
+LMMS_EVAL = "0.7.3"  # its version that all of this was written against; lmms-eval.txt pins the same
+TASKS = Path(__file__).parent / "lmms_tasks"  # tasks of our own, for its --include_path
 
 
 @dataclass(frozen=True)
@@ -27,31 +23,32 @@ class Benchmark:
     """One column of the paper's table 1."""
 
     title: str  # in the paper
-    task: str  # lmms-eval's (0.7.3)
+    task: str  # lmms-eval's
     data: str  # data set on the hub
-    config: str = ""  # its part; "" for the only one
+    configs: tuple[str, ...] = ("",)  # its parts that the task reads, the questions' first; "" for the only one
     metric: str = ""  # lmms-eval's; "" where only a server knows the answers
     scale: float = 100.0  # from the metric to the paper's scale
     server: str = ""  # who scores the submission file; "" where lmms-eval does
     file: str = ""  # pattern of the submission file's name, also where a server isn't needed
+    group: int = 1  # so many questions, one after the other in the data, are scored as one
 
 
 PAPER = (
-    Benchmark("MME", "mme", "lmms-lab-encoder/MME", metric="mme_perception_score", scale=1 / 20),
+    Benchmark("MME", "mme", "lmms-lab-encoder/MME", metric="mme_perception_score", scale=1 / 20, group=2),
     Benchmark(
         "MMB",
         "mmbench_en_dev_static",
         "lmms-lab-encoder/MMBench",
-        "en",
+        ("en",),
         "gpt_eval_score",
         1.0,
         file="mmbench_en_dev_results.xlsx",
     ),
     Benchmark(
         "MMB-CN",
-        "mmbench_cn_dev",
+        "mmbench_cn_dev_static",  # in TASKS
         "lmms-lab-encoder/MMBench",
-        "cn",
+        ("cn",),
         "gpt_eval_score",
         1.0,
         file="mmbench_cn_dev_results.xlsx",
@@ -63,8 +60,14 @@ PAPER = (
         server="EvalAI, VQA challenge, test-dev",
         file="vqav2-test-submission-*.json",
     ),
-    Benchmark("GQA", "gqa", "lmms-lab-encoder/GQA", "testdev_balanced_instructions", "exact_match"),
-    Benchmark("SciQA", "scienceqa_img", "lmms-lab-encoder/ScienceQA", "ScienceQA-IMG", "exact_match"),
+    Benchmark(
+        "GQA",
+        "gqa",
+        "lmms-lab-encoder/GQA",
+        ("testdev_balanced_instructions", "testdev_balanced_images"),
+        "exact_match",
+    ),
+    Benchmark("SciQA", "scienceqa_img", "lmms-lab-encoder/ScienceQA", ("ScienceQA-IMG",), "exact_match"),
     Benchmark("MMMU", "mmmu_val", "lmms-lab-encoder/MMMU", metric="mmmu_acc"),
     Benchmark(
         "TextVQA", "textvqa_val", "lmms-lab-encoder/textvqa", metric="exact_match", file="textvqa_submission_*.json"
@@ -81,18 +84,19 @@ PAPER = (
 SUITES: Mapping[str, tuple[Benchmark, ...]] = {"paper": PAPER}
 
 
-@dataclass(frozen=True)
-class Result:
-    """What came of one benchmark with one model."""
+def choose(suite: str, names: Sequence[str]) -> list[Benchmark]:
+    """Benchmarks of a suite by their titles or lmms-eval's names for them, in the suite's order; all where none is named.
 
-    score: float | None = None  # on the paper's scale
-    submission: Path | None = None  # the file that lmms-eval wrote for a server
-    failure: str = ""  # one line; "" where it went well
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain objects for json.dumps."""
-        file = None if self.submission is None else str(self.submission)
-        return {"score": self.score, "submission": file, "failure": self.failure or None}
+    Raises:
+        SkdError: the suite has none of that name.
+    """
+    wanted = {name.casefold() for name in names}
+    chosen = {each: {each.title.casefold(), each.task.casefold()} & wanted for each in SUITES[suite]}
+    unknown = [name for name in names if not any(name.casefold() in found for found in chosen.values())]
+    if unknown:
+        titles = ", ".join(each.title for each in SUITES[suite])
+        raise SkdError(f"The suite {suite} has no benchmark {unknown[0]}: --benchmark takes {titles}.")
+    return [each for each, found in chosen.items() if found or not names]
 
 
 def result_folders(models: Sequence[Path]) -> dict[Path, Path]:
@@ -106,83 +110,25 @@ def result_folders(models: Sequence[Path]) -> dict[Path, Path]:
 
 
 def require_lmms_eval() -> None:
-    """Raises MissingDependencyError where lmms-eval isn't installed."""
-    if importlib.util.find_spec("lmms_eval") is None:
+    """Raises MissingDependencyError where lmms-eval isn't installed, or in a version whose tasks may be others."""
+    try:
+        version = importlib.metadata.version("lmms-eval")
+    except importlib.metadata.PackageNotFoundError:
+        version = ""
+    if version != LMMS_EVAL:
+        found = f"and {version} is installed" if version else "which isn't installed"
         raise MissingDependencyError(
-            "Benchmarks run in lmms-eval, which isn't installed: pip install lmms-eval, "
+            f"Benchmarks run in lmms-eval {LMMS_EVAL}, {found}: pip install lmms-eval=={LMMS_EVAL}, "
             "or without torchvision as docs/evaluation.md tells."
         )
 
 
 def has_data(benchmark: Benchmark) -> bool:
-    """Whether `datasets` has prepared this data in its cache, so that no network is needed."""
+    """Whether `datasets` has prepared all parts of this data in its cache, so that no network is needed."""
     from datasets.naming import camelcase_to_snakecase
 
     home = Path(os.environ.get("HF_HOME") or "~/.cache/huggingface")
     chosen = os.environ.get("LMMS_EVAL_DATASETS_CACHE") or os.environ.get("HF_DATASETS_CACHE") or home / "datasets"
     owner, _, name = benchmark.data.partition("/")
-    folder = Path(chosen).expanduser() / f"{owner}___{camelcase_to_snakecase(name)}" / benchmark.config
-    return any(folder.glob("**/dataset_info.json"))
-
-
-def run_benchmark(
-    benchmark: Benchmark,
-    variant: Path,
-    out: Path,
-    *,
-    threads: int | None = None,
-    limit: int | None = None,
-    download: bool = False,
-) -> Result:
-    """Runs one benchmark of a variant; what lmms-eval prints goes to `out`/log.txt.
-
-    Args:
-        variant: an export or a checkpoint.
-        out: folder for lmms-eval's results and submission file.
-        limit: only the first so many questions, for trying it out.
-        download: let it fetch data that isn't there.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    before = _written(out)
-    settings = f"variant={variant.resolve()}" + (f",threads={threads}" if threads else "")
-    command = [sys.executable, "-m", "lmms_eval", "--model", "skd", "--model_args", settings, "--tasks", benchmark.task]
-    command += ["--output_path", str(out), "--log_samples", "--batch_size", "1"]
-    command += ["--limit", str(limit)] if limit else []
-    offline = {} if download else {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-    with (out / _LOG).open("w", encoding="utf-8") as log:
-        status = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=os.environ | offline).returncode
-    return _read(benchmark, out, before, status)
-
-
-def _written(out: Path) -> dict[Path, int]:
-    """Files under a folder and when each was written."""
-    return {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
-
-
-def _read(benchmark: Benchmark, out: Path, before: Mapping[Path, int], status: int) -> Result:
-    """What lmms-eval wrote; it ends with status 0 even where it failed, but then without results.
-
-    Args:
-        before: `_written` when it began. An older run's files don't count, but some are written again under the same name.
-    """
-    now = _written(out)
-    new = sorted((path for path in now if now[path] != before.get(path)), key=now.__getitem__)
-    results = [path for path in new if path.name.endswith("_results.json") and "submissions" not in path.parts]
-    files = [path for path in new if path.parent == out / "submissions" and fnmatch(path.name, benchmark.file)]
-    submission = files[-1] if files else None
-    if status or not results:
-        return Result(failure=f"lmms-eval ended without a result ({_last_error(out / _LOG)}); see {out / _LOG}")
-    scores: dict[str, Any] = json.loads(results[-1].read_text(encoding="utf-8"))["results"][benchmark.task]
-    if not benchmark.metric:
-        missing = "" if submission else f"lmms-eval wrote no submission file; see {out / _LOG}"
-        return Result(submission=submission, failure=missing)
-    score = next((value for name, value in scores.items() if name.partition(",")[0] == benchmark.metric), None)
-    if not isinstance(score, int | float):
-        return Result(submission=submission, failure=f"lmms-eval gave no {benchmark.metric}; see {out / _LOG}")
-    return Result(score * benchmark.scale, submission)
-
-
-def _last_error(log: Path) -> str:
-    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    errors = [line for line in lines if "Error" in line]
-    return (errors or lines or ["it printed nothing"])[-1][-200:]
+    folder = Path(chosen).expanduser() / f"{owner}___{camelcase_to_snakecase(name)}"
+    return all(any((folder / config).glob("**/dataset_info.json")) for config in benchmark.configs)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from switchkd.errors import DataError, SkdError
+from switchkd.files import write_text
 from switchkd.preprocess import to_rgb
 from switchkd.prompt import Message
 from switchkd.runtime.engine import Floats, Timings
@@ -32,10 +35,11 @@ class ExportedStudent(lmms):
         threads: processor threads; by default as many as this process may use.
         context: most tokens of a prompt and its answer.
         max_new_tokens: of an answer, for tasks that set no limit.
+        counts: a file to write the numbers of requests to, by "unanswered" and "joined" (several pictures side by side).
         device, batch_size, max_batch_size: lmms-eval always passes them; the engine has no use for them.
 
     Raises:
-        SkdError: as `open_engine`.
+        SkdError: as `open_engine`, or `counts` can't be written.
     """
 
     is_simple = True
@@ -46,6 +50,7 @@ class ExportedStudent(lmms):
         threads: int | None = None,
         context: int = 4096,
         max_new_tokens: int = 1024,
+        counts: str | None = None,
         device: str | None = None,
         batch_size: int | str = 1,
         max_batch_size: int | None = None,
@@ -54,7 +59,8 @@ class ExportedStudent(lmms):
         self._engine = open_engine(str(variant), threads=threads, context=context)
         self._max_new_tokens = max_new_tokens
         self._encoded: tuple[Any, Floats | None] = (None, None)  # of the document asked last
-        self._joined = 0  # requests with several pictures
+        self._counts = {"unanswered": 0, "joined": 0}
+        self._counts_file = Path(counts) if counts else None
 
     def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
         """Answers to requests of (text, settings, doc_to_visual, document, task, split), in their order.
@@ -101,7 +107,7 @@ class ExportedStudent(lmms):
         self, requests: Sequence[Instance], result: Callable[..., GenerationResult], *, otherwise: Any
     ) -> list[GenerationResult]:
         """Results of requests in their order; those that the model can't take get `otherwise` and are counted in a warning."""
-        results, failures = [], []
+        results, failures, before = [], [], self._counts["joined"]
         for request in tqdm(requests, desc="skd"):
             try:
                 results.append(result(*request.args))
@@ -109,9 +115,13 @@ class ExportedStudent(lmms):
                 asked = " ".join(map(str, reversed(request.args[3:5])))  # task and document, where there are such
                 failures.append(f"{asked}: {error}" if asked else str(error))
                 results.append(GenerationResult(otherwise))
+        self._counts["unanswered"] += len(failures)
         if failures:
             logger.warning(f"skd couldn't answer {len(failures)} of {len(requests)} requests; the first: {failures[0]}")
-        self._tell_joined()
+        if joined := self._counts["joined"] - before:
+            logger.warning(f"{joined} questions have several pictures; skd saw them side by side as one.")
+        if self._counts_file is not None:
+            write_text(self._counts_file, json.dumps(self._counts) + "\n")
         return results
 
     def _answer(self, text: str, about: Sequence[Any], limit: int, stops: tuple[str, ...]) -> GenerationResult:
@@ -129,6 +139,7 @@ class ExportedStudent(lmms):
     def _loss(self, text: str, continuation: str, about: Sequence[Any]) -> tuple[float, bool]:
         engine, features = self._engine, self._encode(about)
         asked = [_message(text, features)]
+        continuation = continuation.lstrip()  # a turn of its own, which the template sets apart; tasks do so by a space
         prompt = engine.encode_prompt(asked)
         whole = engine.prompt.encode(
             [*asked, {"role": "assistant", "content": continuation}], image_tokens=engine.image_tokens
@@ -150,24 +161,22 @@ class ExportedStudent(lmms):
         return float(np.mean(losses)), greedy
 
     def _encode(self, about: Sequence[Any]) -> Floats | None:
-        """The picture's features; those of the document asked last are kept, for its other choices."""
+        """The picture's features; those of the document asked last are kept, for its other choices.
+
+        A task of several rounds asks each with a function of its own for the pictures, which is why that is compared too.
+        """
         if not about:
             return None
-        key = tuple(about[1:])
+        key = tuple(about)
         if self._encoded[0] != key:
             pictures = [_picture(visual) for visual in about[0](self._document(about)) or ()]
-            self._joined += len(pictures) > 1
+            self._counts["joined"] += len(pictures) > 1
             self._encoded = key, self._engine.encode_image(_join(pictures)) if pictures else None
         return self._encoded[1]
 
     def _document(self, about: Sequence[Any]) -> Any:
         _, document, task, split = about
         return self.task_dict[task][split][document]
-
-    def _tell_joined(self) -> None:
-        if self._joined:
-            logger.warning(f"{self._joined} questions have several pictures; skd saw them side by side as one.")
-        self._joined = 0
 
 
 def _message(text: str, features: Floats | None) -> Message:
@@ -207,10 +216,11 @@ def _picture(visual: Any) -> Image.Image:
 
 
 def _join(pictures: Sequence[Image.Image]) -> Image.Image:
-    """Pictures side by side, each scaled to the tallest's height; one alone as it is."""
+    """Pictures side by side, at the height that gives the row as many pixels as they have together; one alone as it is."""
     if len(pictures) == 1:
         return pictures[0]
-    height = max(picture.height for picture in pictures)
+    area = sum(picture.width * picture.height for picture in pictures)
+    height = max(1, round(math.sqrt(area / sum(picture.width / picture.height for picture in pictures))))
     scaled = [
         picture.resize((max(1, round(picture.width * height / picture.height)), height), Image.Resampling.BICUBIC)
         for picture in pictures

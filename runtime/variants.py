@@ -8,11 +8,12 @@ from pathlib import Path
 from switchkd.computer import usable_processors
 from switchkd.errors import SkdError
 from switchkd.manifest import FILE_NAME, Manifest
+from switchkd.models.endings import end_token_ids
 from switchkd.models.references import is_reference, resolve_checkpoint
 from switchkd.preprocess import Preprocess
 from switchkd.prompt import ChatPrompt
 from switchkd.runs import RUNS
-from switchkd.runtime.engine import CPU, DEFAULT_CONTEXT, Engine, LanguageModel, VisionEncoder, end_token_ids
+from switchkd.runtime.engine import CPU, DEFAULT_CONTEXT, Engine, LanguageModel, VisionEncoder
 
 _EXPORTS = RUNS / "latest" / "exports"
 

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from switchkd.vqa import normalise
 
 
 def is_right(answer: str, expected: str) -> bool:
-    """Exact match after VQA's normalisation of both, see `switchkd.vqa.normalise`."""
-    return normalise(answer) == normalise(expected)
+    """Exact match after VQA's normalisation of both, see `switchkd.vqa.normalise`.
+
+    Where it leaves nothing of one of them ("A", "the", "?"), articles are kept; where that leaves nothing either, only
+    surrounding white space and capitals don't count. Otherwise an empty answer would be right wherever "A" is expected.
+    """
+    forms: tuple[Callable[[str], str], ...] = (normalise, partial(normalise, articles=True))
+    for form in forms:
+        said, meant = form(answer), form(expected)
+        if said and meant:
+            return said == meant
+    return answer.strip().lower() == expected.strip().lower()
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ _REPAIRED = {broken: word for word in _CONTRACTIONS for broken in _without_one_a
 _REPAIRED["somebody'd"] = "somebodyd"  # the official list has these two the wrong way round
 
 
-def normalise(answer: str) -> str:
+def normalise(answer: str, *, articles: bool = False) -> str:
     """An answer as VQA's official evaluation compares it, step by step:
 
     1. Line breaks and tabs become spaces, and the answer is stripped.
@@ -40,6 +40,9 @@ def normalise(answer: str) -> str:
        mark, or if anywhere a comma stands between digits. Apostrophes and colons stay.
     3. A full stop goes unless a digit follows it.
     4. Lower case; "none" and the words for 0 to 10 become digits; articles go; contractions get a missing apostrophe back.
+
+    Args:
+        articles: keep them, other than the official evaluation.
     """
     text = answer.replace("\n", " ").replace("\t", " ").strip()
     thousands, cleaned = _THOUSANDS.search(text), text
@@ -47,4 +50,4 @@ def normalise(answer: str) -> str:
         beside = f"{mark} " in text or f" {mark}" in text
         cleaned = cleaned.replace(mark, "" if beside or thousands else " ")
     words = [_NUMBER_WORDS.get(word, word) for word in _FULL_STOP.sub("", cleaned).lower().split()]
-    return " ".join(_REPAIRED.get(word, word) for word in words if word not in _ARTICLES)
+    return " ".join(_REPAIRED.get(word, word) for word in words if articles or word not in _ARTICLES)

@@ -14,6 +14,24 @@ def test_right_means_equal_after_normalisation():
     assert is_right("none", "0") and is_right("dont walk", "Don't walk.") and is_right("t-shirt", "t shirt")
 
 
+@pytest.mark.parametrize(
+    ("answer", "expected", "right"),
+    [
+        ("", "A", False),
+        ("the", "a", False),
+        ("", "?", False),
+        ("A cat", "A", False),
+        ("!", "?", False),
+        ("A", "a", True),
+        ("(A).", "A", True),
+        (" ? ", "?", True),
+        ("", "", True),
+    ],
+)
+def test_what_normalisation_leaves_nothing_of(answer, expected, right):
+    assert is_right(answer, expected) == is_right(expected, answer) == right
+
+
 @pytest.mark.parametrize(("right", "total"), [(0, 10), (10, 10), (7, 10), (150, 2000), (1999, 2000)])
 def test_wilson_interval_is_scipys(right, total):
     reference = stats.binomtest(right, total).proportion_ci(0.95, method="wilson")

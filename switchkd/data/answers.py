@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 
 from switchkd.data.questions import Question
@@ -36,7 +37,8 @@ def answer_all(
     order = sorted(range(len(questions)), key=lambda index: len(str(questions[index].messages)))
     answers = [""] * len(questions)
     batches = list(_chunks(order, batch_size))
-    for chunk in track(batches, description=title, console=console, disable=not console.is_terminal, transient=True):
+    hidden = not console.is_terminal
+    for chunk in track(batches, description=escape(title), console=console, disable=hidden, transient=True):
         texts = model.answer([questions[index] for index in chunk], max_new_tokens=max_new_tokens)
         for index, text in zip(chunk, texts, strict=True):
             answers[index] = text

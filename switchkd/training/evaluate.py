@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from transformers import GenerationConfig
 
 from switchkd.data.questions import Question
+from switchkd.errors import CheckpointError
+from switchkd.models.endings import end_token_ids
 from switchkd.models.environment import quiet
 from switchkd.models.layout import image_tokens, read_layout
 from switchkd.models.vlm import load_vlm
@@ -26,6 +30,7 @@ class Answerer:
         tower: another checkpoint, whose vision tower it looks through: the switch's pathway (paper, equation 5).
 
     Raises:
+        CheckpointError: one of them isn't a usable LLaVA checkpoint, or nothing says which token ends an answer.
         CompatibilityError: the other's tower gives features that this one can't take.
     """
 
@@ -42,20 +47,24 @@ class Answerer:
         self.vlm.to(self.device)
         self.prompt, self.preprocess = ChatPrompt.load(folder), Preprocess.load(folder)
         self._image_tokens = image_tokens(read_layout(folder))
-        self._end = [token for name in ("eos_token", "pad_token") if (token := self.prompt.token_id(name)) is not None]
+        ends = sorted(end_token_ids(folder, self.prompt))
+        if not ends:
+            raise CheckpointError(
+                f"{folder} names no token that ends an answer: set eos_token in tokenizer_config.json, "
+                "or eos_token_id in generation_config.json."
+            )
+        self._ends, self._pad = frozenset(ends), ends[0]  # padding is masked, so that any will do
+        # Greedy as the engines are: a checkpoint's own settings (a repetition penalty …) would answer otherwise.
+        self.vlm.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=self._pad)
 
     @torch.inference_mode()
     def answer(self, questions: list[Question], *, max_new_tokens: int = 16) -> list[str]:
         """Greedy answers, without special tokens, in the questions' order."""
         batch = self._batch(questions)
-        generated = self.vlm.generate(
-            **batch,
-            do_sample=False,
-            max_new_tokens=max_new_tokens,
-            eos_token_id=self._end,
-            pad_token_id=self._end[-1],
-        )[:, batch["input_ids"].shape[1] :]
-        return [self.prompt.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in generated.tolist()]
+        generated = self.vlm.generate(**batch, max_new_tokens=max_new_tokens)[:, batch["input_ids"].shape[1] :]
+        # An end token isn't always a special one, whose text goes of itself.
+        answers = [takewhile(lambda token: token not in self._ends, ids) for ids in generated.tolist()]
+        return [self.prompt.decode([*ids]).strip() for ids in answers]
 
     def _batch(self, questions: list[Question]) -> dict[str, Any]:
         rows = [
@@ -64,7 +73,7 @@ class Answerer:
         ]
         longest = max(map(len, rows))
         # Padded on the left: generation goes on at the right end.
-        ids = torch.tensor([[self._end[-1]] * (longest - len(row)) + row for row in rows])  # [B, T]
+        ids = torch.tensor([[self._pad] * (longest - len(row)) + row for row in rows])  # [B, T]
         mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
         batch = {"input_ids": ids.to(self.device), "attention_mask": mask.to(self.device)}
         pictures = [self.preprocess(open_image(question.image)) for question in questions if question.image]

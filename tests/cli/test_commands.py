@@ -1,6 +1,8 @@
 """The real commands, in this process: what they make, what they print, what they refuse."""
 
 import json
+import re
+import tomllib
 from pathlib import Path
 
 import click
@@ -11,6 +13,7 @@ from click.testing import CliRunner
 from PIL import Image
 from support.llava_models import make_model
 
+from switchkd.cli import doctor
 from switchkd.cli.main import main
 from switchkd.models.vlm import load_vlm
 
@@ -238,6 +241,17 @@ def test_recipe_prints_what_it_loads():
     assert "Temperature" in skd("recipe")
 
 
-def test_doctor_tells_what_is_there():
+def test_doctor_tells_what_is_there(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "250")
     output = skd("doctor")
     assert torch.__version__.split("+")[0] in output and "cores" in output and "ready" in output
+    assert "skd ship" in output and "skd eval --suite" in output
+
+
+def test_doctor_knows_what_each_install_brings():
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    known = {extra: set(packages) for extra, (_, packages) in doctor._EXTRAS.items()}
+    assert {re.match(r"[\w-]+", each).group() for each in project["dependencies"]} <= known["base"]
+    for extra in known.keys() - {"base"}:
+        needed = project["optional-dependencies"][extra]
+        assert {re.match(r"[\w-]+", each).group() for each in needed} - {"switchkd"} <= known[extra], extra

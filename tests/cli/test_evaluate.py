@@ -1,6 +1,7 @@
 """`skd eval`: checkpoints and exports side by side, on the same questions; an export without torch."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -134,7 +135,53 @@ def test_one_bad_model_doesnt_lose_the_others_scores(tmp_path, accuracy):
     assert accuracy in output and "Error: torn: " in output
 
 
-def test_an_export_needs_no_torch(accuracy):
+def test_whatever_a_library_raises_doesnt_lose_the_others_scores(monkeypatch, accuracy):
+    """Memory that isn't there, a file of an unknown operator, …"""
+    import switchkd.runtime.variants as variants
+
+    def open_or_die(folder, **settings):
+        if folder.name == "q4":
+            raise RuntimeError("[ONNXRuntimeError] : 6 :\n std::bad_alloc")
+        return open_engine(folder, **settings)
+
+    monkeypatch.setattr(variants, "open_engine", open_or_die)
+    output = skd("eval", "q4", "f32", "--data", "questions.json", "--max-tokens", 6, fails=True)
+    assert accuracy in output and "Error: q4: RuntimeError: [ONNXRuntimeError] : 6 : std::bad_alloc" in output
+
+
+def test_without_the_first_model_nothing_is_compared(tmp_path):
+    """But the file has the form that several models have."""
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "manifest.json").write_text("{")
+    out = tmp_path / "scores.json"
+    asked = ("--data", "questions.json", "--max-tokens", 6, "--json", out)
+    output = skd("eval", tmp_path / "torn", "f32", *asked, fails=True)
+    written = json.loads(out.read_text())
+    assert list(written["models"]) == ["f32"] and written["reference"] is None and written["compared"] == {}
+    assert "Nothing is compared: torn is what" in output
+    skd("eval", "f32", tmp_path / "torn", *asked, fails=True)
+    written = json.loads(out.read_text())
+    assert list(written["models"]) == ["f32"] and written["reference"] == "f32" and written["compared"] == {}
+
+
+def test_a_file_that_cant_be_written_doesnt_lose_the_table(folder, accuracy):
+    output = skd(
+        "eval", "f32", "--data", "questions.json", "--max-tokens", 6, "--json", "right.txt/scores.json", fails=True
+    )
+    assert accuracy in output and "Error: right.txt/scores.json can't be written" in output
+
+
+def test_names_and_kinds_are_printed_as_they_are(folder, tmp_path):
+    records = json.loads((folder / "questions.json").read_text())[-1:]
+    (tmp_path / "data.json").write_text(json.dumps([records[0] | {"kind": "[/red] of [bold]"}]))
+    names = ("a[b]", "c [red]")
+    for name in names:
+        shutil.copytree(folder / "f32", tmp_path / name)
+    output = skd("eval", *(tmp_path / name for name in names), "--data", tmp_path / "data.json", "--max-tokens", 2)
+    assert "[/red] of [bold]" in output and "Against a[b]" in output and "c [red]" in output
+
+
+def test_an_export_needs_no_torch(accuracy, tmp_path):
     blocked = (
         "import sys\n"
         "class No:\n"
@@ -153,5 +200,12 @@ def test_an_export_needs_no_torch(accuracy):
     assert done.returncode == 0 and accuracy in done.stdout, done.stderr
     refused = run("eval", "student", "--data", "questions.json")
     assert refused.returncode == 1 and "switchkd[train]" in refused.stderr and "Traceback" not in refused.stderr
+    out = tmp_path / "scores.json"
+    both = run("eval", "f32", "student", "--data", "questions.json", "--max-tokens", "6", "--json", str(out))
+    assert both.returncode == 1 and accuracy in both.stdout and "Traceback" not in both.stderr
+    assert (
+        "student: student is a PyTorch checkpoint, which needs an extra: pip install 'switchkd[train]'" in both.stderr
+    )
+    assert list(json.loads(out.read_text())["models"]) == ["f32"]
     unknown = run("eval", "nowhere", "--data", "questions.json")
     assert "There is no variant nowhere" in unknown.stderr

@@ -19,13 +19,14 @@ from support.llava_models import make_checkpoint
 
 from switchkd.cli.main import main
 from switchkd.export.folder import ExportRequest, run_export
-from switchkd.runtime.benchmarks import PAPER
+from switchkd.runtime.benchmark_run import Job, model_sha256
+from switchkd.runtime.benchmarks import PAPER, TASKS, Benchmark, has_data
 
 pytestmark = [
     pytest.mark.xdist_group("lmms"),
     pytest.mark.skipif(
         importlib.util.find_spec("lmms_eval") is None,
-        reason="lmms-eval isn't installed: pip install --no-deps -r lmms-eval.txt",
+        reason="lmms-eval isn't installed: make test-lmms",
     ),
 ]
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -109,7 +110,7 @@ def tasks(tmp_path_factory) -> Path:
         "task: local_choice\noutput_type: multiple_choice\n"
         "doc_to_visual: !function utils.pope_doc_to_visual\n"
         'doc_to_text: "{{question}}\\nAnswer the question using a single word or phrase."\n'
-        'doc_to_choice: ["no", "yes"]\ndoc_to_target: answer\ntarget_delimiter: ""\n'
+        'doc_to_choice: ["no", "yes"]\ndoc_to_target: answer\n'
         "metric_list:\n  - metric: acc\n    aggregation: mean\n    higher_is_better: true\n"
         "  - metric: exact_match\n    aggregation: mean\n    higher_is_better: true\n"
     )
@@ -165,6 +166,95 @@ def test_scores_worked_out_by_hand(student, tasks, tmp_path):
     assert (scores["acc"], scores["exact_match"]) == pytest.approx((9 / 12, 9 / 12))
 
 
+def test_a_delimiter_before_a_choice_is_none_of_it(student):
+    """The template sets an answer apart; lmms-eval's space before a choice would be a token that no answer begins with."""
+    from lmms_eval.api.instance import Instance
+
+    from switchkd.runtime.lmms_model import ExportedStudent
+
+    model = ExportedStudent(str(student), threads=1, context=64)
+    asked = [
+        Instance("loglikelihood", ("is it red ?", said), 0, {"task": "choice", "doc_id": 0, "repeats": 1})
+        for said in ("yes", " yes", "\n yes")
+    ]
+    assert len({result.text for result in model.loglikelihood(asked)}) == 1
+    model.clean()
+
+
+def test_each_round_has_its_own_picture(student):
+    """lmms-eval asks tasks of several rounds as single questions, with another function for the pictures each."""
+    from lmms_eval.api.instance import Instance
+
+    from switchkd.runtime.lmms_model import ExportedStudent
+
+    model = ExportedStudent(str(student), threads=1)
+    model.task_dict = {"game": {"test": [{}]}}
+    answers = []
+    for name in ("red", "blue", "red"):
+        shown = red_or_blue(name, 7)
+        about = (QUESTION, {"max_new_tokens": 4}, lambda _, shown=shown: [shown], 0, "game", "test")
+        asked = Instance("generate_until", about, 0, {"task": "game", "doc_id": 0, "repeats": 1})
+        answers.append(model.generate_until([asked])[0].text)
+    assert answers == ["yes", "no", "yes"]
+    model.clean()
+
+
+def test_pictures_side_by_side_keep_their_pixels():
+    from switchkd.runtime.lmms_model import _join
+
+    sizes = [(800, 24), (300, 1200)]
+    row = _join([Image.new("RGB", size) for size in sizes])
+    assert row.width * row.height == pytest.approx(sum(width * height for width, height in sizes), rel=0.02)
+    assert row.width / row.height == pytest.approx(800 / 24 + 300 / 1200, rel=0.01)
+    assert _join([Image.new("RGB", (90, 60))] * 2).size == (180, 60)
+    assert _join([Image.new("RGB", (30_000, 1)), Image.new("RGB", (1, 1))]).size == (30_001, 1)
+
+
+def test_what_couldnt_be_answered_is_counted(student, tmp_path):
+    from lmms_eval.api.instance import Instance
+
+    from switchkd.runtime.lmms_model import ExportedStudent
+
+    model = ExportedStudent(str(student), threads=1, context=128, counts=str(tmp_path / "counts.json"))
+    pictures = [[red_or_blue("red", 1)], [red_or_blue("red", 1), red_or_blue("blue", 2)]]
+    model.task_dict = {"local": {"test": [{}, {}, {}]}}
+    for document, (text, shown) in enumerate([(QUESTION, pictures[0]), (QUESTION * 20, []), (QUESTION, pictures[1])]):
+        about = (text, {}, lambda _, shown=shown: shown, document, "local", "test")
+        model.generate_until([Instance("generate_until", about, 0, {"task": "local", "doc_id": 0, "repeats": 1})])
+    assert json.loads((tmp_path / "counts.json").read_text()) == {"unanswered": 1, "joined": 1}
+    model.clean()
+
+
+@pytest.mark.parametrize(
+    ("answers", "score"),
+    [
+        (["A", "B"], 100),
+        (["A.", "dog"], 100),
+        (["答案是A", "(B)"], 100),
+        (["nothing of these", "我不知道"], 0),
+        (["A", "A"], 50),
+    ],
+)
+def test_chinese_mmbench_asks_nobody(answers, score, monkeypatch, tmp_path):
+    """Answers that name no option are wrong; lmms-eval's own task would send them to a server, and draw a letter at last."""
+    import requests
+    from lmms_eval.utils import load_yaml_config
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("a request")
+
+    monkeypatch.setattr(requests, "post", refuse)
+    monkeypatch.chdir(tmp_path)
+    task = load_yaml_config(TASKS / "mmbench_cn_dev_static.yaml")
+    about = {"question": "?", "hint": "nan", "source": "x", "split": "dev", "category": "c", "L2-category": "d"}
+    options = {"A": "cat", "B": "dog", "C": "horse", "D": "car"}
+    rows = [{"index": index, "answer": letter, **about, **options} for index, letter in enumerate("AB")]
+    scored = [task["process_results"](row, [answer]) for row, answer in zip(rows, answers, strict=True)]
+    metrics = {entry["metric"]: entry["aggregation"] for entry in task["metric_list"]}
+    found = metrics["gpt_eval_score"]([each["gpt_eval_score"] for each in scored], None)
+    assert found == pytest.approx(score)
+
+
 def test_a_choice_that_doesnt_fit_has_no_likelihood(student):
     """And doesn't end the others."""
     from lmms_eval.api.instance import Instance
@@ -205,7 +295,7 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 
 def test_the_papers_suite(student, cache, tmp_path):
-    out = tmp_path / "out"
+    out = tmp_path / "out, of 'it' [all]"
     arguments = ("eval", student, "--suite", "paper", "--threads", 1, "--out", out)
     result = CliRunner().invoke(main, [str(one) for one in arguments], env={"COLUMNS": "200"})
     assert result.exit_code == 0, result.output
@@ -225,16 +315,37 @@ def test_lmms_eval_knows_the_papers_tasks(tmp_path):
     from lmms_eval.tasks import TaskManager
     from lmms_eval.utils import load_yaml_config
 
-    manager = TaskManager("ERROR")
+    manager = TaskManager("ERROR", include_path=str(TASKS))
     for benchmark in PAPER:
         config = load_yaml_config(manager.task_index[benchmark.task]["yaml_path"])
-        assert (config["dataset_path"], config.get("dataset_name", "")) == (benchmark.data, benchmark.config)
+        assert (config["dataset_path"], config.get("dataset_name", "")) == (benchmark.data, benchmark.configs[0])
         metrics = {entry["metric"] for entry in config["metric_list"]}
         assert (benchmark.metric or "submission") in metrics and ("submission" in metrics) == bool(benchmark.file)
 
 
 def test_a_benchmark_that_fails_says_so(student, cache, tmp_path):
-    from switchkd.runtime.benchmarks import run_benchmark
-
-    result = run_benchmark(PAPER[-1], tmp_path, tmp_path / "out")  # a folder that is no export
+    result = Job(PAPER[-1], tmp_path, model_sha256(tmp_path), tmp_path / "out").run()  # a folder that is no export
     assert result.score is None and "neither an export" in result.failure and "log.txt" in result.failure
+
+
+def test_chinese_mmbench_differs_from_lmms_evals_in_its_scoring_alone():
+    from lmms_eval.tasks import TaskManager
+    from lmms_eval.utils import load_yaml_config
+
+    manager = TaskManager("ERROR", include_path=str(TASKS))
+    ours, theirs = (
+        load_yaml_config(manager.task_index[name]["yaml_path"]) for name in ("mmbench_cn_dev_static", "mmbench_cn_dev")
+    )
+    apart = ("task", "metric_list", "model_specific_generation_kwargs")
+    for name in (ours.keys() | theirs.keys()) - {*apart}:
+        both = [getattr(config[name], "__qualname__", config[name]) for config in (ours, theirs)]
+        assert both[0] == both[1], name
+
+
+def test_data_is_there_when_all_its_parts_are(cache):
+    two = Benchmark("Two", "two", "lmms-lab-encoder/POPE", ("default", "pictures"))
+    assert has_data(PAPER[-1]) and not has_data(two)
+    folder = cache / "datasets" / "lmms-lab-encoder___pope"
+    shutil.copytree(folder / "default", folder / "pictures")
+    assert has_data(two)
+    assert len(next(benchmark for benchmark in PAPER if benchmark.title == "GQA").configs) == 2

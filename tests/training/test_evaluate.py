@@ -1,6 +1,7 @@
-"""A teacher that looks through a student's tower, against the switch's own pathway."""
+"""Checkpoints that answer: as their engine does; and a teacher that looks through a student's tower."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,8 +11,10 @@ from support.llava_models import make_checkpoint, picture, question
 
 from switchkd.cli.evaluate import eval_command
 from switchkd.data.questions import Question
-from switchkd.errors import CompatibilityError, SkdError
+from switchkd.errors import CheckpointError, CompatibilityError, SkdError
 from switchkd.models.switch import answer_logits, vision_features
+from switchkd.models.vlm import load_vlm
+from switchkd.runtime.variants import open_engine
 from switchkd.training.evaluate import Answerer
 
 
@@ -86,3 +89,50 @@ def test_an_export_has_no_tower_to_look_through(models, asked, tmp_path):
         assert isinstance(result.exception, SkdError) and "takes a teacher's and students' checkpoints" in str(
             result.exception
         )
+
+
+@pytest.fixture
+def peculiar(models, tmp_path):
+    """A checkpoint whose generation_config.json punishes repetitions and names one more token that ends an answer."""
+    folder = shutil.copytree(models[1], tmp_path / "peculiar")
+    with open_engine(folder, threads=1) as engine:
+        features = engine.encode_image(picture(3))
+        said = list(engine.tokens(engine.encode_prompt(question("is it red ?")), features, max_new_tokens=12))
+    assert len(said) == 12
+    ending = next(token for place, token in enumerate(said) if place >= 4 and token not in said[:place])
+    path = folder / "generation_config.json"
+    settings = json.loads(path.read_text()) | {"repetition_penalty": 3.0, "no_repeat_ngram_size": 1}
+    path.write_text(json.dumps(settings | {"eos_token_id": [settings["eos_token_id"], ending]}))
+    return folder
+
+
+def test_a_checkpoint_answers_as_its_engine_does(peculiar, models, asked, tmp_path):
+    (tmp_path / "data.json").write_text(
+        '[{"id": "1", "image": "a.png", "conversations": [{"from": "human", "value": "<image>\\nis it red ?"},'
+        ' {"from": "gpt", "value": "yes"}]}]'
+    )
+    out = tmp_path / "scores.json"
+    options = ["--data", tmp_path / "data.json", "--images", tmp_path, "--max-tokens", 12, "--json", out]
+    result = CliRunner().invoke(eval_command, [str(peculiar), *map(str, options)])
+    assert result.exit_code == 0, result.output
+    with open_engine(peculiar, threads=1) as engine:
+        expected = engine.answer(asked[0].messages, picture(3), max_new_tokens=12)
+    assert json.loads(out.read_text())["answers"][0]["answer"] == expected
+    # Both settings would change the answer: without the ending it is longer, with the penalty another.
+    assert Answerer(models[1], "cpu").answer(asked, max_new_tokens=12)[0] != expected
+    plain = Answerer(peculiar, "cpu")
+    plain.vlm.generation_config = load_vlm(peculiar).generation_config
+    assert plain.answer(asked, max_new_tokens=12)[0] != expected
+
+
+def test_a_checkpoint_without_an_end(models, tmp_path):
+    folder = shutil.copytree(models[1], tmp_path / "endless")
+    for name in ("generation_config.json", "special_tokens_map.json"):
+        (folder / name).unlink(missing_ok=True)
+    path = folder / "tokenizer_config.json"
+    settings = json.loads(path.read_text())
+    path.write_text(
+        json.dumps({key: value for key, value in settings.items() if key not in ("eos_token", "pad_token")})
+    )
+    with pytest.raises(CheckpointError, match="names no token that ends an answer"):
+        Answerer(folder, "cpu")
