@@ -6,18 +6,16 @@ Text becomes token ids by `ChatPrompt` and pictures become bytes by `Preprocess`
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 
-from switchkd.errors import CheckpointError, DataError, SkdError
+from switchkd.errors import DataError, SkdError
 from switchkd.preprocess import Preprocess
 from switchkd.prompt import ChatPrompt, Message
 
@@ -237,24 +235,6 @@ class Engine:
         result = work(*arguments)
         setattr(self.timings, phase, getattr(self.timings, phase) + time.perf_counter() - start)
         return result
-
-
-def end_token_ids(folder: Path, prompt: ChatPrompt) -> frozenset[int]:
-    """The ids that end an answer: the tokenizer's end and padding tokens, and those in generation_config.json.
-
-    Raises:
-        CheckpointError: generation_config.json is torn.
-    """
-    named = {prompt.token_id("eos_token"), prompt.token_id("pad_token")} - {None}
-    path = folder / "generation_config.json"
-    try:
-        listed = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
-    except FileNotFoundError:
-        listed = None
-    except (OSError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{path} can't be read: {error}.") from error
-    more = listed if isinstance(listed, list) else [listed]
-    return frozenset(token for token in (*named, *more) if isinstance(token, int))
 
 
 def picture_span(ids: Sequence[int], image_token_id: int, features: Floats | None) -> tuple[int, int]:
