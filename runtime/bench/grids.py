@@ -182,6 +182,9 @@ _COMPARED: tuple[tuple[str, Callable[[Summary], Any]], ...] = (
 def compare(old: Summary, new: Summary) -> Grid:
     """Ratios of the medians of two benches, variant by variant, with their uncertainty."""
     rows = []
+    yardsticks = [each["machine"].get("yardstick") for each in (old, new)]
+    if all(each and each["p50"] for each in yardsticks):
+        rows.append(("this computer, by the yardstick", *_ratio_cells(*yardsticks)))
     for name, each in new["variants"].items():
         before = old["variants"].get(name)
         if before is None:
@@ -193,8 +196,9 @@ def compare(old: Summary, new: Summary) -> Grid:
         rows += _plain_rows(name, before, each)
     note = (
         "New / old. ±: 95 %, out of how noisy each of the two runs was; what differs between runs for other reasons "
-        "isn't in it. Peaks are single readings. Right answers: difference in points with its 95 % interval, as if the two "
-        "had been asked different questions."
+        "isn't in it. The yardstick, a fixed calculation between the requests, tells what of it is the computer's. Peaks are "
+        "single readings. Right answers: difference in points with its 95 % interval, as if the two had been asked different "
+        "questions."
     )
     return Grid("Against the older bench", ("variant", "old", "new", "ratio", ""), rows, note)
 

@@ -112,6 +112,7 @@ class Bench:
     reference: str = ""  # the name of the variant that the others are compared with
     machine: dict[str, Any] = field(default_factory=dict)  # see machine.py
     conditions: dict[str, Any] = field(default_factory=dict)  # see machine.py
+    yardstick: list[float] = field(default_factory=list)  # seconds of its laps, see yardstick.py
     energy: str | None = None  # the meter's name
     left_out: dict[int, str] = field(default_factory=dict)  # question number → why a variant couldn't be asked it
     interrupted: bool = False
@@ -151,7 +152,12 @@ def summarise_bench(bench: Bench) -> dict[str, Any]:
     return {
         "schema": 1,
         "created": bench.created,
-        "machine": bench.machine | {"conditions": bench.conditions, "energy_meter": bench.energy},
+        "machine": bench.machine
+        | {
+            "conditions": bench.conditions,
+            "yardstick": summarise(bench.yardstick) | {"drift": drift(bench.yardstick)},
+            "energy_meter": bench.energy,
+        },
         "settings": asdict(bench.settings)
         | {
             "data": str(bench.data),

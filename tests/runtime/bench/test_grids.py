@@ -17,7 +17,11 @@ def summary(p50=0.010, noise=0.02, right=80):
     quality = {"accuracy": {"all": {"accuracy": score.accuracy, "interval": list(score.interval())}}}
     latency = {name: phase(p50, noise) for name in ("first_token", "decode_token", "answer")}
     return {
-        "machine": {"cpu": "x", "versions": {"onnxruntime": "1.0", "numpy": "2.0"}},
+        "machine": {
+            "cpu": "x",
+            "yardstick": phase(p50 / 20, noise),
+            "versions": {"onnxruntime": "1.0", "numpy": "2.0"},
+        },
         "settings": {"scenario": "single", "context": 4096},
         "variants": {
             "a": {
@@ -35,6 +39,11 @@ def test_a_ratio_is_told_with_its_uncertainty(p50, verdict):
     """Two noises of 2 % make 2.83 %."""
     row = next(row for row in compare(summary(), summary(p50)).rows if row[0] == "a, first token, p50")
     ratio = p50 / 0.010
+    assert compare(summary(), summary(p50)).rows[0][:3] == (
+        "this computer, by the yardstick",
+        "0.5 ms",
+        f"{50 * p50:.4g} ms",
+    )
     assert row[1:] == ("10 ms", f"{1e3 * p50:.4g} ms", f"{ratio:.3f} ±{ratio * 0.02828:.3f}", verdict)
 
 

@@ -4,6 +4,8 @@ import json
 import os
 import re
 import signal
+import sys
+import threading
 import time
 from collections import Counter
 from dataclasses import replace
@@ -18,11 +20,10 @@ from switchkd.export.probes import Probe
 from switchkd.files import file_sha256
 from switchkd.manifest import FILE_NAME
 from switchkd.preprocess import open_image
-from switchkd.runtime.bench import runner, session
+from switchkd.runtime.bench import runner, session, worker
 from switchkd.runtime.bench.measurement import Bench, Measurement, Settings, summarise_bench
 from switchkd.runtime.bench.memory import process_tree
 from switchkd.runtime.bench.session import QuestionError, Session, SessionError
-from switchkd.runtime.bench.worker import Worker
 from switchkd.runtime.variants import open_engine
 
 SETTINGS = Settings(
@@ -293,14 +294,14 @@ def test_an_answer_ends_with_the_context(models, tmp_path):
     opened = {"threads": 1, "device": "cpu", "frames": 0}
     found = []
     for name in ("student", "onnx-fp32"):
-        worker = Worker(str(models / name), context=prompt + 5, **opened)
-        worker.engine.end_tokens = frozenset()
-        found.append(worker.refer(**asked, max_tokens=50)["tokens"])
-        worker.engine.close()
+        asked_of = worker.Worker(str(models / name), context=prompt + 5, **opened)
+        asked_of.engine.end_tokens = frozenset()
+        found.append(asked_of.refer(**asked, max_tokens=50)["tokens"])
+        asked_of.engine.close()
     assert len(found[0]) == 5 and found[0] == found[1]
-    worker = Worker(str(models / "onnx-fp32"), context=prompt + 3, **opened)
-    compared = worker.compare(**asked, tokens=found[1])
-    worker.engine.close()
+    asked_of = worker.Worker(str(models / "onnx-fp32"), context=prompt + 3, **opened)
+    compared = asked_of.compare(**asked, tokens=found[1])
+    asked_of.engine.close()
     assert len(compared["kl"]) == 3 and compared["same"] == [True] * 3 and max(compared["kl"]) < 1e-6
 
 
@@ -369,19 +370,62 @@ def test_a_process_that_gives_no_reply_is_ended_and_that_is_said(models, monkeyp
         Session("x", folder=str(models / "onnx-q8"), threads=1, context=64, device="cpu", frames=0)
 
 
-def test_a_rest_ends_when_the_engine_sleeps(models, monkeypatch):
+def test_a_rest_ends_when_the_engines_threads_sleep(models, monkeypatch):
     """Threads that still spin keep it from ending, for a while."""
-    worker = Worker(str(models / "onnx-q8"), threads=1, context=64, device="cpu", frames=0)
-    clock = [0.0]
-    monkeypatch.setattr(time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
-    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(time, "process_time", lambda: min(clock[0], 0.0097))
-    worker.rest()
-    assert clock[0] == pytest.approx(0.011)
-    monkeypatch.setattr(time, "process_time", lambda: clock[0])
-    worker.rest()
-    assert 0.1 < clock[0] < 0.13
-    worker.engine.close()
+    at = worker.Worker(str(models / "onnx-q8"), threads=1, context=64, device="cpu", frames=0)
+    clock, looks = [0.0], []
+
+    def pass_time():
+        clock[0] += 0.001
+        return clock[0]
+
+    def spins(until):
+        return lambda: (looks.append(clock[0]), clock[0] < until)[1]
+
+    monkeypatch.setattr(time, "monotonic", pass_time)
+    monkeypatch.setattr(worker, "other_threads_run", spins(0.009))
+    at.rest()
+    assert 0.009 <= clock[0] < 0.012 and len(looks) > 5
+    monkeypatch.setattr(worker, "other_threads_run", spins(10.0))
+    at.rest()
+    assert 0.1 < clock[0] < 0.12
+    at.engine.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_threads_that_run_are_seen(tmp_path):
+    """The calling one isn't meant, and a name may be anything."""
+    for number, state in ((1, "S (R) S"), (threading.get_native_id(), "R")):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "stat").write_text(f"{number} (a) {state} 1 1")
+    assert not worker.other_threads_run(tmp_path)
+    (tmp_path / "2").mkdir()
+    (tmp_path / "2" / "stat").write_text("2 (b ) S) R 1 1")
+    assert worker.other_threads_run(tmp_path)
+    assert not worker.other_threads_run()
+    end, spinning = threading.Event(), threading.Event()
+
+    def spin():
+        while not end.is_set():
+            spinning.set()
+
+    thread = threading.Thread(target=spin)
+    thread.start()
+    assert spinning.wait(10) and any(worker.other_threads_run() for _ in range(1000))
+    end.set()
+    thread.join()
+
+
+def test_the_yardstick_is_of_the_whole_run(models, questions, monkeypatch):
+    whole = bench(models, questions)
+    assert len(whole.yardstick) == 12 and all(seconds > 0 for seconds in whole.yardstick)
+    summary = summarise_bench(whole)["machine"]["yardstick"]
+    assert summary["n"] == 12 and summary["p50"] == pytest.approx(float(np.median(whole.yardstick)))
+    assert len(bench(models, questions, ("onnx-q8",), scenario="camera", minutes=0.005).yardstick) == 200
+    laps = iter([0.001] * 6 + [0.002] * 6)
+    monkeypatch.setattr(runner.Yardstick, "lap", lambda self: self.seconds.append(next(laps)))
+    warnings = bench(models, questions).conditions["warnings"]
+    assert any("a fixed calculation took +100 % in the second half" in line for line in warnings)
 
 
 def test_another_vocabulary_or_tokenizer_isnt_compared(models, questions):
