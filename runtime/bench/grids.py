@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from switchkd.runtime.bench.measurement import PHASES
+from switchkd.runtime.bench.measurement import BESIDE, PHASES
 from switchkd.runtime.bench.statistics import QUANTILES, SAMPLES_NEEDED, ratio
 
 WORDS = {
@@ -39,7 +39,10 @@ def grids(summary: Summary) -> list[Grid]:
     filmed = {name: each for name, each in variants.items() if each.get("camera")}
     found = []
     if asked:
-        found += [_speed(asked), _tails(asked), _quality(asked, summary["settings"]["reference"]), _size(asked)]
+        reference = summary["settings"]["reference"]
+        found += [_speed(asked), _tails(asked)]
+        found += [_beside(asked, reference)] if any(each["latency"].get("beside") for each in asked.values()) else []
+        found += [_quality(asked, reference), _size(asked)]
     if filmed:
         found += [_camera(filmed), _memory(filmed)]
     return found
@@ -87,6 +90,22 @@ def _tails(variants: Mapping[str, Any]) -> Grid:
             rows.append((name, WORDS[phase], f"{found['n']:,}", *cells, *ends))
     note = "A percentile is told only with the samples that MLPerf asks for."
     return Grid("Latency, ms", ("variant", "of", "n", *QUANTILES, "mean", "max"), rows, note)
+
+
+def _beside(variants: Mapping[str, Any], reference: str) -> Grid:
+    rows = []
+    for name, each in variants.items():
+        if beside := each["latency"]["beside"]:
+            rows.append((name, *(_multiple(beside[phase]) for phase in BESIDE)))
+    note = "Medians over questions that both were asked in turn, with 95 % intervals; 0.5 is twice as fast."
+    return Grid(
+        f"Time as a multiple of that of {reference}", ("variant", *(WORDS[phase] for phase in BESIDE)), rows, note
+    )
+
+
+def _multiple(found: Summary) -> str:
+    value, noise = found["p50"], found["p50_noise"]
+    return f"{value:.3f}" if noise is None else f"{value:.3f} ±{value * noise:.3f}"
 
 
 def _quality(variants: Mapping[str, Any], reference: str) -> Grid:
@@ -182,9 +201,7 @@ _COMPARED: tuple[tuple[str, Callable[[Summary], Any]], ...] = (
 def compare(old: Summary, new: Summary) -> Grid:
     """Ratios of the medians of two benches, variant by variant, with their uncertainty."""
     rows = []
-    yardsticks = [each["machine"].get("yardstick") for each in (old, new)]
-    if all(each and each["p50"] for each in yardsticks):
-        rows.append(("this computer, by the yardstick", *_ratio_cells(*yardsticks)))
+    references = {each["settings"].get("reference") for each in (old, new)}
     for name, each in new["variants"].items():
         before = old["variants"].get(name)
         if before is None:
@@ -193,14 +210,22 @@ def compare(old: Summary, new: Summary) -> Grid:
             pair = _both(find, before, each)
             if pair is not None:
                 rows.append((f"{name}, {words}", *_ratio_cells(*pair)))
+        for phase in BESIDE if len(references) == 1 else ():
+            pair = _both(_finding_beside(phase), before, each)
+            if pair is not None:
+                rows.append((f"{name}, {WORDS[phase]} beside {next(iter(references))}", *_ratio_cells(*pair, "×", 1)))
         rows += _plain_rows(name, before, each)
     note = (
         "New / old. ±: 95 %, out of how noisy each of the two runs was; what differs between runs for other reasons "
-        "isn't in it. The yardstick, a fixed calculation between the requests, tells what of it is the computer's. Peaks are "
-        "single readings. Right answers: difference in points with its 95 % interval, as if the two had been asked different "
-        "questions."
+        "isn't in it. Beside another: as a multiple of its time for the same question, in which the computer's own changes "
+        "cancel. Peaks are single readings. Right answers: difference in points with its 95 % interval, as if the two had been "
+        "asked different questions."
     )
     return Grid("Against the older bench", ("variant", "old", "new", "ratio", ""), rows, note)
+
+
+def _finding_beside(phase: str) -> Callable[[Summary], Any]:
+    return lambda each: each["latency"]["beside"][phase]
 
 
 def _both(find: Callable[[Summary], Any], old: Summary, new: Summary) -> tuple[Summary, Summary] | None:
@@ -211,11 +236,11 @@ def _both(find: Callable[[Summary], Any], old: Summary, new: Summary) -> tuple[S
     return pair if pair[0]["p50"] and pair[1]["p50"] else None
 
 
-def _ratio_cells(old: Summary, new: Summary) -> tuple[str, ...]:
+def _ratio_cells(old: Summary, new: Summary, unit: str = "ms", scale: float = 1e3) -> tuple[str, ...]:
     value, noise = ratio(new["p50"], old["p50"], new["p50_noise"], old["p50_noise"])
     shown = f"{value:.3f}" if noise is None else f"{value:.3f} ±{value * noise:.3f}"
     verdict = "" if noise is None else "within noise" if abs(value - 1) <= value * noise else "differs"
-    return f"{1e3 * old['p50']:.4g} ms", f"{1e3 * new['p50']:.4g} ms", shown, verdict
+    return f"{scale * old['p50']:.4g} {unit}", f"{scale * new['p50']:.4g} {unit}", shown, verdict
 
 
 def _plain_rows(name: str, old: Summary, new: Summary) -> list[tuple[str, ...]]:
@@ -250,8 +275,8 @@ def changes_between(old: Summary, new: Summary) -> list[str]:
         ("settings", ("scenario", "device", "threads", "context", "max_tokens", "rate", "sequential", "data")),
     ):
         lines += _changes(old[place], new[place], keys)
-    versions = [each["machine"].get("versions") or {} for each in (old, new)]
-    lines += _changes(*versions, sorted(set(versions[0]) & set(versions[1])))
+    before, after = (each["machine"].get("versions") or {} for each in (old, new))
+    lines += _changes(before, after, sorted(before.keys() & after.keys()))
     both = [name for name in new["variants"] if name in old["variants"]]
     for name in both:
         files = [each["variants"][name].get("files") or {} for each in (old, new)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from switchkd.data.questions import Question
@@ -13,13 +14,14 @@ from switchkd.manifest import FILE_NAME, Manifest
 from switchkd.runtime.bench.memory import judge_growth
 from switchkd.runtime.bench.quality import Divergences, accuracy, agreement, difference, right_answers
 from switchkd.runtime.bench.scenario import CameraLog
-from switchkd.runtime.bench.statistics import SAMPLES_NEEDED, drift, summarise
+from switchkd.runtime.bench.statistics import SAMPLES_NEEDED, drift, noise, summarise
 
 SINGLE, CAMERA = "single", "camera"
 # Scenario → the settings that are its own.
 OWN_SETTINGS = {SINGLE: ("questions", "seconds", "warm_up", "divergence", "sequential"), CAMERA: ("rate", "minutes")}
 LEAST = SAMPLES_NEEDED["p90"]  # questions, however long they take
 _TOLD = 10  # questions that were left out, a line each
+BESIDE = ("first_token", "answer")  # phases that are told as multiples of the reference's
 PHASES = ("preprocess", "encode", "prefill", "first_token", "decode_token", "answer")
 
 
@@ -112,7 +114,6 @@ class Bench:
     reference: str = ""  # the name of the variant that the others are compared with
     machine: dict[str, Any] = field(default_factory=dict)  # see machine.py
     conditions: dict[str, Any] = field(default_factory=dict)  # see machine.py
-    yardstick: list[float] = field(default_factory=list)  # seconds of its laps, see yardstick.py
     energy: str | None = None  # the meter's name
     left_out: dict[int, str] = field(default_factory=dict)  # question number → why a variant couldn't be asked it
     interrupted: bool = False
@@ -152,12 +153,7 @@ def summarise_bench(bench: Bench) -> dict[str, Any]:
     return {
         "schema": 1,
         "created": bench.created,
-        "machine": bench.machine
-        | {
-            "conditions": bench.conditions,
-            "yardstick": summarise(bench.yardstick) | {"drift": drift(bench.yardstick)},
-            "energy_meter": bench.energy,
-        },
+        "machine": bench.machine | {"conditions": bench.conditions, "energy_meter": bench.energy},
         "settings": asdict(bench.settings)
         | {
             "data": str(bench.data),
@@ -180,6 +176,7 @@ def _summarise_variant(each: Measurement, bench: Bench) -> dict[str, Any]:
     if each.requests:
         summary["energy"] = _energy([request.energy for request in each.requests if request.energy], len(each.requests))
         summary["quality"] = _quality(each, bench)
+        summary["latency"]["beside"] = _beside(each, bench)
     if each.camera is not None:
         summary["camera"] = each.camera.summary()
         summary["energy"] = _energy([each.filmed] if each.filmed else [], len(each.camera.answered))
@@ -206,6 +203,18 @@ def _latency(each: Measurement) -> dict[str, Any]:
         "new_tokens": _mean([request.new_tokens for request in each.requests]),
         "drift": drift(each.values("answer")),
     }
+
+
+def _beside(each: Measurement, bench: Bench) -> dict[str, dict[str, Any]] | None:
+    """This variant's time as a multiple of the reference's for the same question a moment before or after: what the computer did
+    meanwhile is in both. None for the reference, and where they didn't take turns."""
+    reference = bench.measurements[bench.reference]
+    if each is reference or bench.settings.sequential or not reference.requests:
+        return None
+    # One that ended early has the first of the other's rounds.
+    pairs = list(zip(each.requests, reference.requests, strict=False))
+    ratios = {name: [own.seconds[name] / other.seconds[name] for own, other in pairs] for name in BESIDE}
+    return {name: {"p50": median(values), "p50_noise": noise(values)} for name, values in ratios.items()}
 
 
 def _energy(drawn: Sequence[Energy], answers: int) -> dict[str, float] | None:

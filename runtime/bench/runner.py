@@ -22,13 +22,9 @@ from switchkd.runtime.bench.memory import peak_resident, resident
 from switchkd.runtime.bench.quality import Divergences
 from switchkd.runtime.bench.scenario import CameraLog, Clock, WallClock, question_order, run_camera
 from switchkd.runtime.bench.session import QuestionError, Session, SessionError
-from switchkd.runtime.bench.yardstick import Yardstick
-from switchkd.runtime.bench.statistics import drift
 from switchkd.runtime.engine import CPU
 
 Progress = Callable[[str, float], None]  # what is being done, and which share of it is done
-_DRIFT = 0.05  # of the yardstick, from the first half to the second
-_LAPS = 100  # of the yardstick at a time
 _FRAMES = 16  # different pictures that a camera shows, decoded before it starts
 _REFUSALS, _REFUSED_SHARE = 10, 0.1  # questions, and which share of them, that a variant alone may refuse
 _MEMORY_SAMPLES = 600  # of a camera's run, at most
@@ -49,10 +45,6 @@ def run_bench(bench: Bench, progress: Progress) -> None:
     except KeyboardInterrupt:
         bench.interrupted = True
     bench.conditions = describe_conditions(before, Conditions.now(), bench.machine)
-    if abs(changed := drift(bench.yardstick) or 0.0) > _DRIFT:
-        bench.conditions["warnings"].append(
-            f"This computer's own speed changed meanwhile: a fixed calculation took {100 * changed:+.0f} % in the second half."
-        )
 
 
 class Runner:
@@ -68,8 +60,6 @@ class Runner:
     def __init__(self, bench: Bench, progress: Progress, folder: Path) -> None:
         self.bench, self.settings, self.progress = bench, bench.settings, progress
         self._folder = folder
-        self._yardstick = Yardstick()
-        bench.yardstick = self._yardstick.seconds
         self._random = random.Random(bench.settings.seed)
         self._tokenizers: dict[str, str] = {}  # variant → hash of its tokenizer
         self._answers: dict[int, list[int]] = {}  # question number → tokens of the reference's answer
@@ -165,7 +155,6 @@ class Runner:
                     break
                 share = max(number / wanted, min(1.0, spent / limit) if limit else 0.0)
                 self.progress(f"question {number + 1}", share)
-                self._yardstick.lap()
                 asked += self._ask_each(sessions, index, meter)
         finally:
             self._note_peaks(sessions)
@@ -272,14 +261,12 @@ class Runner:
         return self._folder / f"{index}.npy"
 
     def _run_camera(self, sessions: Sessions, clock: Clock, meter: EnergyMeter | None) -> None:
-        self._yardstick.lap(_LAPS)  # before and after: a camera has no time between frames
         try:
             for name, session in sessions.items():
                 each = self.bench.measurements[name]
                 with self._marking(each):
                     frames = self._prepare_frames(each, session)
                     self._film(each, session, frames, clock, meter)
-            self._yardstick.lap(_LAPS)
         finally:
             self._note_peaks(sessions)
 

@@ -21,6 +21,7 @@ from switchkd.files import file_sha256
 from switchkd.manifest import FILE_NAME
 from switchkd.preprocess import open_image
 from switchkd.runtime.bench import runner, session, worker
+from switchkd.runtime.bench.grids import grids
 from switchkd.runtime.bench.measurement import Bench, Measurement, Settings, summarise_bench
 from switchkd.runtime.bench.memory import process_tree
 from switchkd.runtime.bench.session import QuestionError, Session, SessionError
@@ -416,16 +417,18 @@ def test_threads_that_run_are_seen(tmp_path):
     thread.join()
 
 
-def test_the_yardstick_is_of_the_whole_run(models, questions, monkeypatch):
-    whole = bench(models, questions)
-    assert len(whole.yardstick) == 12 and all(seconds > 0 for seconds in whole.yardstick)
-    summary = summarise_bench(whole)["machine"]["yardstick"]
-    assert summary["n"] == 12 and summary["p50"] == pytest.approx(float(np.median(whole.yardstick)))
-    assert len(bench(models, questions, ("onnx-q8",), scenario="camera", minutes=0.005).yardstick) == 200
-    laps = iter([0.001] * 6 + [0.002] * 6)
-    monkeypatch.setattr(runner.Yardstick, "lap", lambda self: self.seconds.append(next(laps)))
-    warnings = bench(models, questions).conditions["warnings"]
-    assert any("a fixed calculation took +100 % in the second half" in line for line in warnings)
+def test_times_beside_the_reference(models, questions):
+    """Of the same round; the computer's own changes cancel."""
+    whole = bench(models, questions, questions=24)
+    summary = summarise_bench(whole)["variants"]
+    own, reference = (whole.measurements[name].requests for name in ("onnx-q8", "onnx-fp32"))
+    ratios = [one.seconds["answer"] / other.seconds["answer"] for one, other in zip(own, reference, strict=True)]
+    assert summary["onnx-q8"]["latency"]["beside"]["answer"]["p50"] == pytest.approx(float(np.median(ratios)))
+    assert summary["onnx-fp32"]["latency"]["beside"] is None
+    assert any("multiple of that of onnx-fp32" in grid.title for grid in grids(summarise_bench(whole)))
+    sequential = summarise_bench(bench(models, questions, sequential=True))
+    assert sequential["variants"]["onnx-q8"]["latency"]["beside"] is None
+    assert not any("multiple" in grid.title for grid in grids(sequential))
 
 
 def test_another_vocabulary_or_tokenizer_isnt_compared(models, questions):
