@@ -20,6 +20,7 @@ from PIL import Image
 from switchkd.errors import DataError
 from switchkd.manifest import FILE_NAME, Manifest, ManifestError
 from switchkd.runtime.engine import Engine
+from switchkd.runtime.idling import rest
 
 TEXT_TOKENS = 32  # of the prompt, beside the picture
 PHASES = ("encode", "prefill", "first_token", "decode")
@@ -44,6 +45,7 @@ def take_turns(engines: Mapping[str, Engine], *, tokens: int) -> Iterator[dict[s
         picture = Image.fromarray(pixels.integers(0, 256, (300, 400, 3), dtype=np.uint8))
         for name in order.sample(list(engines), len(engines)):
             figures = time_request(engines[name], picture, tokens)
+            rest()
             for phase in PHASES if warm else ():
                 times[name][phase].append(figures[phase])
         if warm:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Sequence
@@ -21,7 +20,6 @@ from typing import Any
 import numpy as np
 from PIL.Image import Image
 
-from switchkd.computer import read_text
 from switchkd.errors import DataError, SkdError
 from switchkd.files import file_sha256
 from switchkd.manifest import FILE_NAME, Manifest
@@ -29,10 +27,8 @@ from switchkd.preprocess import open_image
 from switchkd.prompt import Message
 from switchkd.runtime.divergence import divergence
 from switchkd.runtime.engine import Engine, Floats, Timings
+from switchkd.runtime.idling import rest
 from switchkd.runtime.variants import open_engine
-
-_LONGEST_REST = 0.1  # seconds
-_TASKS = Path("/proc/self/task")
 
 
 class Worker:
@@ -122,10 +118,8 @@ class Worker:
         return {"kl": divergence(reference, own).tolist(), "same": (own.argmax(-1) == np.array(tokens)).tolist()}
 
     def rest(self) -> dict[str, Any]:
-        """Returns when the engine's threads sleep (Linux): some spin for 10 ms after an answer, beside whoever is asked next."""
-        end = time.monotonic() + _LONGEST_REST
-        while other_threads_run() and time.monotonic() < end:
-            pass  # awake itself: a virtual machine's processor that sleeps may come back late
+        """Returns when the engine's threads sleep, so that they aren't beside whoever is asked next."""
+        rest()
         return {}
 
     def _room(self, ids: Sequence[int]) -> int:
@@ -137,14 +131,6 @@ class Worker:
             self.engine.timings = Timings()
             return None
         return self.engine.encode_image(picture)
-
-
-def other_threads_run(tasks: Path = _TASKS) -> bool:
-    """Whether a thread of this process but the calling one is on a processor, or wants one (proc(5): state R)."""
-    own = str(threading.get_native_id())
-    others = (path for path in tasks.glob("*/stat") if path.parent.name != own)
-    # "number (name) state …", and a name may hold anything
-    return any(read_text(path).rpartition(")")[2].split()[:1] == ["R"] for path in others)
 
 
 _OPERATIONS = ("ask", "refer", "compare", "rest")

@@ -4,8 +4,6 @@ import json
 import os
 import re
 import signal
-import sys
-import threading
 import time
 from collections import Counter
 from dataclasses import replace
@@ -117,6 +115,8 @@ def test_the_order_is_random_by_seed_and_turns_are_shuffled(models, questions, m
     assert order == [request.question for request in whole.measurements["onnx-fp32"].requests]
     assert sorted(order[:12]) == list(range(12)) != order[:12]
     turns = [name for operation, name in asked if operation == "ask"][4:]
+    rests = [name for operation, name in asked if operation == "rest"]
+    assert rests == turns  # after each request that counts, before the next engine's
     pairs = {tuple(turns[index : index + 2]) for index in range(0, len(turns), 2)}
     assert pairs == {("onnx-fp32", "onnx-q8"), ("onnx-q8", "onnx-fp32")}
     assert whole.measurements["onnx-q8"].answers().keys() == set(range(12))
@@ -369,52 +369,6 @@ def test_a_process_that_gives_no_reply_is_ended_and_that_is_said(models, monkeyp
     monkeypatch.setattr(session, "_PATIENCE", 0.2)
     with pytest.raises(SessionError, match=r"^no reply for 0 minutes, so its process was ended\.$"):
         Session("x", folder=str(models / "onnx-q8"), threads=1, context=64, device="cpu", frames=0)
-
-
-def test_a_rest_ends_when_the_engines_threads_sleep(models, monkeypatch):
-    """Threads that still spin keep it from ending, for a while."""
-    at = worker.Worker(str(models / "onnx-q8"), threads=1, context=64, device="cpu", frames=0)
-    clock, looks = [0.0], []
-
-    def pass_time():
-        clock[0] += 0.001
-        return clock[0]
-
-    def spins(until):
-        return lambda: (looks.append(clock[0]), clock[0] < until)[1]
-
-    monkeypatch.setattr(time, "monotonic", pass_time)
-    monkeypatch.setattr(worker, "other_threads_run", spins(0.009))
-    at.rest()
-    assert 0.009 <= clock[0] < 0.012 and len(looks) > 5
-    monkeypatch.setattr(worker, "other_threads_run", spins(10.0))
-    at.rest()
-    assert 0.1 < clock[0] < 0.12
-    at.engine.close()
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_threads_that_run_are_seen(tmp_path):
-    """The calling one isn't meant, and a name may be anything."""
-    for number, state in ((1, "S (R) S"), (threading.get_native_id(), "R")):
-        (tmp_path / str(number)).mkdir()
-        (tmp_path / str(number) / "stat").write_text(f"{number} (a) {state} 1 1")
-    assert not worker.other_threads_run(tmp_path)
-    (tmp_path / "2").mkdir()
-    (tmp_path / "2" / "stat").write_text("2 (b ) S) R 1 1")
-    assert worker.other_threads_run(tmp_path)
-    assert not worker.other_threads_run()
-    end, spinning = threading.Event(), threading.Event()
-
-    def spin():
-        while not end.is_set():
-            spinning.set()
-
-    thread = threading.Thread(target=spin)
-    thread.start()
-    assert spinning.wait(10) and any(worker.other_threads_run() for _ in range(1000))
-    end.set()
-    thread.join()
 
 
 def test_times_beside_the_reference(models, questions):
