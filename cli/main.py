@@ -33,8 +33,8 @@ from switchkd.cli.ship import ship_command
 from switchkd.cli.verify import verify_command
 from switchkd.errors import SkdError
 
-# Threads that wait by spinning make training ten times slower on a busy machine; without any spinning it is a third slower on
-# a quiet one. Read when torch loads; the first is GNU's library, the second any other. Engines keep their libraries' ways:
+# Threads that wait by spinning make training ten times slower on a busy machine; without any spinning it is up to a third slower
+# on a quiet one. Read when torch loads; the first is GNU's library, the second any other. Engines keep their libraries' ways:
 # without spinning llama.cpp takes twice the time for a token.
 _WAITING = {"GOMP_SPINCOUNT": "1000", "OMP_WAIT_POLICY": "passive"}
 _TRAINING = frozenset({"distill", "train", "ablate", "assets"})
