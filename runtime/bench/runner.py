@@ -70,7 +70,7 @@ class Runner:
         meter = open_meter()
         self.bench.energy = meter.name if meter else None
         try:
-            for group in self._groups(names):
+            for group in self.groups(names):
                 with self._open(group) as sessions:
                     if self.settings.scenario == CAMERA:
                         self._run_camera(sessions, WallClock(), meter)
@@ -82,7 +82,7 @@ class Runner:
             if meter:
                 meter.close()
 
-    def _groups(self, names: Sequence[str]) -> list[list[str]]:
+    def groups(self, names: Sequence[str]) -> list[list[str]]:
         """Variants that are in memory together. Alone, they come in random order, but the reference, whose answers the others
         are compared along, first."""
         if self.settings.scenario == CAMERA:

@@ -233,9 +233,8 @@ def test_a_picture_that_is_gone_when_distributions_are_compared(models, question
     assert whole.failures() == [] and sorted(compared) == [0, 1, 3, 4, 5, 7, 8, 9, 11]
 
 
-@pytest.mark.parametrize("sequential", [False, True])
-def test_distributions_are_compared_until_there_are_enough(models, questions, sequential):
-    whole = bench(models, questions, divergence=9, sequential=sequential)
+def test_distributions_are_compared_until_there_are_enough(models, questions):
+    whole = bench(models, questions, divergence=9)
     compared = list(whole.measurements["onnx-q8"].divergences.by_question.values())
     assert sum(len(kl) for kl, _ in compared) >= 9 > sum(len(kl) for kl, _ in compared[:-1])
     assert bench(models, questions, divergence=0, questions=2).measurements["onnx-q8"].divergences.by_question == {}
@@ -337,7 +336,7 @@ def test_a_camera_in_front_of_a_real_engine(models, questions):
     assert each["latency"]["warm_up"] == 12 and "quality" not in each
 
 
-def test_a_camera_measures_energy_and_takes_variants_in_random_order(models, questions, monkeypatch):
+def test_a_camera_measures_energy(models, questions, monkeypatch):
     class TwoWatts:
         name = "made up"
 
@@ -348,21 +347,24 @@ def test_a_camera_measures_energy_and_takes_variants_in_random_order(models, que
             pass
 
     monkeypatch.setattr(runner, "open_meter", TwoWatts)
+    whole = bench(models, questions, ("onnx-q8",), scenario="camera", minutes=0.005)
+    (each,) = summarise_bench(whole)["variants"].values()
+    assert each["energy"]["watts"] == pytest.approx(2, rel=0.01) and each["energy"]["joules_per_answer"] > 0
+    assert whole.reference == ""
+
+
+@pytest.mark.parametrize(("scenario", "first"), [("camera", {"a", "b", "c"}), ("single", {"a"})])
+def test_variants_alone_come_in_random_order_by_seed(tmp_path, scenario, first):
+    """But the reference first, whose answers the others are compared along."""
+    names = ["a", "b", "c"]
     orders = set()
-    for seed in range(4):
-        loaded = []
-        whole = bench(
-            models,
-            questions,
-            scenario="camera",
-            minutes=0.005,
-            seed=seed,
-            watch=lambda what, share, into=loaded: into.append(what),
-        )
-        orders.add(tuple(what for what in loaded if what.startswith("loading")))
-        for each in summarise_bench(whole)["variants"].values():
-            assert each["energy"]["watts"] == pytest.approx(2, rel=0.01) and each["energy"]["joules_per_answer"] > 0
-    assert len(orders) == 2 and whole.reference == ""
+    for seed in range(40):
+        settings = replace(SETTINGS, scenario=scenario, sequential=scenario == "single", seed=seed)
+        empty = Bench(settings, [], tmp_path, "", {name: Measurement(name, tmp_path) for name in names})
+        groups = runner.Runner(empty, print, tmp_path).groups(names)
+        assert sorted(name for (name,) in groups) == names
+        orders.add(tuple(name for (name,) in groups))
+    assert {order[0] for order in orders} == first and len(orders) == (6 if len(first) > 1 else 2)
 
 
 def test_a_process_that_gives_no_reply_is_ended_and_that_is_said(models, monkeypatch):
