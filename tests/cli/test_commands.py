@@ -1,6 +1,7 @@
 """The real commands, in this process: what they make, what they print, what they refuse."""
 
 import json
+import os
 import re
 import tomllib
 from pathlib import Path
@@ -255,3 +256,19 @@ def test_doctor_knows_what_each_install_brings():
     for extra in known.keys() - {"base"}:
         needed = project["optional-dependencies"][extra]
         assert {re.match(r"[\w-]+", each).group() for each in needed} - {"switchkd"} <= known[extra], extra
+
+
+@pytest.mark.parametrize(
+    ("command", "spins"), [("distill", "1000"), ("ablate", "1000"), ("bench", None), ("chat", None)]
+)
+def test_only_training_changes_how_threads_wait(command, spins, monkeypatch):
+    """Without spinning, llama.cpp takes twice the time for a token."""
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.setenv(name, "")  # so that it is put back
+        monkeypatch.delenv(name)
+    assert CliRunner().invoke(main, [command, "--help"]).exit_code == 0
+    assert os.environ.get("GOMP_SPINCOUNT") == spins
+    assert os.environ.get("OMP_WAIT_POLICY") == (spins and "passive")
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    CliRunner().invoke(main, [command, "--help"])
+    assert os.environ["GOMP_SPINCOUNT"] == "7"  # a person's own choice
