@@ -9,8 +9,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Test processes. Each computes in one thread: on a busy machine two make a step ten times slower, not faster.
 TEST_JOBS ?= 2
-# One worker runs a whole file: many share models that take half a minute to make.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadgroup
 
 pinned = $(shell grep '^$(1)==' constraints.txt)
 TORCH := $(call pinned,torch)

@@ -17,6 +17,8 @@ import switchkd
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ("switchkd", "cli", "export", "hardware", "runtime")
+# One process makes the environment for all of them.
+pytestmark = pytest.mark.xdist_group("package")
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
 
 

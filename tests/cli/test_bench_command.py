@@ -16,6 +16,9 @@ from switchkd.export.folder import ExportRequest, run_export
 from switchkd.runtime.bench.lineup import line_up, line_up_run
 from switchkd.runtime.bench.report import read_summary
 
+# One worker runs them all: the models that they share take half a minute to make.
+pytestmark = pytest.mark.xdist_group("bench-command")
+
 QUICK = ("--questions", 6, "--warm-up", 1, "--divergence", 3, "--max-tokens", 3, "--threads", 1, "--context", 256)
 
 

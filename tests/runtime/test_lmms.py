@@ -22,9 +22,13 @@ from switchkd.export.folder import ExportRequest, run_export
 from switchkd.runtime.benchmark_run import Job, model_sha256
 from switchkd.runtime.benchmarks import PAPER, TASKS, Benchmark, has_data
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("lmms_eval") is None, reason="lmms-eval isn't installed: make test-lmms"
-)
+pytestmark = [
+    pytest.mark.xdist_group("lmms"),
+    pytest.mark.skipif(
+        importlib.util.find_spec("lmms_eval") is None,
+        reason="lmms-eval isn't installed: make test-lmms",
+    ),
+]
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 QUESTION = "Is it red?\nAnswer the question using a single word or phrase."
 # The student says yes to red pictures, no to blue ones. Twelve pictures and what is held to be true of them:

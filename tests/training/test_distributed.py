@@ -22,6 +22,10 @@ pytest.importorskip("deepspeed")
 ZERO2 = str(resources.files("switchkd.recipes") / "deepspeed" / "zero2.json")
 
 
+# One worker runs them all: they share the operator that DeepSpeed compiles once.
+pytestmark = pytest.mark.xdist_group("deepspeed")
+
+
 @pytest.fixture(scope="module")
 def extensions() -> Path:
     """A private folder for that operator; a killed run's lock on a shared one would hang this one."""

@@ -25,6 +25,9 @@ from switchkd.runtime.bench.memory import process_tree
 from switchkd.runtime.bench.session import QuestionError, Session, SessionError
 from switchkd.runtime.variants import open_engine
 
+# One worker runs them all: the models that they share take half a minute to make.
+pytestmark = pytest.mark.xdist_group("bench")
+
 SETTINGS = Settings(
     scenario="single",
     device="cpu",
