@@ -90,7 +90,7 @@ def run(session: Any, outputs: Sequence[str], inputs: dict[str, NDArray[Any]]) -
 
 
 class one_line:
-    """Turns ONNX Runtime's exceptions, which have no common base, into ours."""
+    """Turns ONNX Runtime's exceptions, which have no common base, into ours. A generator's context would cost 2 µs a token."""
 
     def __init__(self, what: str) -> None:
         self._what = what
