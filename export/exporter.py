@@ -59,7 +59,8 @@ class Quantization:
     plan: Plan
     plain: Build  # the unquantized build
     folder: Path  # takes the quantized files
-    calibration: Sequence[Probe]  # pictures and texts to quantize by; empty for none
+    calibration: Sequence[Probe]  # pictures and texts of the user's to quantize by; empty for none
+    passages: Sequence[Sequence[int]]  # token ids of the package's own text to quantize by, see switchkd.passages
     keep: Path  # a folder for what a later export can use again
     threads: int
 

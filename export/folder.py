@@ -19,6 +19,7 @@ from switchkd.export.probes import Probe, synthetic_probes
 from switchkd.files import file_sha256, replacing_folder
 from switchkd.manifest import FILE_NAME, FileEntry, ImageTokens, Manifest, Source
 from switchkd.models.endings import end_token_ids
+from switchkd.passages import CALIBRATION, passages
 from switchkd.runtime.bench.machine import machine_facts
 from switchkd.runtime.engine import DEFAULT_CONTEXT
 from switchkd.runtime.speed import TEXT_TOKENS, medians, take_turns
@@ -152,6 +153,11 @@ class _Export:
         probes = [*seeing, *synthetic_probes(made_up), *(probe for probe in fitting if probe.picture is None)]
         return probes, len(self._request.held_out) - len(fitting)
 
+    def _passages(self, split: str) -> list[list[int]]:
+        checkpoint = self._checkpoint
+        context = min(DEFAULT_CONTEXT, checkpoint.text["max_position_embeddings"])
+        return passages(checkpoint.prompt, split, context=context)
+
     def _write_plain(self, folder: Path, references: Sequence[Reference]) -> tuple[Build, dict[str, Any]]:
         """The unquantized build, and its errors stage by stage."""
         folder.mkdir(parents=True)
@@ -175,6 +181,7 @@ class _Export:
                     plain,
                     folder,
                     calibration=self._request.calibration,
+                    passages=self._passages(CALIBRATION),
                     keep=self._request.out.parent,
                     threads=self._threads,
                 )

@@ -182,6 +182,16 @@ class ChatPrompt:
         _repeat(mask, pictures, image_tokens)
         return Encoded(ids, mask)
 
+    def encode_text(self, text: str) -> list[int]:
+        """Token ids of a text that stands in no turn; special tokens' names in it are plain characters here too.
+
+        Raises:
+            DataError: text that isn't Unicode.
+        """
+        layout = read_marks(self._cut_names([_text_of({"type": "text", "text": text}, "plain")])[0] or "")
+        pieces = (layout.text[start:end] for start, end in layout.pieces)
+        return [token for piece in pieces for token in self.tokenizer.encode(piece, add_special_tokens=False).ids]
+
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """Text of token ids; bytes that aren't UTF-8 become U+FFFD."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
@@ -227,10 +237,7 @@ class ChatPrompt:
         parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
         if not isinstance(parts, list | tuple):
             raise DataError(f"The {role} message's content is neither text nor a list of parts.")
-        texts = [_text_of(part, role) for part in parts]
-        # Joined, because a template may move the picture away from between two texts.
-        if self._reserved.search("".join(text for text in texts if text is not None)):
-            texts = [text and self._initial.sub(rf"\g<0>{CUT}", text) for text in texts]
+        texts = self._cut_names([_text_of(part, role) for part in parts])
         # Only these fields pass: others would carry unchecked text into the template.
         if isinstance(content, str) and role not in self._listing_roles:
             return {"role": role, "content": texts[0]}
@@ -238,6 +245,13 @@ class ChatPrompt:
             "role": role,
             "content": [{"type": "image"} if text is None else {"type": "text", "text": text} for text in texts],
         }
+
+    def _cut_names(self, texts: list[str | None]) -> list[str | None]:
+        """A message's texts, None for a picture, with every reserved name in them cut in two."""
+        # Joined, because a template may move the picture away from between two texts.
+        if not self._reserved.search("".join(text for text in texts if text is not None)):
+            return texts
+        return [text and self._initial.sub(rf"\g<0>{CUT}", text) for text in texts]
 
 
 def _text_of(part: Any, role: str) -> str | None:
