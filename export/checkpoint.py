@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from switchkd.errors import CheckpointError
 from switchkd.export.tensors import Stored, stored_tensors
 from switchkd.files import folder_sha256
+from switchkd.models.layout import used_blocks
 from switchkd.preprocess import Preprocess
 from switchkd.prompt import ChatPrompt
 
@@ -87,8 +88,7 @@ class Checkpoint:
     @property
     def used_layers(self) -> int:
         """How many of the tower's blocks the chosen feature layer needs."""
-        layer, layers = self.config.get("vision_feature_layer", -2), self.vision["num_hidden_layers"]
-        return layer if layer >= 0 else layers + 1 + layer
+        return _used_layers(self.config, self.vision, self.folder)
 
     @cached_property
     def sha256(self) -> str:
@@ -187,9 +187,7 @@ def _vision_config(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     layer = config.get("vision_feature_layer", -2)
     if not isinstance(layer, int):
         raise CheckpointError(f"{folder} joins several feature layers ({layer}); only one is supported.")
-    layers = vision["num_hidden_layers"]
-    if not -layers <= layer <= layers or layer == 0:
-        raise CheckpointError(f"{folder} takes feature layer {layer}; its tower has the layers 1 to {layers}.")
+    _used_layers(config, vision, folder)
     wanted = "default" if family == "clip_vision_model" else "full"
     strategy = config.get("vision_feature_select_strategy", "default")
     if strategy != wanted:
@@ -203,6 +201,10 @@ def _vision_config(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     if activation != "gelu":
         raise CheckpointError(f"The projector of {folder} has the activation '{activation}'; only gelu is supported.")
     return vision
+
+
+def _used_layers(config: dict[str, Any], vision: dict[str, Any], folder: Path) -> int:
+    return used_blocks(config.get("vision_feature_layer", -2), vision["num_hidden_layers"], folder)
 
 
 def _text_config(config: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 from switchkd.errors import CheckpointError, SkdError
 from switchkd.hardware.workload import GGUF, ONNX, Language, Part, Tower, Workload
 from switchkd.manifest import FileEntry, Manifest
-from switchkd.models.layout import feature_width, read_layout
+from switchkd.models.layout import feature_width, read_layout, used_blocks
 from switchkd.runtime.variants import find_variant
 
 _CACHE_BYTES = {"f32": 4, "fp32": 4, "q8": 4, "q4": 4}  # of a key or value; what isn't named: 2
@@ -59,11 +59,9 @@ def _language(config: dict[str, Any]) -> Language:
 def _tower(config: dict[str, Any], manifest: Manifest) -> Tower:
     vision = config["vision_config"]
     layers = int(vision["num_hidden_layers"])
-    chosen = config.get("vision_feature_layer", -2)
-    deepest = max(layer % (layers + 1) for layer in ([chosen] if isinstance(chosen, int) else chosen))
     patches = (int(vision["image_size"]) // int(vision["patch_size"])) ** 2
     return Tower(
-        layers=deepest,  # hidden state N is the output of block N; those after it are cut off
+        layers=used_blocks(config.get("vision_feature_layer", -2), layers),  # those after it are cut off
         width=int(vision["hidden_size"]),
         feed_forward=int(vision["intermediate_size"]),
         tokens=max(patches, manifest.image.tokens) + (vision["model_type"] == "clip_vision_model"),

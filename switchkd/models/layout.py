@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,28 @@ def feature_width(config: dict[str, Any]) -> int:
     """Width of the features that the projector reads."""
     layers = config.get("vision_feature_layer", -2)
     return config["vision_config"]["hidden_size"] * (1 if isinstance(layers, int) else len(layers))
+
+
+def used_blocks(layer: int | Sequence[int], blocks: int, folder: Path | None = None) -> int:
+    """How many of a tower's blocks the features pass through, counted from its input.
+
+    Args:
+        layer: the hidden layer that is read, or several; N is what block N made, −1 what the last one made.
+        blocks: how many the tower has.
+        folder: the model's, for the error.
+
+    Raises:
+        CheckpointError: a layer that the tower doesn't have, or only layer 0, which no block has seen.
+    """
+    chosen = [layer] if isinstance(layer, int) else [*layer]
+    deepest = max((each % (blocks + 1) for each in chosen), default=0)
+    if deepest == 0 or not all(-blocks - 1 <= each <= blocks for each in chosen):
+        place = f"{folder}: " if folder else ""
+        raise CheckpointError(
+            f"{place}Feature layer {layer} can't be read: the tower has the layers 1 to {blocks}, "
+            f"or counted from its end -1 to -{blocks}."
+        )
+    return deepest
 
 
 def image_tokens(config: dict[str, Any]) -> int:

@@ -26,6 +26,7 @@ from transformers import (
 
 from switchkd.errors import CheckpointError
 from switchkd.files import replacing_folder
+from switchkd.models.layout import used_blocks
 from switchkd.models.tokenizer import IMAGE_PAD
 
 VISION_CLASSES: dict[str, type] = {"siglip_vision_model": SiglipVisionModel, "clip_vision_model": CLIPVisionModel}
@@ -72,7 +73,7 @@ def assemble(
         feature_layer: which hidden layer of the tower feeds the projector.
 
     Raises:
-        CheckpointError: a part of an unsupported kind, or a feature layer that the tower doesn't have.
+        CheckpointError: a part of an unsupported kind, or a feature layer that no block of the tower makes.
     """
     vision_config, text_config = getattr(vision, "config", vision), getattr(language, "config", language)
     _check_parts(vision_config, text_config, feature_layer)
@@ -125,9 +126,7 @@ def _check_parts(vision_config: Any, text_config: Any, feature_layer: int) -> No
         )
     if text_config.model_type != "qwen2":
         raise CheckpointError(f"The language part is a '{text_config.model_type}'; supported is qwen2.")
-    layers = vision_config.num_hidden_layers
-    if not -layers - 1 <= feature_layer <= layers:
-        raise CheckpointError(f"Feature layer {feature_layer} doesn't exist: the tower has {layers} layers.")
+    used_blocks(feature_layer, vision_config.num_hidden_layers)
 
 
 def _image_token(tokenizer: PreTrainedTokenizerBase) -> int:

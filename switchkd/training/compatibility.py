@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from switchkd.errors import CompatibilityError
-from switchkd.models.layout import feature_width, image_tokens, read_layout
+from switchkd.models.layout import feature_width, image_tokens, read_layout, used_blocks
 from switchkd.preprocess import Preprocess
 
 
@@ -21,9 +21,12 @@ def check_compatibility(teacher: Path, student: Path) -> None:
 
     Raises:
         CompatibilityError: what differs, and what to do.
+        CheckpointError: a folder is none of LLaVA, or the student reads a feature layer that no block makes.
     """
     _check_tokens(_vocabulary(teacher), _vocabulary(student), teacher, student)
-    _check_vision(read_layout(teacher), read_layout(student))
+    ours = read_layout(student)
+    used_blocks(ours.get("vision_feature_layer", -2), ours["vision_config"]["num_hidden_layers"], student)
+    _check_vision(read_layout(teacher), ours)
     if Preprocess.load(teacher) != Preprocess.load(student):
         raise CompatibilityError(
             "Teacher and student prepare pictures differently (size, filter, mean or deviation), but they look at the "

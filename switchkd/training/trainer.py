@@ -16,6 +16,7 @@ from transformers import Trainer, TrainerCallback
 from switchkd.data.sampler import LengthGroupedSampler
 from switchkd.errors import DataError
 from switchkd.losses.objective import Objective, Terms
+from switchkd.models.layout import used_blocks
 from switchkd.models.switch import Switch, SwitchStudent, answer_positions
 from switchkd.models.vlm import part_modules
 from switchkd.training.recipe import Stage
@@ -36,16 +37,11 @@ def freeze_parts(student: SwitchStudent, trainable: Iterable[str]) -> None:
         for module in modules[part]:
             module.requires_grad_(True)
     tower = student.model.vision_tower
-    layer = student.config.vision_feature_layer
-    highest = max([layer] if isinstance(layer, int) else layer, key=lambda index: index % (_depth(tower) + 1))
-    unused = [*tower.encoder.layers[highest % (_depth(tower) + 1) :]]
+    blocks = tower.encoder.layers
+    unused = [*blocks[used_blocks(student.config.vision_feature_layer, len(blocks)) :]]
     unused += [getattr(tower, name) for name in ("post_layernorm", "head") if hasattr(tower, name)]
     for module in unused:
         module.requires_grad_(False)
-
-
-def _depth(tower: Any) -> int:
-    return len(tower.encoder.layers)
 
 
 class SamplerEpoch(TrainerCallback):

@@ -7,12 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.literal import literal_dbild
+from support.rows import rows_like_a_language_model
 
 from switchkd.errors import RecipeError, SkdError
 from switchkd.losses import dbild
 from switchkd.losses.dbild import Direction
-
-from .test_kneedle import rows_like_a_language_model
 
 DIRECTIONS: list[Direction] = ["reverse", "forward"]
 

@@ -5,17 +5,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.literal import literal_knee
+from support.rows import rows_like_a_language_model
 
 from switchkd.errors import RecipeError, SkdError
 from switchkd.losses import KneeScope, knee
 from switchkd.losses.kneedle import leaders
-
-
-def rows_like_a_language_model(rows: int, size: int, seed: int) -> torch.Tensor:
-    random = torch.Generator().manual_seed(seed)
-    z = 2.2 * torch.randn(rows, size, generator=random)
-    z[:, : size // 500 + 1] += 12 * torch.rand(rows, size // 500 + 1, generator=random)
-    return z[:, torch.randperm(size, generator=random)]
 
 
 def shapes_of_rows(seed: int) -> torch.Tensor:
