@@ -13,7 +13,11 @@ import click
 @click.option("--language", required=True, help="Qwen2 checkpoint: folder, hub name, or a shape with --random.")
 @click.option("--tokenizer", help="Folder or hub name of a tokenizer. Default: the language checkpoint's.")
 @click.option(
-    "--feature-layer", type=int, default=-1, show_default=True, help="Hidden layer of the tower that is read."
+    "--feature-layer",
+    type=int,
+    default=-1,
+    show_default=True,
+    help="Block of the tower whose result is read, from 1, or from the end, -1 the last.",
 )
 @click.option("--random", is_flag=True, help="Random weights: --vision and --language name configurations.")
 @click.option("--shrink", is_flag=True, help="With --random: the same architecture, a few thousand times smaller.")

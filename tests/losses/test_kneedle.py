@@ -62,7 +62,7 @@ def test_options_equal_the_formula(scope):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_a_large_vocabulary_equals_the_full_sort(dtype):
-    z = rows_like_a_language_model(5, 40_000, seed=1).to(dtype)
+    z = rows_like_a_language_model(3, 40_000, seed=1).to(dtype)
     got = knee(z, chunk_positions=2)
     for row, k in zip(z, got.tolist(), strict=True):
         assert k == literal_knee(row)
