@@ -49,7 +49,7 @@ def bill_of_materials(
             neither this nor its own package metadata tells, the document says that it isn't stated.
 
     Raises:
-        SkdError: `licenses` names a component that there is none of.
+        SkdError: `licenses` names a component that there is none of, or nothing is known of what runs the format.
     """
     from cyclonedx.model.bom import Bom
     from cyclonedx.output.json import JsonV1Dot6
@@ -207,8 +207,12 @@ def _runtime_distributions(format: str) -> list[importlib.metadata.Distribution]
     from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name
 
+    if format not in ENGINES:
+        raise SkdError(
+            f"It isn't known what runs the format '{format}', so its bill would lack that; known are {', '.join(ENGINES)}."
+        )
     found: dict[str, importlib.metadata.Distribution] = {}
-    waiting = [Requirement("switchkd"), *map(Requirement, ENGINES.get(format, ()))]
+    waiting = [Requirement("switchkd"), *map(Requirement, ENGINES[format])]
     while waiting:
         requirement = waiting.pop()
         name = canonicalize_name(requirement.name)

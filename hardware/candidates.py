@@ -5,10 +5,11 @@ Weights are counted by the shapes and the bits of a weight; the variant at hand 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from switchkd.hardware.kernels import RUNTIMES
-from switchkd.hardware.workload import GGUF, ONNX, Memory, Part, Workload
+from switchkd.hardware.workload import GGUF, ONNX, FitError, Memory, Part, Workload
 
 # Bits of a weight with its share of the scales: of the blocks, of the head, of the embedding where it is kept beside it.
 _BITS: dict[tuple[str, str], tuple[float, float, float]] = {
@@ -33,11 +34,20 @@ _BLOCK = 32  # weights that share a scale in q8_0 and q4_0
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to export a student."""
+    """One way to export a student.
+
+    Raises:
+        FitError: a precision whose bits aren't known here.
+    """
 
     format: str
     quant: str
     vision_quant: str | None  # None: without a tower
+
+    def __post_init__(self) -> None:
+        _require_known(_BITS, self.format, self.quant)
+        if self.vision_quant is not None:
+            _require_known(_VISION_BITS, self.format, self.vision_quant)
 
     @property
     def title(self) -> str:
@@ -87,3 +97,9 @@ def candidates(workload: Workload, format: str, quant: str) -> list[Candidate]:
         return [Candidate(format, quant, None)]
     default, *smaller = _VISION[format]
     return [Candidate(format, quant, each) for each in (default, *(smaller if tower.width % _BLOCK == 0 else ()))]
+
+
+def _require_known(table: Mapping[tuple[str, str], object], format: str, quant: str) -> None:
+    if (format, quant) not in table:
+        known = ", ".join(" ".join(each) for each in table)
+        raise FitError(f"Nothing is known of how large {format} {quant} is; known: {known}.")

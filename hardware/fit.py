@@ -16,16 +16,13 @@ from switchkd.hardware.advice import Advice, advise
 from switchkd.hardware.kernels import KERNELS, RUNTIMES, Kernel
 from switchkd.hardware.profile import Profile
 from switchkd.hardware.rates import CPU, Rate, Rates, rates_of
+from switchkd.hardware.workload import FitError as FitError
 from switchkd.hardware.workload import Memory, Phase, Workload
 
 GB = 1e9
 DEFAULT_CONTEXT = 2048
 FIXED_SPREAD = 2.0  # factor up and down of the fixed cost of a block
 YES, NO, PERHAPS, UNKNOWN = "yes", "no", "perhaps", "unknown"
-
-
-class FitError(ValueError):
-    """A question that can't be answered; one line, full sentences."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,10 @@ GGUF, ONNX = "gguf", "onnx"
 PIECES = {ONNX: 128, GGUF: 512}
 
 
+class FitError(ValueError):
+    """A question that can't be answered; one line, full sentences."""
+
+
 @dataclass(frozen=True)
 class Tower:
     """Vision tower and projector."""
@@ -66,13 +70,21 @@ class Language:
 
 @dataclass(frozen=True)
 class Part:
-    """How one of a student's two models is stored."""
+    """How one of a student's two models is stored.
+
+    Raises:
+        FitError: a format that nothing here is known of.
+    """
 
     format: str  # gguf or onnx: which runtime runs it
     quant: str  # the format's name of the precision
     bytes: int  # read in one pass, as they lie in memory
     resident: int  # kept in memory: also what a pass doesn't read, such as an untied embedding
     blocks: str = ""  # type of the blocks' matrices, where the precision is a mixture that depends on the shape
+
+    def __post_init__(self) -> None:
+        if self.format not in PIECES:
+            raise FitError(f"Nothing is known of the format '{self.format}'; known: {', '.join(sorted(PIECES))}.")
 
     @property
     def kernel(self) -> tuple[str, str]:

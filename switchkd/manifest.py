@@ -113,6 +113,12 @@ class Manifest:
         """Bytes of all files."""
         return sum(entry.bytes for entry in self.files.values())
 
+    @property
+    def weights(self) -> int:
+        """Bytes of the files that hold weights, whatever their format: those with a role, and ONNX's data beside them."""
+        holders = {name for name, entry in self.files.items() if entry.role}
+        return sum(entry.bytes for name, entry in self.files.items() if name.removesuffix("_data") in holders)
+
     def file_of(self, role: str) -> str:
         """The path of the one file with this role. Raises ManifestError unless there is exactly one."""
         names = [name for name, entry in self.files.items() if entry.role == role]

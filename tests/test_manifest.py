@@ -63,6 +63,20 @@ def test_any_text_survives(template, tools, end_tokens, token):
         assert Manifest.load(Path(folder)) == manifest
 
 
+@pytest.mark.parametrize(
+    "weights",
+    [
+        {"language.gguf": "language", "mmproj.gguf": "vision"},
+        {"onnx/decoder.onnx": "language", "onnx/decoder.onnx_data": "", "onnx/tower.onnx": "vision"},
+        {"openvino.xml": "language"},
+    ],
+)
+def test_weights_are_counted_in_every_format(weights):
+    beside = {"tokenizer.json": "", "config.json": ""}
+    files = {name: FileEntry(role, 10, "0") for name, role in {**weights, **beside}.items()}
+    assert make(files).weights == 10 * len(weights)
+
+
 @pytest.mark.parametrize("position", [0, 100, 255])
 def test_a_flipped_bit_is_caught_by_the_hash_alone(folder, position):
     path = folder / "language.gguf"

@@ -243,18 +243,21 @@ def _files(folder: Path) -> dict[str, Any]:
     """ "bytes" of all files, "weights" of those that hold weights, "format" and "quant" as the manifest has them."""
     paths = [path for path in folder.glob("*") if path.is_file()] + [path for path in folder.glob("*/*.onnx*")]
     sizes = {path: path.stat().st_size for path in paths}
-    weights = sum(
-        size for path, size in sizes.items() if path.suffix in (".safetensors", ".gguf", ".onnx", ".onnx_data")
-    )
-    summary: dict[str, Any] = {"bytes": sum(sizes.values()), "weights": weights, "format": "torch", "quant": "fp32"}
-    if (folder / FILE_NAME).exists():
-        try:
-            manifest = Manifest.load(folder, verify=False)
-        except Exception:  # told as the variant's error
-            return summary | {"format": None, "quant": None}
-        summary |= {"format": manifest.format, "quant": manifest.quant, "vision_quant": manifest.vision_quant}
-        summary["manifest_sha256"] = file_sha256(folder / FILE_NAME)  # by which `skd ship` knows the variant again
-    return summary
+    if not (folder / FILE_NAME).exists():
+        weights = sum(size for path, size in sizes.items() if path.suffix == ".safetensors")
+        return {"bytes": sum(sizes.values()), "weights": weights, "format": "torch", "quant": "fp32"}
+    summary: dict[str, Any] = {"bytes": sum(sizes.values()), "weights": None, "format": None, "quant": None}
+    try:
+        manifest = Manifest.load(folder, verify=False)
+    except Exception:  # told as the variant's error
+        return summary
+    return summary | {
+        "weights": manifest.weights,
+        "format": manifest.format,
+        "quant": manifest.quant,
+        "vision_quant": manifest.vision_quant,
+        "manifest_sha256": file_sha256(folder / FILE_NAME),  # by which `skd ship` knows the variant again
+    }
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,10 @@ from support import packages
 from support.llava_models import make_checkpoint, picture, question
 
 from switchkd.cli.main import main
-from switchkd.export.bill_of_materials import _without_place
+from switchkd.errors import SkdError
+from switchkd.export.bill_of_materials import _without_place, bill_of_materials
 from switchkd.export.folder import ExportRequest, run_export
-from switchkd.export.provenance import provenance
+from switchkd.export.provenance import Provenance, provenance
 from switchkd.files import file_sha256, folder_sha256
 from switchkd.manifest import FILE_NAME, Manifest
 from switchkd.runtime.install import Installation
@@ -252,6 +254,12 @@ def test_bill_of_materials(run):
         "ship", NAME, "--target", "sa8155p", "--key", "key", "--license", "data:tolks=MIT", "--out", "x.tar", status=1
     )
     assert "data:tolks" in shown and "data:talks" in shown
+
+
+def test_a_bill_without_what_runs_the_variant_is_refused(run):
+    manifest = replace(Manifest.load(run / "exports" / NAME), format="openvino")
+    with pytest.raises(SkdError, match=r"what runs the format 'openvino'.*known are gguf, onnx, hybrid"):
+        bill_of_materials(NAME, 1, manifest, "0" * 64, Provenance(), {})
 
 
 def test_origin_is_told_only_where_it_is_sure(run):

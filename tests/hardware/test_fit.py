@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from switchkd.hardware.advice import advise
-from switchkd.hardware.candidates import candidates
+from switchkd.hardware.candidates import Candidate, candidates
 from switchkd.hardware.cores import together
 from switchkd.hardware.fit import Estimate, FitError, fit, seconds
 from switchkd.hardware.kernels import KERNELS, RUNTIMES
@@ -184,6 +184,15 @@ def test_unknown_precisions_and_processors_are_refused():
         fit(student("iq2"), computer())
     with pytest.raises(ValueError, match="npu"):
         rates_of(computer(), "npu")
+
+
+def test_what_no_table_knows_is_an_error_and_no_zero():
+    with pytest.raises(FitError, match="format 'openvino'; known: gguf, onnx"):
+        Part("openvino", "q4", 1, 1)
+    with pytest.raises(FitError, match=r"how large gguf iq2 is; known: .*gguf q4_0"):
+        candidates(student(), GGUF, "iq2")
+    with pytest.raises(FitError, match="how large onnx f16 is"):
+        Candidate(ONNX, "q8", "f16")
 
 
 BETTER = ("memory_read_gbps", "matrix_f32_gmacs", "matrix_int8_gmacs", "vector_int8_gmacs")
