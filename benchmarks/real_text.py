@@ -238,21 +238,22 @@ def note_times(language: LanguageModel, text: Text, found: Found) -> None:
 
 def sizes(path: Path) -> tuple[int, int]:
     """Bytes of the language model with its embedding, and without where the embedding is a table of its own."""
-    files = [path]
     if path.is_dir():
         entries = Manifest.load(path, verify=False).files
-        files = [path / name for name, entry in entries.items() if entry.role in ("language", "embedding")]
-        decoder = sum(entry.bytes for entry in entries.values() if entry.role == "language")
-        whole = sum(entry.bytes for entry in entries.values() if entry.role in ("language", "embedding"))
+        roles = {
+            name: entries[name.removesuffix("_data")].role for name in entries if name.removesuffix("_data") in entries
+        }
+        decoder, embedding = (
+            sum(entries[name].bytes for name, role in roles.items() if role == wanted)
+            for wanted in ("language", "embedding")
+        )
+        files = [path / name for name, role in roles.items() if role == "language"]
     elif path.suffix == ".onnx":
-        decoder = onnx_bytes(path)
-        whole = decoder + onnx_bytes(embedding_of(path))
+        decoder, embedding, files = onnx_bytes(path), onnx_bytes(embedding_of(path)), []
     else:
-        whole = decoder = path.stat().st_size
-    for file in files:
-        if file.suffix == ".gguf":
-            decoder -= embedding_bytes(file)
-    return whole, decoder
+        decoder, embedding, files = path.stat().st_size, 0, [path]
+    inside = sum(embedding_bytes(file) for file in files if file.suffix == ".gguf")
+    return decoder + embedding, decoder - inside
 
 
 def embedding_bytes(file: Path) -> int:
