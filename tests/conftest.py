@@ -6,7 +6,6 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-import json
 from pathlib import Path
 
 import pytest
@@ -40,8 +39,6 @@ def teacher_folder(tmp_path_factory) -> Path:
 @pytest.fixture
 def mixed_data(tmp_path, road_scenes) -> tuple[Path, Path]:
     """(file, image folder) of records with pictures, of text alone and of several turns."""
-    records = json.loads((road_scenes / "instruct.json").read_text())[:6]
-    records += json.loads((road_scenes / "text.json").read_text())[:2]
-    file = tmp_path / "mixed.json"
-    file.write_text(json.dumps(records))
-    return file, road_scenes / "images"
+    from support.training import write_mixed
+
+    return write_mixed(tmp_path, road_scenes)

@@ -19,6 +19,7 @@ from switchkd.export.parity import (
     run_reference,
 )
 from switchkd.export.probes import Probe, synthetic_probes
+from switchkd.runtime.variants import open_checkpoint
 
 
 def test_relative_error():
@@ -127,8 +128,8 @@ def test_a_faulty_cache_shows_in_the_greedy_tokens(exported, monkeypatch):
 
 def test_loss_counts_answers(exported):
     """The reference against itself, with expected answers of which one in two is right."""
-    checkpoint, _, build, references = exported
-    with EXPORTER.open(checkpoint, build, threads=1, traced=False) as engine:
+    checkpoint, _, _, references = exported
+    with open_checkpoint(checkpoint.folder, threads=1) as engine:
         said = [engine.prompt.decode(reference.answer) for reference in references]
         expected = [said[0], "certainly not this", said[2], "nor this"]
         marked = [

@@ -33,7 +33,8 @@ def test_a_folder_that_holds_an_export_too_is_compared_with_its_weights(checkpoi
     shutil.copy(checkpoint / "model.safetensors", both)
     again = export(both, tmp_path / "again")
     errors = again.parity["stages"]["error"]
-    assert errors == pytest.approx(first.parity["stages"]["error"]) and errors["projected"] > 0 < errors["logits"]
+    assert errors == pytest.approx(first.parity["stages"]["error"], rel=0.1, abs=1e-6)
+    assert errors["projected"] > 0 < errors["logits"]
 
 
 def test_questions_without_pictures_prove_the_tower_all_the_same(checkpoint, tmp_path, monkeypatch):

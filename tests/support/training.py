@@ -1,5 +1,6 @@
 """Stage jobs on small real models."""
 
+import json
 from pathlib import Path
 
 from rich.console import Console
@@ -39,8 +40,15 @@ def train(*arguments, **settings) -> Path:
     return run_stage(stage_job(*arguments, **settings), QUIET)
 
 
-def losses(folder: Path, key: str = "loss") -> list[float]:
-    import json
+def write_mixed(folder: Path, road_scenes: Path) -> tuple[Path, Path]:
+    """(file, image folder) of six records with pictures and of several turns, and two of text alone."""
+    records = json.loads((road_scenes / "instruct.json").read_text())[:6]
+    records += json.loads((road_scenes / "text.json").read_text())[:2]
+    file = folder / "mixed.json"
+    file.write_text(json.dumps(records))
+    return file, road_scenes / "images"
 
+
+def losses(folder: Path, key: str = "loss") -> list[float]:
     log = json.loads((folder / "stage.json").read_text())["log"]
     return [entry[key] for entry in log if key in entry]

@@ -1,53 +1,49 @@
 """Interrupted runs end with the same weights as uninterrupted ones, bit for bit."""
 
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import yaml
+from support.forked import Command
+from support.training import write_mixed
 
 KILLS = 10
 
 
-@pytest.fixture
-def recipe(tmp_path, student_folder, teacher_folder, mixed_data) -> Path:
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory, student_folder, teacher_folder, road_scenes) -> Path:
     """A short distillation through the real command, with a checkpoint after each step."""
+    file, images = write_mixed(tmp_path_factory.mktemp("data"), road_scenes)
     tune = {"data": "mixed", "distill": True, "steps": 60, "batch_size": 4, "micro_batch": 2, "learning_rate": 1e-3}
     content = {
         "data": {
             "source": "files",
             "folder": "/",
-            "sets": {"mixed": {"file": str(mixed_data[0]), "images": str(mixed_data[1])}},
+            "sets": {"mixed": {"file": str(file), "images": str(images)}},
             "test": "none.json",
         },
         "teacher": {"checkpoint": str(teacher_folder)},
         "student": {"checkpoint": str(student_folder), "stages": ["dft"]},
         "stages": {"dft": tune | {"save_every": 1, "log_every": 1}},
     }
-    path = tmp_path / "recipe.yaml"
+    path = file.with_name("recipe.yaml")
     path.write_text(yaml.safe_dump(content))
     return path
 
 
-def start(recipe: Path, run: Path) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-m", "switchkd.cli", "distill", "--recipe", str(recipe), "--run", str(run)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, recipe) -> bytes:
+    """The weights of a run that nothing interrupts."""
+    run = tmp_path_factory.mktemp("runs") / "whole"
+    start(recipe, run).finish()
+    return weights(run)
 
 
-def finish(process: subprocess.Popen) -> str:
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
-    return output
+def start(recipe: Path, run: Path) -> Command:
+    return Command(run.with_suffix(".log"), "distill", "--recipe", recipe, "--run", run)
 
 
 def weights(run: Path) -> bytes:
@@ -59,55 +55,44 @@ def steps_done(run: Path) -> int:
     return max(found, default=0)
 
 
-def wait_for(process: subprocess.Popen, run: Path, step: int, extra: float) -> bool:
+def wait_for(command: Command, run: Path, step: int, extra: float) -> bool:
     """Waits until the run has begun checkpoint `step`, then `extra` seconds; false if it ended before."""
     deadline = time.monotonic() + 240
-    while process.poll() is None and steps_done(run) < step and time.monotonic() < deadline:
-        _pause(process, 0.002)
-    return process.poll() is None and _pause(process, extra)
+    while not command.ended and steps_done(run) < step and time.monotonic() < deadline:
+        command.ends_within(0.002)
+    return not command.ended and not command.ends_within(extra)
 
 
-def _pause(process: subprocess.Popen, seconds: float) -> bool:
-    try:
-        process.wait(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        return True
-    return False
-
-
-def test_killed_at_random_moments(tmp_path, recipe):
+def test_killed_at_random_moments(tmp_path, recipe, whole):
     """Each checkpoint takes most of a step, so kills fall into steps and into half-written checkpoints alike."""
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    finish(start(recipe, whole))
+    killed = tmp_path / "killed"
     generator = random.Random(5)
     for _ in range(KILLS):
-        process = start(recipe, killed)
-        assert wait_for(process, killed, steps_done(killed) + generator.randint(1, 4), generator.uniform(0, 0.2))
-        process.kill()
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
-    finish(start(recipe, killed))
-    assert weights(killed) == weights(whole)
+        command = start(recipe, killed)
+        assert wait_for(command, killed, steps_done(killed) + generator.randint(1, 4), generator.uniform(0, 0.2))
+        command.send(signal.SIGKILL)
+        command.finish(-signal.SIGKILL)
+    start(recipe, killed).finish()
+    assert weights(killed) == whole
 
 
-def test_a_signal_saves_and_says_how_to_go_on(tmp_path, recipe):
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    finish(start(recipe, whole))
-    process = start(recipe, stopped)
-    assert wait_for(process, stopped, 3, 0.0)
-    process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 1 and "Stopped by SIGTERM after step" in output and "goes on from there" in output
+def test_a_signal_saves_and_says_how_to_go_on(tmp_path, recipe, whole):
+    stopped = tmp_path / "stopped"
+    command = start(recipe, stopped)
+    assert wait_for(command, stopped, 3, 0.0)
+    command.send(signal.SIGTERM)
+    output = command.finish(1, seconds=60)
+    assert "Stopped by SIGTERM after step" in output and "goes on from there" in output
     assert "Traceback" not in output
-    assert "goes on from step" in finish(start(recipe, stopped))
-    assert weights(stopped) == weights(whole)
+    assert "goes on from step" in start(recipe, stopped).finish()
+    assert weights(stopped) == whole
 
 
-def test_two_processes_cannot_train_one_stage(tmp_path, recipe):
+def test_two_processes_cannot_train_one_stage(tmp_path, recipe, whole):
     first = start(recipe, tmp_path / "run")
     assert wait_for(first, tmp_path / "run", 1, 0.0)
-    second = start(recipe, tmp_path / "run")
-    output, _ = second.communicate(timeout=120)
-    assert second.returncode == 1 and "being trained by another process" in output and "Traceback" not in output
-    finish(first)
-    assert (tmp_path / "run" / "student" / "model.safetensors").exists()
+    second = Command(tmp_path / "second.log", "distill", "--recipe", recipe, "--run", tmp_path / "run")
+    output = second.finish(1, seconds=120)
+    assert "being trained by another process" in output and "Traceback" not in output
+    first.finish()
+    assert weights(tmp_path / "run") == whole
