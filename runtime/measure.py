@@ -104,12 +104,12 @@ def int8_rates(threads: int, seconds: float) -> tuple[float, float]:
     import numpy as np
     import onnxruntime
 
-    from switchkd.runtime.onnx_bytes import int8_product
+    from switchkd.runtime.onnx_bytes import LARGEST_WEIGHT, int8_product
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     random = np.random.default_rng(0)
-    weights = random.integers(-127, 128, (_DEPTH, _WIDTH), np.int8)
+    weights = random.integers(-LARGEST_WEIGHT, LARGEST_WEIGHT + 1, (_DEPTH, _WIDTH), np.int8)
     session = onnxruntime.InferenceSession(
         int8_product(weights.tobytes(), _DEPTH, _WIDTH), options, ["CPUExecutionProvider"]
     )

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import struct
 
+# Where a processor has AVX2 but no VNNI, ONNX Runtime adds two products of an unsigned and a signed byte in 16 bits, and what is
+# more than 32,767 is cut. 2 · 255 · 64 isn't.
+LARGEST_WEIGHT = 64
 _OPSET, _IR = 17, 8
 _FLOAT, _INT8 = 1, 3  # TensorProto.DataType
 
@@ -15,7 +18,7 @@ def int8_product(weights: bytes, depth: int, width: int) -> bytes:
     """A model x [rows, depth] → y [rows, width] that does what quantize_dynamic makes of a matrix product.
 
     Args:
-        weights: int8 [depth, width], row by row.
+        weights: int8 [depth, width], row by row, none beyond ±LARGEST_WEIGHT.
     """
     nodes = (
         _node("DynamicQuantizeLinear", ["x"], ["bytes", "scale", "zero"]),

@@ -19,7 +19,7 @@ from switchkd.hardware.profile import FIELDS
 from switchkd.manifest import FileEntry, ImageTokens, Manifest, ManifestError, Source, TensorCount
 from switchkd.models.shapes import load_shape
 from switchkd.runtime import measure, probe
-from switchkd.runtime.onnx_bytes import int8_product
+from switchkd.runtime.onnx_bytes import LARGEST_WEIGHT, int8_product
 from switchkd.runtime.workloads import read_workload
 
 
@@ -153,7 +153,7 @@ def test_what_is_no_export_is_told(tmp_path):
 
 def test_the_int8_graph_is_the_one_that_the_onnx_package_reads():
     onnx = pytest.importorskip("onnx")
-    weights = np.random.default_rng(0).integers(-127, 128, (8, 5), np.int8)
+    weights = np.random.default_rng(0).integers(-LARGEST_WEIGHT, LARGEST_WEIGHT + 1, (8, 5), np.int8)
     model = onnx.load_model_from_string(int8_product(weights.tobytes(), 8, 5))
     onnx.checker.check_model(model, full_check=True)
     assert [node.op_type for node in model.graph.node] == [
@@ -161,23 +161,32 @@ def test_the_int8_graph_is_the_one_that_the_onnx_package_reads():
     ]
 
 
-def test_the_int8_graph_multiplies():
+@pytest.mark.parametrize("rows", [1, 7])
+@pytest.mark.parametrize("least", [-LARGEST_WEIGHT, LARGEST_WEIGHT])
+def test_no_processor_cuts_the_int8_graphs_sums(rows, least):
+    """Also of the largest weights and bytes alone: every sum is that of whole numbers, whatever kernels the processor has."""
     onnxruntime = pytest.importorskip("onnxruntime")
     random = np.random.default_rng(0)
-    weights = random.integers(-127, 128, (64, 48), np.int8)
+    weights = random.integers(least, LARGEST_WEIGHT + 1, (64, 48), np.int8)
     session = onnxruntime.InferenceSession(int8_product(weights.tobytes(), 64, 48), providers=["CPUExecutionProvider"])
-    x = random.random((7, 64), np.float32)
-    (y,) = session.run(None, {"x": x})
-    expected = x @ (weights * 0.01)
-    assert np.abs(y - expected).max() < 0.02 * np.abs(expected).max()
+    activations = random.choice([0, 128, 255], (rows, 64), p=[0.1, 0.1, 0.8])
+    activations[:, 0] = 255  # so that a byte stands for 1/255
+    (y,) = session.run(None, {"x": (activations / 255).astype(np.float32)})
+    expected = activations @ weights.astype(np.int64) * 0.01 / 255
+    np.testing.assert_allclose(y, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def test_larger_weights_would_be_cut_somewhere():
+    """The bound is the largest one: two products of the next whole number don't fit into 16 bits."""
+    assert 2 * 255 * LARGEST_WEIGHT < 2**15 <= 2 * 255 * (LARGEST_WEIGHT + 1)
 
 
 def test_this_computer_is_measured_once_and_again_when_asked(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     profile = probe.probe_local(threads=1, seconds=0.05)
     assert set(profile.figures) | set(profile.unknown) == set(FIELDS)
-    assert all(profile.value(field) > 0.01 for field in ("memory_read_gbps", "matrix_f32_gmacs", "matrix_int8_gmacs"))
-    assert profile.value("matrix_int8_gmacs") > profile.value("vector_int8_gmacs")
+    fields = ("memory_read_gbps", "matrix_f32_gmacs", "matrix_int8_gmacs", "vector_int8_gmacs")
+    assert all(profile.value(field) > 0.01 for field in fields)
     assert "1 threads" in profile.figures["memory_read_gbps"].source
     found = probe.find_profile("local")
     assert {name: figure for name, figure in found.figures.items() if name != "system_gb"} == {
@@ -186,6 +195,14 @@ def test_this_computer_is_measured_once_and_again_when_asked(tmp_path, monkeypat
     written = probe.cache_file().stat().st_mtime_ns
     probe.probe_local(threads=1, seconds=0.01)
     assert probe.cache_file().stat().st_mtime_ns > written
+
+
+def test_a_rate_counts_the_rows_at_once(monkeypatch):
+    """By a clock that says one second for everything: how long it really takes depends on what else the computer does."""
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(measure, "_fastest", lambda work, seconds: 1.0 if work() else 0.0)
+    vector, matrix = measure.int8_rates(1, 0.0)
+    assert vector * 1e9 == measure._DEPTH * measure._WIDTH and matrix == measure._ROWS * vector
 
 
 def test_without_onnx_runtime_its_rates_are_left_out(monkeypatch):
