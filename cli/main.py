@@ -32,6 +32,7 @@ from switchkd.cli.serve import serve_command
 from switchkd.cli.ship import ship_command
 from switchkd.cli.verify import verify_command
 from switchkd.errors import SkdError
+from switchkd.processor import require_numpy
 
 # Threads that wait by spinning make training ten times slower on a busy machine; without any spinning it is up to a third slower
 # on a quiet one. Read when torch loads; the first is GNU's library, the second any other. Engines keep their libraries' ways:
@@ -99,6 +100,7 @@ def main(debug: bool) -> None:
     # An asked-for end cleans up like Ctrl-C; training replaces this by a handler that saves first.
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+    require_numpy()
 
 
 for command in (

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from switchkd.errors import MissingDependencyError, SkdError
+from switchkd.errors import SkdError
+from switchkd.runtime.llama_build import bindings, load_kernels
 
 Observer = Callable[["Tensor"], None]  # sees a tensor of a running graph right after it was computed
 
@@ -99,12 +100,12 @@ def library() -> tuple[ModuleType, ModuleType]:
 
     Raises:
         MissingDependencyError: llama-cpp-python isn't installed.
+        SkdError: it was compiled for another processor than this one.
     """
-    try:
-        import llama_cpp
-        from llama_cpp import mtmd_cpp
-    except ImportError as error:
-        raise MissingDependencyError("GGUF needs an extra: pip install 'switchkd[gguf]'.") from error
+    llama_cpp = bindings()
+    load_kernels()
+    from llama_cpp import mtmd_cpp
+
     llama_cpp.llama_log_set(_log, None)
     mtmd_cpp.mtmd_log_set(_log, None)
     mtmd_cpp.mtmd_helper_log_set(_log, None)

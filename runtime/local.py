@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from switchkd.computer import ROOT, free_bytes, memory_bytes, read_text, usable_processors
+from switchkd.processor import instructions
 
-# Linux's flags in /proc/cpuinfo (x86 and Arm) → the names that profiles use.
+# Linux's names (x86 and Arm) → the names that profiles use.
 _FLAGS = {
     "avx2": "avx2",
     "avx512f": "avx512",
@@ -54,7 +55,8 @@ def facts() -> tuple[dict[str, Any], dict[str, str]]:
         "accelerator_int8_tops": "not probed: engines run on the processor",
         "watts": "not readable",
     }
-    flags = _flags()
+    has = instructions()
+    flags = [name for flag, name in _FLAGS.items() if flag in has]
     if flags:
         known["instructions"] = flags
     else:
@@ -72,11 +74,3 @@ def memory_facts(root: Path = ROOT) -> tuple[dict[str, Any], dict[str, str]]:
         return known, {"system_gb": "the system doesn't tell what is free"}
     taken = min(max(memory - free, _LEAST), memory - _LEAST)
     return known | {"system_gb": round(taken / 1e9, 3)}, {}
-
-
-def _flags() -> list[str]:
-    lines = read_text(ROOT / "proc/cpuinfo").splitlines()
-    words = {
-        word for line in lines if line.startswith(("flags", "Features")) for word in line.partition(":")[2].split()
-    }
-    return [name for flag, name in _FLAGS.items() if flag in words]

@@ -13,6 +13,7 @@ from typing import Any
 
 import switchkd
 from switchkd.computer import ROOT, memory_bytes, times_stopped, usable_processors
+from switchkd.processor import instructions
 
 PACKAGES = ("torch", "transformers", "onnxruntime", "llama-cpp-python", "numpy", "pillow", "tokenizers")
 # Instruction sets that engines choose their kernels by.
@@ -28,11 +29,11 @@ _HOT = 90.0  # °C
 
 def machine_facts(root: Path = ROOT) -> dict[str, Any]:
     """What doesn't change while a bench runs: processor, memory, system, versions, commit."""
-    cpu = _cpu_info(root)
+    cpu, has = _cpu_info(root), instructions(root)
     return {
         "cpu": cpu.get("model name") or cpu.get("Model") or platform.processor() or platform.machine(),
         "architecture": platform.machine(),
-        "isa": [name for name in _ISA if name in (cpu.get("flags") or cpu.get("Features") or "").split()],
+        "isa": [name for name in _ISA if name in has],
         "cores": os.cpu_count(),
         "usable_cores": usable_processors(root),
         "memory_bytes": memory_bytes(root),
