@@ -53,7 +53,7 @@ def doctor_command() -> None:
         table.add_row(purpose, listed, advice)
     table.add_row("skd eval --suite", *_lmms_eval())
     console.print(table)
-    for line in (_accelerator(), _llama(), _devices(), _distributed()):
+    for line in (*_processor(), _accelerator(), _llama(), _devices(), _distributed()):
         if line:
             console.print(line)
 
@@ -83,6 +83,14 @@ def _memory() -> str:
     return f"{size / 1e9:.0f} GB" if size else "unknown"
 
 
+def _processor() -> list[str]:
+    """What it lacks that engines would use, and what that costs."""
+    from switchkd.hardware.instructions import lacking
+    from switchkd.processor import instructions
+
+    return [f"processor: {line}" for line in lacking(instructions())]
+
+
 def _accelerator() -> str:
     if _version("torch") is None:
         return ""
@@ -97,8 +105,11 @@ def _accelerator() -> str:
 def _llama() -> str:
     if _version("llama-cpp-python") is None:
         return ""
-    from switchkd.runtime.llama_build import can_rearrange_weights, unused_instructions
+    from switchkd.runtime.llama_build import can_rearrange_weights, lacking_instructions, unused_instructions
 
+    if lacking := lacking_instructions():
+        needs = f"compiled for {', '.join(lacking)}, which this processor lacks"
+        return f"llama.cpp: can't run here: {needs}; `make gguf` compiles one that does"
     unused = unused_instructions()
     if unused:
         return f"llama.cpp: the build leaves {', '.join(unused)} of this processor unused; `make gguf` compiles one that doesn't"

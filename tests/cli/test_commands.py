@@ -14,9 +14,11 @@ from click.testing import CliRunner
 from PIL import Image
 from support.llava_models import make_model
 
+from switchkd import processor
 from switchkd.cli import doctor
 from switchkd.cli.main import main
 from switchkd.models.vlm import load_vlm
+from switchkd.runtime import llama_build
 
 
 @pytest.fixture(autouse=True)
@@ -247,6 +249,17 @@ def test_doctor_tells_what_is_there(monkeypatch):
     output = skd("doctor")
     assert torch.__version__.split("+")[0] in output and "cores" in output and "ready" in output
     assert "skd ship" in output and "skd eval --suite" in output
+
+
+def test_doctor_tells_what_the_processor_lacks(monkeypatch):
+    has = frozenset({"ssse3", "sse4_1", "sse4_2", "popcnt"})
+    monkeypatch.setenv("COLUMNS", "250")
+    for module in (processor, llama_build):
+        monkeypatch.setattr(module, "instructions", lambda: has)
+    monkeypatch.setattr(llama_build, "compiled_instructions", lambda: frozenset({"SSSE3", "AVX2"}))
+    output = skd("doctor")
+    assert "processor: no AVX2 and FMA: ONNX q4 is unpacked" in output and "processor: no VNNI: int8" in output
+    assert "llama.cpp: can't run here: compiled for AVX2, which this processor lacks" in output
 
 
 def test_doctor_knows_what_each_install_brings():
