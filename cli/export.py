@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 @click.option(
     "--calibrate",
     type=click.Path(path_type=Path),
-    help="LLaVA JSON with pictures and text: make an importance matrix and keep it where it brings answers closer.",
+    help="LLaVA JSON with pictures and text to quantize by: an importance matrix in gguf, the ranges of pictures in onnx.",
 )
 @click.option(
     "--samples",

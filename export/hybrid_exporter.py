@@ -52,7 +52,7 @@ class HybridExporter:
     def candidates(self, job: Quantization) -> Iterator[Build]:
         """See `Exporter.candidates`: those of GGUF's language file, with one vision file."""
         vision = job.folder / Path(job.plan.contract.files["vision"]).name
-        convert(job.plain.files["vision"], vision, job.plan.vision_quant)
+        convert(job, "vision", vision, job.plan.vision_quant)
 
         def observed(observe: Observer) -> Engine:
             return self._open(job.checkpoint, job.plain, job.threads, observe=observe)

@@ -10,9 +10,11 @@ from pathlib import Path
 from switchkd.errors import CheckpointError, SkdError
 from switchkd.export.checkpoint import Checkpoint
 from switchkd.export.exporter import Build, Contract, Plan, Quantization, engine_of
+from switchkd.export.onnx_calibration import calibrate, language_examples, vision_examples
 from switchkd.export.onnx_graph import data_path, require_packages, tensor_types
+from switchkd.export.onnx_kernels import BLOCK
 from switchkd.export.onnx_language import KEEP, check_language, write_decoder, write_embedding
-from switchkd.export.onnx_quantize import BLOCK, convert_half, quantize_four_bits, quantize_int8
+from switchkd.export.onnx_quantize import convert_half, product_inputs, quantize_four_bits, quantize_int8
 from switchkd.export.onnx_vision import write_traced, write_vision
 from switchkd.manifest import TensorCount
 from switchkd.runtime.engine import Engine
@@ -23,7 +25,8 @@ _SUFFIXES = {"fp32": "", "fp16": "_fp16", "q8": "_quantized", "q4": "_q4"}
 _PLAIN = {"language": "fp32", "vision": "fp32"}
 TOLERANCE = {"pixels": 1e-5, "features": 1e-4, "projected": 1e-4, "logits": 1e-3}
 MAX_DIVERGENCE = {"fp32": 1e-4, "fp16": 5e-3, "q8": 0.1, "q4": 0.6}
-_QUANTIZERS = {"fp16": convert_half, "q8": quantize_int8, "q4": quantize_four_bits}
+_QUANTIZERS = {"q8": quantize_int8, "q4": quantize_four_bits}
+_EXAMPLES = {"vision": vision_examples, "language": language_examples}
 VISION_TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime")
 VISION_QUANTS = ("q8", "fp16", "fp32")
 _ALIASES = {"f32": "fp32", "f16": "fp16", "q8_0": "q8", "q4_0": "q4"}
@@ -34,7 +37,7 @@ class OnnxExporter:
 
     quants: Sequence[str] = ("q4", "q8", "fp16", "fp32")
     vision_quants: Sequence[str] = VISION_QUANTS
-    calibrates = ()
+    calibrates = ("q8", "q4")
 
     def plan(self, checkpoint: Checkpoint, quant: str, vision_quant: str | None) -> Plan:
         """See `Exporter.plan`."""
@@ -68,7 +71,7 @@ class OnnxExporter:
         # A graph names its file of weights, so files have their final names from the start.
         files = {role: job.folder / Path(name).name for role, name in job.plan.contract.files.items()}
         for role in ("vision", "language"):
-            convert(job.plain.files[role], files[role], precision[role])
+            convert(job, role, files[role], precision[role])
         write_embedding(job.checkpoint, files["embedding"], precision["embedding"])
         yield build_of(files, precision)
 
@@ -130,14 +133,18 @@ def build_of(files: Mapping[str, Path], precision: Mapping[str, str], note: str 
     return Build(files, precision, note, data)
 
 
-def convert(source: Path, target: Path, precision: str) -> None:
-    """Writes a float32 graph in another precision."""
+def convert(job: Quantization, role: str, target: Path, precision: str) -> None:
+    """Writes the vision or language graph of the unquantized build in another precision."""
+    source = job.plain.files[role]
     if precision == "fp32":
         shutil.copyfile(source, target)
         if data_path(source).exists():
             shutil.copyfile(data_path(source), data_path(target))
+    elif precision == "fp16":
+        convert_half(source, target)
     else:
-        _QUANTIZERS[precision](source, target)
+        seen = calibrate(source, product_inputs(source), _EXAMPLES[role](job), threads=job.threads)
+        _QUANTIZERS[precision](source, target, seen)
 
 
 def _precision(quant: str, vision_quant: str) -> dict[str, str]:

@@ -263,7 +263,7 @@ def test_what_is_refused_before_any_work(checkpoint, tmp_path):
     with pytest.raises(SkdError, match="ONNX has no precision 'q5_k_m'; there are q4, q8, fp16, fp32"):
         export(checkpoint, tmp_path / "out", "q5_k_m")
     with pytest.raises(SkdError, match="leave --calibrate out"):
-        export(checkpoint, tmp_path / "out", calibration=synthetic_probes(1))
+        export(checkpoint, tmp_path / "out", "fp16", calibration=synthetic_probes(1))
     assert not any(tmp_path.iterdir())
     for name, value, reason in (
         ("intermediate_size", 144, "intermediate_size 144 isn't a multiple of 32, the block of q4; take q8"),
