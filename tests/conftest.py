@@ -10,6 +10,15 @@ from pathlib import Path
 
 import pytest
 from support.llava_models import make_model
+from support.shelf import Shelf
+
+
+@pytest.fixture(scope="session")
+def shelf(tmp_path_factory) -> Shelf:
+    """Small models and exports that many tests share."""
+    own = tmp_path_factory.getbasetemp()
+    # Workers of xdist have their folders beside each other.
+    return Shelf((own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "shelf")
 
 
 @pytest.fixture(scope="session")

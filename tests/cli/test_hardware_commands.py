@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from importlib import resources
 
 import pytest
 from click.testing import CliRunner
-from support.llava_models import make_checkpoint
 
 from switchkd.cli.main import main
-from switchkd.export.folder import ExportRequest, run_export
 from switchkd.hardware.profile import profile_names, shipped_profile
 from switchkd.manifest import Manifest
 
@@ -18,10 +17,8 @@ TARGETS = ("--target", "rk3588", "--target", "tda4vm", "--target", "journey-6")
 
 
 @pytest.fixture(scope="module")
-def variant(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("fit")
-    run_export(ExportRequest(make_checkpoint(folder / "student"), folder / "student-q8", quant="q8", threads=1))
-    return folder / "student-q8"
+def variant(tmp_path_factory, shelf):
+    return shutil.copytree(shelf.export("gguf", "q8"), tmp_path_factory.mktemp("fit") / "student-q8")
 
 
 @pytest.fixture(autouse=True)

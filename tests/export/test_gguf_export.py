@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from gguf import GGUFReader
 from support.answers import LIMITS, assert_says_the_same, mean_divergence
-from support.llava_models import make_checkpoint, picture
+from support.llava_models import picture
 
 from switchkd.errors import CheckpointError, MissingDependencyError, SkdError
 from switchkd.export import gguf_exporter
@@ -29,9 +29,8 @@ SHAPES = {
 
 
 @pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models")
-    return {name: make_checkpoint(folder / name, **shape) for name, shape in SHAPES.items()}
+def checkpoints(shelf):
+    return {name: shelf.checkpoint(**shape) for name, shape in SHAPES.items()}
 
 
 @pytest.fixture

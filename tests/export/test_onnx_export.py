@@ -12,7 +12,7 @@ import onnx
 import onnx_ir
 import onnxruntime
 import pytest
-from support.answers import LIMITS, assert_says_the_same, mean_divergence, surest_picture
+from support.answers import LIMITS, assert_says_the_same, mean_divergence, sure_picture
 from support.llava_models import make_checkpoint, picture, question
 
 from switchkd.errors import CheckpointError, MissingDependencyError, SkdError
@@ -182,7 +182,7 @@ def test_the_script_in_readme(checkpoint, written, tmp_path, quant):
         assert shown in code
         code = code.replace(shown, here)
     with open_engine(tmp_path / f"student-onnx-{quant}", threads=1) as engine:
-        shown = surest_picture(engine, 16)
+        shown = sure_picture(engine, 16)
         expected = engine.answer(question(), shown, max_new_tokens=16)
     assert expected
     shown.save(tmp_path / "picture.png")

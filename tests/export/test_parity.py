@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from gguf import GGUFReader
-from support.llava_models import make_checkpoint, picture, question
+from support.llava_models import picture, question
 
 from switchkd.export.checkpoint import Checkpoint
 from switchkd.export.exporter import Build
@@ -29,10 +29,10 @@ def test_relative_error():
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory):
+def exported(tmp_path_factory, shelf):
     """(checkpoint, plan, float16 build, references)."""
     folder = tmp_path_factory.mktemp("parity")
-    checkpoint = Checkpoint(make_checkpoint(folder / "student"))
+    checkpoint = Checkpoint(shelf.checkpoint())
     plan = EXPORTER.plan(checkpoint, "f16", None)
     (folder / "build").mkdir()
     build = EXPORTER.write(checkpoint, plan, folder / "build")

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 from gguf import GGUFReader
-from support.llava_models import make_checkpoint, picture, question
+from support.llava_models import picture, question
 
 from switchkd.errors import SkdError
 from switchkd.export import gguf_exporter
@@ -18,8 +18,8 @@ TEXT = Probe([{"role": "user", "content": "how many cars ?"}], None, "two")
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    return make_checkpoint(tmp_path_factory.mktemp("proof") / "student")
+def checkpoint(shelf):
+    return shelf.checkpoint()
 
 
 def export(checkpoint, out, **settings):

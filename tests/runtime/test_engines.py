@@ -5,25 +5,23 @@ import unicodedata
 import numpy as np
 import pytest
 import torch
-from support.llava_models import make_checkpoint, picture, question
+from support.answers import sure_picture
+from support.llava_models import picture, question
 
 from switchkd.errors import DataError
-from switchkd.export.folder import ExportRequest, run_export
 from switchkd.models.vlm import load_vlm
 from switchkd.runtime.engine import picture_span
 from switchkd.runtime.variants import open_engine
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    return make_checkpoint(tmp_path_factory.mktemp("engines") / "student")
+def checkpoint(shelf):
+    return shelf.checkpoint()
 
 
 @pytest.fixture(scope="module", params=["f16", "q4"])
-def folder(request, checkpoint):
-    out = checkpoint.with_name(f"student-gguf-{request.param}")
-    run_export(ExportRequest(checkpoint, out, quant=request.param, threads=1))
-    return out
+def folder(request, shelf):
+    return shelf.export("gguf", request.param)
 
 
 @pytest.fixture
@@ -36,9 +34,10 @@ def test_the_reference_engine_is_transformers(checkpoint):
     vlm = load_vlm(checkpoint).eval()
     with open_engine(checkpoint, threads=1) as engine:
         engine.end_tokens = frozenset()
-        ids = engine.encode_prompt(question(before="look :"))
-        pixels = torch.from_numpy(engine.preprocess(picture()))[None]
-        features = engine.encode_image(picture())
+        shown = sure_picture(engine, 12)
+        ids = engine.encode_prompt(question())
+        pixels = torch.from_numpy(engine.preprocess(shown))[None]
+        features = engine.encode_image(shown)
         with torch.inference_mode():
             plain = vlm(input_ids=torch.tensor([ids]), pixel_values=pixels).logits[0].numpy()
             generated = vlm.generate(

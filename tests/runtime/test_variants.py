@@ -9,7 +9,6 @@ import pytest
 from support.llava_models import make_checkpoint, picture
 
 from switchkd.errors import CheckpointError, MissingDependencyError, SkdError
-from switchkd.export.folder import ExportRequest, run_export
 from switchkd.manifest import FILE_NAME, ManifestError
 from switchkd.runtime import llama_engine, llama_library
 from switchkd.runtime.variants import find_variant, open_engine
@@ -24,10 +23,8 @@ def folder(exported, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    checkpoint = make_checkpoint(tmp_path_factory.mktemp("variants") / "student")
-    run_export(ExportRequest(checkpoint, checkpoint.with_name("out"), quant="q4", threads=1))
-    return checkpoint.with_name("out")
+def exported(shelf):
+    return shelf.export("gguf", "q4")
 
 
 def test_names_are_sought_among_the_newest_runs_exports(folder, tmp_path, monkeypatch):

@@ -9,10 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.llava_models import make_checkpoint
 
 from switchkd.errors import SkdError
-from switchkd.export.folder import ExportRequest, run_export
 from switchkd.files import file_sha256
 from switchkd.hardware.kernels import KERNELS
 from switchkd.hardware.profile import FIELDS
@@ -63,11 +61,9 @@ def make_export(
     ("width", "quant", "blocks"),
     [(256, "q4_k_m", "q4_k"), (256, "q5_k_m", "q5_k"), (96, "q4_k_m", "q5_0"), (96, "q5_k_m", "q5_0"), (96, "q8", "")],
 )
-def test_a_mixtures_speed_is_that_of_what_it_holds(tmp_path, width, quant, blocks):
+def test_a_mixtures_speed_is_that_of_what_it_holds(shelf, width, quant, blocks):
     """At 0.5B's width "q4_k_m" is mostly Q5_0, which llama.cpp computes three times as slowly as Q4_K."""
-    checkpoint = make_checkpoint(tmp_path / "student", width=width)
-    run_export(ExportRequest(checkpoint, tmp_path / "out", quant=quant, threads=1))
-    text = read_workload(tmp_path / "out").text
+    text = read_workload(shelf.export("gguf", quant, width=width)).text
     assert text.blocks == blocks and text.kernel in KERNELS
 
 

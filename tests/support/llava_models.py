@@ -7,6 +7,13 @@ from PIL import Image
 
 SENTENCES = ["a red car is on the left", "how many cars ? two", "is the light green ? yes", "Straße 12, naïve"] * 10
 
+# Two shapes of both families, heads tied and not, which other formats' tests share.
+SHAPES = {
+    "siglip-tied": {"tied": True, "feature_layer": -2},
+    "clip-untied": {"vision": "clip-vit-large-patch14-336", "tied": False, "feature_layer": -2},
+}
+SIGLIP = SHAPES["siglip-tied"]
+
 
 def make_checkpoint(
     folder: Path,

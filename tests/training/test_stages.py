@@ -3,13 +3,14 @@
 import json
 import shutil
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
 from support.literal import literal_dbild
-from support.training import QUIET, losses, stage_job, train
+from support.training import QUIET, losses, stage_job, train, write_mixed
 from torch.nn.functional import cross_entropy
 from transformers import TrainingArguments
 
@@ -64,6 +65,38 @@ def test_accumulated_micro_batches_equal_one_batch(tmp_path, student_folder, tea
     assert traces[0] == pytest.approx(traces[1], rel=1e-4)
 
 
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, road_scenes):
+    return write_mixed(tmp_path_factory.mktemp("data"), road_scenes)
+
+
+@pytest.fixture(scope="module")
+def distilled(tmp_path_factory, student_folder, teacher_folder, data):
+    """The first step's loss, by the changes to the usual objective; the usual one's is trained once."""
+
+    @cache
+    def loss(**change) -> float:
+        folder = tmp_path_factory.mktemp("distilled")
+        settings = {"teacher": teacher_folder, "steps": 1, "distillation": Distillation(**change)}
+        train(folder, student_folder, data, **settings)
+        return losses(folder)[0]
+
+    return loss
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory, student_folder, data):
+    """The weights after a stage, by the changes to its usual settings; the usual ones are trained once."""
+    usual = load_file(train(tmp_path_factory.mktemp("tuned"), student_folder, data) / "model.safetensors")
+
+    def weights(**change):
+        if not change:
+            return usual
+        return load_file(train(tmp_path_factory.mktemp("tuned"), student_folder, data, **change) / "model.safetensors")
+
+    return weights
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -79,13 +112,8 @@ def test_accumulated_micro_batches_equal_one_batch(tmp_path, student_folder, tea
     ],
     ids=str,
 )
-def test_every_distillation_setting_reaches_the_loss(tmp_path, student_folder, teacher_folder, mixed_data, change):
-    results = []
-    for name, distillation in (("a", Distillation()), ("b", Distillation(**change))):
-        folder = tmp_path / name
-        train(folder, student_folder, mixed_data, teacher=teacher_folder, steps=1, distillation=distillation)
-        results.append(losses(folder)[0])
-    assert results[0] != pytest.approx(results[1], rel=1e-6)
+def test_every_distillation_setting_reaches_the_loss(distilled, change):
+    assert distilled(**change) != pytest.approx(distilled(), rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -106,10 +134,8 @@ def test_every_distillation_setting_reaches_the_loss(tmp_path, student_folder, t
     ],
     ids=str,
 )
-def test_every_stage_setting_reaches_the_weights(tmp_path, student_folder, mixed_data, change):
-    usual = train(tmp_path / "a", student_folder, mixed_data)
-    changed = train(tmp_path / "b", student_folder, mixed_data, **change)
-    ours, theirs = (load_file(folder / "model.safetensors") for folder in (usual, changed))
+def test_every_stage_setting_reaches_the_weights(tuned, change):
+    ours, theirs = tuned(), tuned(**change)
     assert any(not torch.equal(ours[name], theirs[name]) for name in ours)
 
 
