@@ -1,6 +1,7 @@
 # make demo   install everything here, run the default recipe, export its student and measure the exports
 # make test   install everything here, lint, and run the tests
 # make test-lmms   add lmms-eval, and run the tests that need it
+# make test-cpus   run exports on emulated processors (docs/processors.md): VARIANTS, or a small student's in every precision
 # All of it can be repeated: what is there already is not made again.
 
 PYTHON ?= python3
@@ -24,7 +25,7 @@ BUILD_JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 NO_AMX := $(if $(filter x86_64,$(shell uname -m)),-DCMAKE_C_FLAGS=-mno-amx-int8 -DCMAKE_CXX_FLAGS=-mno-amx-int8)
 LLAMA_CMAKE_ARGS ?= -DGGML_NATIVE=ON -DLLAMA_OPENSSL=OFF $(NO_AMX)
 
-.PHONY: assets demo test test-all test-lmms lint format setup gguf clean
+.PHONY: assets demo test test-all test-cpus test-lmms lint format setup gguf clean
 
 PICTURE := runs/latest/data/images/test/000000.png
 
@@ -46,6 +47,11 @@ test-all: lint gguf
 test-lmms: gguf
 	@$(PIP) install --quiet --no-deps --requirement lmms-eval.txt
 	$(PYTEST) tests/runtime/test_lmms.py
+
+VARIANTS ?=
+
+test-cpus: gguf
+	PYTHON=$(BIN)/python benchmarks/processors.sh $(VARIANTS)
 
 # Hours on two cores; goes on where it stopped.
 assets: setup

@@ -70,7 +70,7 @@ def _fastest(workload: Workload, profile: Profile, answer_tokens: int) -> tuple[
         return (GGUF, quant), (unknown, why)
     if not instructions & INT8_PRODUCTS:
         slow = (
-            "no int8 dot products: ONNX Runtime's int8 kernels saturate at 16 bits here (x86 without VNNI)"
+            "no int8 dot products (x86 without VNNI), so int8 loses some of its lead; compare with ONNX q8 there"
             if "avx2" in instructions
             else "no int8 dot products, so int8 loses its lead; nobody measured it on such cores"
         )

@@ -61,8 +61,9 @@ def compiled_instructions() -> frozenset[str]:
     if kernels is not None:
         functions = {name: getattr(kernels, f"ggml_cpu_has_{name.lower()}", None) for name in _SETS}
         return frozenset(name for name, function in functions.items() if function is not None and function())
-    load_kernels()
-    _, _, listed = bindings().llama_print_system_info().decode().partition(":")
+    from switchkd.runtime.llama_library import library
+
+    _, _, listed = library()[0].llama_print_system_info().decode().partition(":")
     settings = dict(part.split(" = ") for part in listed.split(" | ") if " = " in part)
     return frozenset(name.strip() for name, value in settings.items() if value.strip() == "1")
 

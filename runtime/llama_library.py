@@ -103,10 +103,10 @@ def library() -> tuple[ModuleType, ModuleType]:
         SkdError: it was compiled for another processor than this one.
     """
     llama_cpp = bindings()
+    llama_cpp.llama_log_set(_log, None)
     load_kernels()
     from llama_cpp import mtmd_cpp
 
-    llama_cpp.llama_log_set(_log, None)
     mtmd_cpp.mtmd_log_set(_log, None)
     mtmd_cpp.mtmd_helper_log_set(_log, None)
     llama_cpp.llama_backend_init()

@@ -1,29 +1,32 @@
-"""What variants say here, and whether another computer says the same; used by arm64.sh, runs wherever the runtime runs.
+"""What variants say here, and whether other computers say the same; used by processors.sh, runs wherever the runtime runs.
 
-python benchmarks/arm64.py answer VARIANT… --out x86 [--data QUESTIONS --images FOLDER]
-python benchmarks/arm64.py compare x86 arm64
+python benchmarks/processors.py answer VARIANT… --out here [--data QUESTIONS --images FOLDER]
+python benchmarks/processors.py compare here there…
 
-`answer` writes one file a variant: greedy tokens, how far ahead each was, the pictures' features and the first logits.
-`compare` prints a Markdown table and ends with 1 where a token differs that wasn't nearly tied.
+`answer` writes one file a variant: greedy tokens, how far ahead each was, the pictures' features and the first logits. What skd
+refuses with a line is written down instead. `compare` prints a Markdown table and ends with 1 where there is neither, where a token
+differs that wasn't nearly tied, or where the first logits differ by more than rounding.
 """
 
 from __future__ import annotations
 
 import argparse
-import platform
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from switchkd.errors import SkdError
 from switchkd.preprocess import open_image
 from switchkd.runtime.engine import Engine
 from switchkd.runtime.variants import open_engine
 
 TEXTS = ("what is this ?", "how many cars are there ?", "is it day or night ?", "what does the sign say ?")
+MOST_DIVERGENCE = 1e-4  # nats, mean; clipped int8 sums made seven times as much (docs/results/processors.md)
 NEAR_TIE = 0.05  # of the row's standard deviation: less than this ahead, and rounding may decide
 
 
@@ -39,15 +42,18 @@ def main() -> None:
     answer.add_argument("--tokens", type=int, default=16, help="tokens of an answer")
     compare = commands.add_parser("compare")
     compare.add_argument("here", type=Path)
-    compare.add_argument("there", type=Path)
+    compare.add_argument("there", type=Path, nargs="+")
     options = parser.parse_args()
     if options.command == "compare":
         sys.exit(not compare_all(options.here, options.there))
     options.out.mkdir(parents=True, exist_ok=True)
     asked = questions(options.data, options.images, options.count)
     for variant in options.variants:
-        with open_engine(variant, threads=1) as engine:
-            np.savez(options.out / f"{variant.name}.npz", **answers(engine, asked, options.tokens))
+        try:
+            with open_engine(variant, threads=1) as engine:
+                np.savez(options.out / f"{variant.name}.npz", **answers(engine, asked, options.tokens))
+        except SkdError as error:
+            (options.out / f"{variant.name}.txt").write_text(str(error))
 
 
 def questions(data: Path | None, images: Path | None, count: int) -> list[tuple[list[dict], Image.Image | None]]:
@@ -92,27 +98,49 @@ def answers(engine: Engine, asked: list[tuple[list[dict], Image.Image | None]], 
         "features": np.array(features),
         "logits": np.array(logits),
         "seconds": np.array(seconds),
-        "machine": np.array(platform.machine()),
     }
 
 
-def compare_all(here: Path, there: Path) -> bool:
-    """Prints the table; whether all tokens are equal but for near ties."""
-    print("| variant | machines | tokens equal | near ties | features, error | logits, error | s a question |")
-    print("|---|---|---:|---:|---:|---:|---:|")
+def compare_all(here: Path, there: list[Path]) -> bool:
+    """Prints the table; whether all tokens are equal but for near ties, and all logits but for rounding."""
+    print(
+        "| variant | processor | tokens equal | near ties | features, error | logits, error | KL, nats | s a question |"
+    )
+    print("|---|---|---:|---:|---:|---:|---:|---:|")
     fine = True
     for path in sorted(here.glob("*.npz")):
-        one, other = np.load(path), np.load(there / path.name)
-        equal, ties, differ = compare(one, other)
-        errors = (f"{error(one[name], other[name]):.1e}" if one[name].size else "" for name in ("features", "logits"))
-        machines, seconds = f"{one['machine']}, {other['machine']}", f"{one['seconds']:.2f}, {other['seconds']:.2f}"
-        shown = f"{equal}/{equal + ties + differ}"
-        print(f"| {path.stem} | {machines} | {shown} | {ties} | {' | '.join(errors)} | {seconds} |")
-        fine &= not differ
+        one = np.load(path)
+        print(f"| {path.stem} | {here.name} | {int((one['tokens'] >= 0).sum())} | | | | | {one['seconds']:.2f} |")
+        for folder in there:
+            row, same = compare_one(one, folder / path.name)
+            print(f"| | {folder.name} | {row} |")
+            fine &= same
     return fine
 
 
-def compare(one: dict[str, NDArray], other: dict[str, NDArray]) -> tuple[int, int, int]:
+def compare_one(one: Mapping[str, NDArray], there: Path) -> tuple[str, bool]:
+    """The rest of a row, and whether all is well: also where skd itself says in a line that it can't run there."""
+    if not there.exists():
+        refusal = there.with_suffix(".txt")
+        return (
+            (f"refused: {refusal.read_text()} | | | | | ", True) if refusal.exists() else ("crashed | | | | | ", False)
+        )
+    other = np.load(there)
+    equal, ties, differ = compare(one, other)
+    errors = (f"{error(one[name], other[name]):.1e}" if one[name].size else "" for name in ("features", "logits"))
+    apart = divergence(one["logits"], other["logits"])
+    shown = f"{equal}/{equal + ties + differ} | {ties} | {' | '.join(errors)} | {apart:.1e} | {other['seconds']:.2f}"
+    return shown, not differ and apart < MOST_DIVERGENCE
+
+
+def divergence(one: NDArray, other: NDArray) -> float:
+    """Mean KL divergence of the first tokens' distributions, [Q, V] logits each, in nats."""
+    mine, yours = (logits - logits.max(-1, keepdims=True) for logits in (one.astype(float), other.astype(float)))
+    mine, yours = (logs - np.log(np.exp(logs).sum(-1, keepdims=True)) for logs in (mine, yours))
+    return float((np.exp(mine) * (mine - yours)).sum(-1).mean())
+
+
+def compare(one: Mapping[str, NDArray], other: Mapping[str, NDArray]) -> tuple[int, int, int]:
     """Tokens equal, near ties that fell the other way, real differences; nothing is compared behind either of them."""
     equal = ties = differ = 0
     for mine, yours, lead in zip(one["tokens"], other["tokens"], one["lead"], strict=True):
