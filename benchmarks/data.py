@@ -79,7 +79,7 @@ def main() -> None:
             start = time.perf_counter()
             index = build_index(source, workers=options.workers, cache=folder / "cache")
             print(f"{attempt}: {time.perf_counter() - start:.1f} s; {memory()}")
-        print(make_report(file, index))
+        print(make_report(source, index))
         dataset = LlavaDataset(source, index, SIGLIP)
         order = LengthGroupedSampler(dataset.lengths, 64, seed=0)
         start, steps = time.perf_counter(), 20

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from switchkd.errors import SkdError
-from switchkd.preprocess import open_image
+from switchkd.pictures import open_image
 from switchkd.runtime.engine import Engine
 from switchkd.runtime.variants import open_engine
 

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from switchkd.data.questions import Question, read_questions
-from switchkd.preprocess import open_image
+from switchkd.pictures import open_image
 from switchkd.runtime.variants import open_engine
 from switchkd.scoring import is_right, pair
 

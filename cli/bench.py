@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from switchkd.cli.options import POSITIVE, FiniteRange, refuse_options
+from switchkd.cli.options import FOLLOW_LINKS, POSITIVE, FiniteRange, refuse_options
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,6 +35,7 @@ _INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
 @click.option(
     "--images", type=click.Path(path_type=Path), help="Their picture folder. Default: images/ beside the file."
 )
+@FOLLOW_LINKS
 @click.option(
     "--scenario",
     type=click.Choice(["single", "camera"]),
@@ -117,6 +118,7 @@ def bench_command(
     reference: str | None,
     data: Path | None,
     images: Path | None,
+    follow_links: bool,
     old: Path | None,
     out: Path | None,
     **options: Any,
@@ -146,7 +148,7 @@ def bench_command(
     require_writable(out)
     if old and old.resolve() == (out / JSON_NAME).resolve():
         raise click.UsageError(f"{old} would be overwritten: give the new results a folder of their own with --out.")
-    bench = _prepare(run, variants, reference, data, images, options, console)
+    bench = _prepare(run, variants, reference, data, images, follow_links, options, console)
     _measure(bench, console)
     if not any(bench.answered()):
         _end(bench)
@@ -182,6 +184,7 @@ def _prepare(
     reference: str | None,
     data: Path | None,
     images: Path | None,
+    follow_links: bool,
     options: dict[str, Any],
     console: Console,
 ) -> Bench:
@@ -205,7 +208,7 @@ def _prepare(
             raise SkdError("There is no run whose questions could be asked; name a file with --data.")
         data, recorded_images = recorded_questions(run, "test")
         images = images or recorded_images
-    questions = read_questions(data, images or data.parent / "images")
+    questions = read_questions(data, images or data.parent / "images", follow_links=follow_links)
     settings = Settings(**options | {"threads": options["threads"] or usable_processors()})
     measurements = {name: Measurement(name, folder) for name, folder in folders.items()}
     return Bench(settings, questions, data, run.resolve().name if run else "", measurements)

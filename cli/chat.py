@@ -27,7 +27,7 @@ def chat_command(
 
     The answer appears as it is generated.
     """
-    from switchkd.preprocess import open_image
+    from switchkd.pictures import open_image
     from switchkd.runtime.variants import open_engine
 
     picture = open_image(image) if image else None
@@ -48,6 +48,9 @@ def _converse(engine: Engine, features: Floats | None, max_tokens: int) -> None:
         line = sys.stdin.readline().strip()
         if not line:
             return
+        if any("\ud800" <= letter <= "\udfff" for letter in line):
+            click.echo("That isn't UTF-8, so it can't be read; ask again.", err=True)
+            continue
         messages.append(_question(line, with_picture=features is not None and not messages))
         messages.append({"role": "assistant", "content": _ask(engine, messages, features, max_tokens)})
 

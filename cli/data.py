@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from switchkd.cli.options import FOLLOW_LINKS
+
 
 @click.group("data")
 def data_group() -> None:
@@ -49,7 +51,8 @@ def roadscenes_command(folder: Path, size: int, seed: int, train: int, val: int,
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--images", type=click.Path(path_type=Path), help="Picture folder. Default: images/ beside the file.")
 @click.option(
-    "--model", type=click.Path(path_type=Path), help="Model folder whose tokens are counted. Default: the newest run's."
+    "--model",
+    help="The model whose tokens are counted: a folder, asset:NAME or a name on the hub. Default: the newest run's student.",
 )
 @click.option("--max-length", default=2048, show_default=True, help="Longest usable sample in tokens.")
 @click.option(
@@ -66,9 +69,17 @@ def roadscenes_command(folder: Path, size: int, seed: int, train: int, val: int,
     show_default=True,
     help="Share of unusable records that is still fine.",
 )
+@FOLLOW_LINKS
 @click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Processes that decode.")
 def check_command(
-    file: Path, images: Path | None, model: Path | None, max_length: int, verify: str, max_bad: float, workers: int
+    file: Path,
+    images: Path | None,
+    model: str | None,
+    max_length: int,
+    verify: str,
+    max_bad: float,
+    follow_links: bool,
+    workers: int,
 ) -> None:
     """Tell what of FILE (LLaVA JSON or JSONL) can be trained on, and why the rest can't.
 
@@ -80,21 +91,27 @@ def check_command(
     from switchkd.data.checking import check_data
     from switchkd.data.index import Source
     from switchkd.data.report import make_report
+    from switchkd.models.endings import require_learned_end
     from switchkd.models.layout import image_tokens, read_layout
+    from switchkd.models.references import resolve_checkpoint
     from switchkd.prompt import ChatPrompt
     from switchkd.runs import latest_run
 
     console = Console()
-    folder = model or latest_run() / "student"
+    folder = resolve_checkpoint(model) if model else latest_run() / "student"
+    prompt = ChatPrompt.load(folder)
+    prompt.require_answer_marks()
+    require_learned_end(folder, prompt)
     source = Source(
         file,
         images or file.parent / "images",
-        ChatPrompt.load(folder),
+        prompt,
         image_tokens=image_tokens(read_layout(folder)),
         max_length=max_length,
         verify="full" if verify == "full" else "header",
+        follow_links=follow_links,
     )
     index = check_data(source, console, workers=workers)
-    report = make_report(file, index)
+    report = make_report(source, index)
     console.print(data_table(str(file), report))
     report.check(max_bad)

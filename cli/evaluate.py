@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from switchkd.cli.options import refuse_options
+from switchkd.cli.options import FOLLOW_LINKS, refuse_options
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 @click.option(
     "--images", type=click.Path(path_type=Path), help="Their picture folder. Default: images/ beside the file."
 )
+@FOLLOW_LINKS
 @click.option(
     "--split", type=click.Choice(["test", "validation"]), default="test", show_default=True, help="Of the run."
 )
@@ -58,6 +59,7 @@ def eval_command(
     models: tuple[str, ...],
     file: Path | None,
     images: Path | None,
+    follow_links: bool,
     split: str,
     batch_size: int,
     max_tokens: int,
@@ -85,7 +87,7 @@ def eval_command(
         refuse_options(("benchmark", "download", "limit", "out"), "goes with --suite alone.")
     else:
         refuse_options(
-            ("file", "images", "split", "batch_size", "max_tokens", "through"),
+            ("file", "images", "follow_links", "split", "batch_size", "max_tokens", "through"),
             "doesn't go with --suite, which brings its own.",
         )
     console = Console()
@@ -97,7 +99,7 @@ def eval_command(
     if file is None:
         file, recorded_images = recorded_questions(latest_run(), split)
         images = images or recorded_images
-    questions = read_questions(file, images or file.parent / "images")
+    questions = read_questions(file, images or file.parent / "images", follow_links=follow_links)
     settings = {"batch_size": batch_size, "max_new_tokens": max_tokens}
     teacher = None if through is None else _find_model(through)
     answers, failures = _ask_each(folders, questions, console, settings, threads, teacher)
@@ -110,7 +112,7 @@ def eval_command(
 def _report(
     names: list[str],
     questions: list[Question],
-    answers: dict[str, list[str]],
+    answers: dict[str, list[str | None]],
     console: Console,
     json_file: Path | None,
 ) -> None:
@@ -152,10 +154,12 @@ def _find_models(names: tuple[str, ...]) -> dict[str, Path]:
 def _find_model(name: str) -> Path:
     from switchkd.errors import SkdError
     from switchkd.manifest import FILE_NAME
+    from switchkd.models.weights import refuse_other_kinds
     from switchkd.runtime.variants import find_variant
 
     folder = find_variant(name)
     if not any((folder / file).exists() for file in (FILE_NAME, "config.json")):
+        refuse_other_kinds(folder)
         raise SkdError(f"{folder} is neither an export (no {FILE_NAME}) nor a checkpoint (no config.json).")
     return folder
 
@@ -167,7 +171,7 @@ def _ask_each(
     settings: dict[str, Any],
     threads: int | None,
     teacher: Path | None,
-) -> tuple[dict[str, list[str]], list[str]]:
+) -> tuple[dict[str, list[str | None]], list[str]]:
     """Each model's answers, one model after the other; what went wrong with one doesn't lose the others' answers.
 
     Anything may: torch and the engines' libraries raise what they like where memory or a file's form lets them down.
@@ -193,7 +197,7 @@ def _ask(
     settings: dict[str, Any],
     threads: int | None,
     teacher: Path | None,
-) -> list[str]:
+) -> list[str | None]:
     """A model's answers; or those of a teacher that looks through the model's tower."""
     from switchkd.data.answers import answer_all
     from switchkd.errors import MissingDependencyError, SkdError
@@ -221,7 +225,7 @@ def _ask(
 def _write(
     path: Path,
     questions: list[Question],
-    answers: dict[str, list[str]],
+    answers: dict[str, list[str | None]],
     pairs: dict[str, Paired],
     *,
     reference: str,

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from switchkd.cli.options import FOLLOW_LINKS
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
 @click.option(
     "--images", type=click.Path(path_type=Path), help="Picture folder. Default: images/ beside each data file."
 )
+@FOLLOW_LINKS
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Export folder. Default: exports/NAME-FORMAT-QUANT of the run."
 )
@@ -69,6 +72,7 @@ def export_command(
     samples: int,
     data: Path | None,
     images: Path | None,
+    follow_links: bool,
     out: Path | None,
     run_name: str | None,
     threads: int | None,
@@ -80,6 +84,7 @@ def export_command(
     stage; one that differs is not written.
     """
     from rich.console import Console
+    from rich.markup import escape
 
     from switchkd.export.folder import ExportRequest, run_export
     from switchkd.export.probes import calibration_probes, held_out_probes
@@ -90,17 +95,26 @@ def export_command(
     source = resolve_checkpoint(checkpoint) if checkpoint else _student(run)
     out = out or (run or Path()) / "exports" / f"{model_name(source)}-{format}-{quant}"
     data, data_images = (data, images) if data or run is None else _test_split(run)
+    left_out: list[str] = []
+    reading: dict[str, Any] = {"follow_links": follow_links, "leave_out": left_out.append}
     request = ExportRequest(
         checkpoint=source,
         out=out,
         format=format,
         quant=quant,
         vision_quant=vision_quant,
-        calibration=calibration_probes(calibrate, images or calibrate.parent / "images", samples) if calibrate else (),
-        held_out=held_out_probes(data, data_images or data.parent / "images", samples) if data else (),
+        calibration=calibration_probes(calibrate, images or calibrate.parent / "images", samples, **reading)
+        if calibrate
+        else (),
+        held_out=held_out_probes(data, data_images or data.parent / "images", samples, **reading) if data else (),
         force=force,
         threads=threads,
     )
+    if left_out:
+        console.print(
+            f"[yellow]warning[/]: {len(left_out)} records of --calibrate and --data were left out; the first: "
+            f"{escape(left_out[0])}"
+        )
     with console.status("reading the checkpoint") as status:
         manifest = run_export(request, progress=status.update)
     _show(console, out, manifest)

@@ -76,11 +76,22 @@ class CommandGroup(click.Group):
             raise click.ClickException(
                 f"This needs the package '{error.name}', which isn't installed: pip install 'switchkd[{extra}]'."
             ) from error
+        except UnicodeEncodeError as error:
+            if ctx.params.get("debug") or not _is_name(error.object):
+                raise
+            raise click.ClickException(
+                f"The name {error.object[:200]} isn't UTF-8, and a library that this needs can't take it; rename it."
+            ) from error
         except OSError as error:
             if ctx.params.get("debug"):
                 raise
             where = f" ({error.filename})" if error.filename else ""
             raise click.ClickException(f"{error.strerror or error}{where}; --debug shows where it happened.") from error
+
+
+def _is_name(text: str) -> bool:
+    """Whether a text that couldn't be encoded has bytes of another encoding, as names of files and folders may."""
+    return any("\udc80" <= letter <= "\udcff" for letter in text)
 
 
 @click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -97,6 +108,8 @@ def main(debug: bool) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that lacks a letter is no reason to stop
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # nor are bytes of another encoding; who reads them tells
     # An asked-for end cleans up like Ctrl-C; training replaces this by a handler that saves first.
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)

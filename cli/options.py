@@ -19,6 +19,9 @@ class FiniteRange(click.FloatRange):
         return number
 
 
+FOLLOW_LINKS = click.option(
+    "--follow-links", is_flag=True, help="Links in the picture folder may lead out of it, to another disk."
+)
 POSITIVE = FiniteRange(min=0, min_open=True)
 
 

@@ -110,7 +110,7 @@ def data_table(name: str, report: Any) -> Table:
     table.add_row("usable", str(report.usable))
     table.add_row("  of these text only", str(report.text_only))
     for reason, count in report.bad.items():
-        examples = escape(", ".join(report.examples[reason]))
+        examples = escape(f"{', '.join(report.examples[reason])}: {report.why[reason]}")
         table.add_row(f"[red]unusable: {escape(reason)}", str(count), examples)
     table.add_row("all", str(report.total), style="bold")
     return table

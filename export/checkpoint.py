@@ -8,7 +8,6 @@ with transformers 5. Here `vision` and `text` are complete, and tensors are name
 
 from __future__ import annotations
 
-import json
 import re
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from switchkd.errors import CheckpointError
 from switchkd.export.tensors import Stored, stored_tensors
 from switchkd.files import folder_sha256
+from switchkd.models.config_json import read_config_json
 from switchkd.models.layout import used_blocks
 from switchkd.preprocess import Preprocess
 from switchkd.prompt import ChatPrompt
@@ -64,7 +64,7 @@ class Checkpoint:
         if not folder.is_dir():
             raise CheckpointError(f"There is no model folder {folder}.")
         self.folder = folder
-        self.config = _read_config(folder)
+        self.config = read_config_json(folder)
         self.vision: dict[str, Any] = _vision_config(self.config, folder)
         self.text: dict[str, Any] = _text_config(self.config, folder)
         self.prompt = ChatPrompt.load(folder)
@@ -159,23 +159,6 @@ def plain_name(name: str) -> str:
     name = re.sub(r"^vision_tower\.vision_model\.", "vision_tower.", name)
     name = re.sub(r"^language_model\.lm_head\.", "lm_head.", name)
     return re.sub(r"^language_model\.model\.", "language_model.", name)
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} is missing; give a model folder.") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} can't be read: {error}.") from error
-    kind = config.get("model_type") if isinstance(config, dict) else None
-    if kind != "llava":
-        raise CheckpointError(f"{folder} holds a '{kind}', not a LLaVA model.")
-    for part in ("vision_config", "text_config"):
-        if not isinstance(config.get(part), dict):
-            raise CheckpointError(f"{path} has no {part}.")
-    return config
 
 
 def _vision_config(config: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -10,6 +10,9 @@ from switchkd.export import gguf_exporter, gguf_quantize, onnx_exporter, onnx_gr
 from switchkd.export.checkpoint import Checkpoint
 from switchkd.export.exporter import Build, Contract, Plan, Quantization, engine_of
 from switchkd.export.gguf_exporter import LANGUAGE_FILE, LANGUAGE_QUANTS
+from switchkd.export.gguf_language import language_tensors
+from switchkd.export.gguf_vision import vision_tensors
+from switchkd.export.gguf_writer import check_complete
 from switchkd.export.onnx_exporter import VISION_QUANTS, build_of, convert, onnx_file, vision_file
 from switchkd.export.onnx_vision import write_vision
 from switchkd.manifest import TensorCount
@@ -29,6 +32,7 @@ class HybridExporter:
     def plan(self, checkpoint: Checkpoint, quant: str, vision_quant: str | None) -> Plan:
         """See `Exporter.plan`."""
         quant = gguf_exporter.plan_language(checkpoint, quant)
+        check_complete(checkpoint, language_tensors(checkpoint), vision_tensors(checkpoint))
         vision_quant = onnx_exporter.plan_vision(vision_quant or "q8")
         plain = {"language": gguf_exporter.plain_precision(quant), "vision": "fp32"}
         side = checkpoint.vision["image_size"]

@@ -10,6 +10,9 @@ from pathlib import Path
 from switchkd.errors import CheckpointError, SkdError
 from switchkd.export.checkpoint import Checkpoint
 from switchkd.export.exporter import Build, Contract, Plan, Quantization, engine_of
+from switchkd.export.gguf_language import language_tensors
+from switchkd.export.gguf_vision import vision_tensors
+from switchkd.export.gguf_writer import check_complete
 from switchkd.export.onnx_calibration import calibrate, language_examples, vision_examples
 from switchkd.export.onnx_graph import data_path, require_packages, tensor_types
 from switchkd.export.onnx_kernels import BLOCK
@@ -46,6 +49,7 @@ class OnnxExporter:
             raise SkdError(f"ONNX has no precision '{quant}'; there are {', '.join(self.quants)}.")
         vision_quant = plan_vision(vision_quant or ("q8" if quant == "q4" else quant))
         check_language(checkpoint)
+        check_complete(checkpoint, language_tensors(checkpoint), vision_tensors(checkpoint))
         for name in ("hidden_size", "intermediate_size"):
             if quant == "q4" and checkpoint.text[name] % BLOCK:
                 raise CheckpointError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,10 +12,11 @@ from PIL import Image
 
 from switchkd.data.index import RecordFile
 from switchkd.data.questions import read_questions
-from switchkd.data.records import BadRecordError, picture_path, read_record
+from switchkd.data.reasons import BadRecordError
+from switchkd.data.records import picture_path, read_record
 from switchkd.data.scan import scan_records
 from switchkd.errors import DataError
-from switchkd.preprocess import open_image
+from switchkd.pictures import open_image
 from switchkd.prompt import Message
 
 _Item = TypeVar("_Item")
@@ -34,6 +35,19 @@ class Probe:
         return open_image(self.picture) if isinstance(self.picture, Path) else self.picture
 
 
+def _forget(_: str) -> None:
+    pass
+
+
+def _can_be_seen(probe: Probe, leave_out: Callable[[str], None]) -> bool:
+    try:
+        probe.image()
+    except DataError as error:
+        leave_out(str(error))
+        return False
+    return True
+
+
 def synthetic_probes(count: int, seed: int = 0) -> list[Probe]:
     """Made-up pictures of several shapes, from soft to noisy, with questions of several lengths."""
     random = np.random.default_rng(seed)
@@ -44,27 +58,60 @@ def synthetic_probes(count: int, seed: int = 0) -> list[Probe]:
     ]
 
 
-def held_out_probes(file: Path, images: Path | None, count: int) -> list[Probe]:
-    """`count` questions spread evenly over a test file; see `read_questions`."""
-    questions = read_questions(file, images or file.parent)
-    return [Probe(question.messages, question.image, question.answer) for question in _spread(questions, count)]
+def held_out_probes(
+    file: Path,
+    images: Path | None,
+    count: int,
+    *,
+    follow_links: bool = False,
+    leave_out: Callable[[str], None] = _forget,
+) -> list[Probe]:
+    """`count` questions spread evenly over a test file, see `read_questions`; those whose picture is torn are left out.
+
+    Args:
+        follow_links: links in the picture folder may lead out of it.
+        leave_out: told why, for each that is left out.
+
+    Raises:
+        DataError: the file can't be used, or none of its pictures.
+    """
+    questions = _spread(read_questions(file, images or file.parent, follow_links=follow_links), count)
+    probes = [Probe(question.messages, question.image, question.answer) for question in questions]
+    seen = [probe for probe in probes if _can_be_seen(probe, leave_out)]
+    if not seen:
+        raise DataError(f"No picture of the questions in {file} can be used.")
+    return seen
 
 
-def calibration_probes(file: Path, images: Path | None, count: int) -> list[Probe]:
-    """`count` whole conversations spread evenly over a LLaVA training file; records that can't be used are passed over.
+def calibration_probes(
+    file: Path,
+    images: Path | None,
+    count: int,
+    *,
+    follow_links: bool = False,
+    leave_out: Callable[[str], None] = _forget,
+) -> list[Probe]:
+    """`count` whole conversations spread evenly over a LLaVA training file; what can't be used is left out.
+
+    Args:
+        follow_links: links in the picture folder may lead out of it.
+        leave_out: told why, for each record that is left out.
 
     Raises:
         DataError: none can be used.
     """
-    records = RecordFile(file)
+    records, folder = RecordFile(file), images or file.parent
     probes = []
     for place in _spread(list(scan_records(file)), count):
         try:
             record = read_record(records.read(*place))
-            picture = None if record.image is None else picture_path(images or file.parent, record.image)
-        except BadRecordError:
+            picture = None if record.image is None else picture_path(folder, record.image, follow_links=follow_links)
+        except BadRecordError as error:
+            leave_out(f"{error.reason.name.lower()}: {error}")
             continue
-        probes.append(Probe(record.messages, picture))
+        probe = Probe(record.messages, picture)
+        if _can_be_seen(probe, leave_out):
+            probes.append(probe)
     if not probes:
         raise DataError(
             f"{file} has no usable record to calibrate on; its pictures are sought in {images or file.parent}."

@@ -6,7 +6,6 @@ shape and byte range, then the bytes. Files are mapped, never read whole, so a m
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from switchkd.errors import CheckpointError
+from switchkd.models.weights import read_header, weight_files
 
-_HEADER_LIMIT = 100 << 20
 # bfloat16 has no numpy type: it is the upper half of a float32.
 _TYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
 
@@ -40,16 +39,13 @@ class Stored:
 
 
 def stored_tensors(folder: Path) -> dict[str, Stored]:
-    """All floating-point tensors of a checkpoint folder's .safetensors files, by name.
+    """All floating-point tensors of a checkpoint folder's weight files, by name; see `weight_files`.
 
     Raises:
-        CheckpointError: no such file, a torn one, a name in two files, or a type other than float32, float16, bfloat16.
+        CheckpointError: as `weight_files`; a torn file, a name in two files, or a type other than float32, float16, bfloat16.
     """
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise CheckpointError(f"{folder} holds no .safetensors weights; other formats are not read.")
     tensors: dict[str, Stored] = {}
-    for file in files:
+    for file in weight_files(folder):
         for name, stored in _read_header(file).items():
             if name in tensors:
                 raise CheckpointError(f"{name} is both in {tensors[name].file.name} and in {file.name} of {folder}.")
@@ -58,20 +54,11 @@ def stored_tensors(folder: Path) -> dict[str, Stored]:
 
 
 def _read_header(file: Path) -> dict[str, Stored]:
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if size < 8 or length > min(size - 8, _HEADER_LIMIT):
-            raise CheckpointError(f"{file} is truncated: its header doesn't fit into its {size} bytes.")
-        try:
-            header = json.loads(stream.read(length))
-        except (ValueError, RecursionError) as error:
-            raise CheckpointError(f"{file} has a torn header: {error}.") from error
-    entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+    entries, base, size = read_header(file)
     return {
         name: stored
         for name, entry in entries.items()
-        if (stored := _locate(file, name, entry, 8 + length, size)) is not None
+        if (stored := _locate(file, name, entry, base, size)) is not None
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from switchkd.data.questions import Question
-from switchkd.preprocess import open_image
+from switchkd.pictures import open_image
 from switchkd.runtime.engine import Engine
 
 

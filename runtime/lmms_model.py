@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from switchkd.errors import DataError, SkdError
 from switchkd.files import write_text
-from switchkd.preprocess import to_rgb
+from switchkd.pictures import to_rgb
 from switchkd.prompt import Message
 from switchkd.runtime.engine import Floats, Timings
 from switchkd.runtime.server.answer import StopTexts

@@ -10,6 +10,7 @@ from switchkd.errors import SkdError
 from switchkd.manifest import FILE_NAME, Manifest
 from switchkd.models.endings import end_token_ids
 from switchkd.models.references import is_reference, resolve_checkpoint
+from switchkd.models.weights import refuse_other_kinds
 from switchkd.preprocess import Preprocess
 from switchkd.prompt import ChatPrompt
 from switchkd.runs import RUNS
@@ -70,6 +71,7 @@ def open_engine(
         _require_cpu(device, folder, "checkpoint")
         engine = open_checkpoint(folder, threads=threads, context=context)
     else:
+        refuse_other_kinds(folder)
         raise SkdError(f"{folder} is neither an export (no {FILE_NAME}) nor a checkpoint (no config.json).")
     engine.load_seconds = time.perf_counter() - start
     return engine

@@ -190,9 +190,17 @@ def _is_inside(name: str) -> bool:
     )
 
 
+def _blobs(folder: Path) -> list[Path]:
+    """Where a snapshot in the hub's cache (`models--OWNER--NAME/snapshots/HASH`) has its files, behind links."""
+    for place in folder.parents:
+        if place.name == "snapshots" and place.parent.name.startswith("models--"):
+            return [place.parent / "blobs"]
+    return []
+
+
 def _check_file(folder: Path, name: str, entry: FileEntry, verify: bool) -> None:
     path = folder / name
-    if not path.resolve().is_relative_to(folder.resolve()):
+    if not any(path.resolve().is_relative_to(place) for place in (folder.resolve(), *_blobs(folder.resolve()))):
         raise ManifestError(f"{path} leads out of its folder.")
     if not path.is_file():
         raise ManifestError(f"{path} is missing; export again or copy the folder again.")

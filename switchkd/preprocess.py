@@ -6,10 +6,8 @@ vision tower reads. Both equal transformers' SiglipImageProcessor and CLIPImageP
 
 from __future__ import annotations
 
-import io
 import json
-import re
-import warnings
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,17 +16,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-from switchkd.errors import CheckpointError, DataError
-
-MAX_PIXELS = 89_478_485  # 256 MiB as RGB: Pillow's own bound against decompression bombs
-MAX_ASPECT = 200  # resizing the short edge of a longer strip would take gigabytes
-MAX_SCANS = 100  # of a JPEG; each passes over the whole picture, and progressive ones have about ten
-
-# JPEG's markers that a length follows, and the end of the picture. The rest stands alone or only looks like one.
-_SEGMENT = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")
-_SCAN, _END = 0xDA, 0xD9
+from switchkd.errors import CheckpointError
+from switchkd.pictures import check_size, to_rgb
 
 _PROCESSORS = ("SiglipImageProcessor", "CLIPImageProcessor")
 
@@ -96,11 +87,11 @@ class Preprocess:
                 width=width,
                 shortest_edge=shortest_edge,
                 resample=int(Image.Resampling(config["resample"])),
-                rescale_factor=float(config.get("rescale_factor", 1 / 255)),
+                rescale_factor=_finite(config.get("rescale_factor", 1 / 255)),
                 mean=_three(config["image_mean"]),
-                std=_three(config["image_std"]),
+                std=_three(config["image_std"], divides=True),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
             raise CheckpointError(f"{source} can't be used: {reason}.") from error
 
@@ -114,7 +105,7 @@ class Preprocess:
         Raises:
             DataError: a picture too large or too narrow to resize, or of a mode that has no colours.
         """
-        _check_size(image.size, "The picture")
+        check_size(image.size, "The picture")
         image = to_rgb(image)
         if self.shortest_edge is None:
             return np.array(image.resize((self.width, self.height), self.resample))
@@ -135,120 +126,6 @@ class Preprocess:
         rescaled = (np.arange(256, dtype=np.float64) * self.rescale_factor).astype(np.float32)
         mean, std = (np.array(values, dtype=np.float32)[:, None] for values in (self.mean, self.std))
         return (rescaled - mean) / std
-
-
-def open_image(path: Path | str) -> Image.Image:
-    """Reads a picture from disk: fully decoded, upright by its EXIF orientation, RGB as `to_rgb` makes it.
-
-    Raises:
-        DataError: there is no such file, it is no picture, it is torn, too large or too narrow.
-    """
-    return _decode(_open(path), str(path))
-
-
-def decode_image(data: bytes, *, formats: tuple[str, ...], max_pixels: int) -> Image.Image:
-    """The same out of a file's bytes, from somebody who isn't trusted.
-
-    Args:
-        data: the file's content.
-        formats: Pillow's names of those that are read, e.g. "JPEG".
-        max_pixels: larger pictures are refused before they are decoded.
-
-    Raises:
-        DataError: as `open_image`; also a JPEG whose many scans would take long.
-    """
-    image = _read_header(io.BytesIO(data), "The picture", formats, max_pixels)
-    if image.format in ("JPEG", "MPO") and _count_scans(data) > MAX_SCANS:
-        raise DataError(f"The picture has more than {MAX_SCANS} scans; save it as an ordinary JPEG.")
-    return _decode(image, "The picture")
-
-
-def check_image_header(path: Path | str) -> None:
-    """Reads no more than a picture's header. Raises DataError as `open_image`, though not for a torn body."""
-    _open(path).close()
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any picture as RGB; transparency shows white, as in transformers' image processors.
-
-    A picture of 16 bits a pixel keeps its upper 8, where Pillow and transformers would clip it to white.
-
-    Raises:
-        DataError: floating-point pixels, which have no agreed range.
-    """
-    if image.mode == "F":
-        raise DataError("Pictures with floating-point pixels aren't supported; save it with 8 bits a channel.")
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
-    if "A" in image.getbands() or image.info.get("transparency") is not None:
-        image = image if image.mode == "RGBA" else image.convert("RGBA")
-        white = Image.new("RGB", image.size, (255, 255, 255))
-        white.paste(image, mask=image)  # to the last bit what transformers composes of two more copies
-        return white
-    return image.convert("RGB")
-
-
-def _open(path: Path | str) -> Image.Image:
-    if not Path(path).is_file():
-        raise DataError(f"There is no picture {path}.")
-    return _read_header(path, str(path))
-
-
-def _read_header(
-    source: Path | str | io.BytesIO, name: str, formats: tuple[str, ...] | None = None, max_pixels: int = MAX_PIXELS
-) -> Image.Image:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # checked below
-            image = Image.open(source, formats=formats)
-    except Image.DecompressionBombError as error:
-        raise DataError(f"{name} has too many pixels: {error}") from error
-    except Exception as error:  # see _decode
-        raise DataError(_torn(name, error)) from error
-    try:
-        _check_size(image.size, name, max_pixels)
-    except DataError:
-        image.close()
-        raise
-    return image
-
-
-def _decode(image: Image.Image, name: str) -> Image.Image:
-    with image:
-        try:
-            return to_rgb(ImageOps.exif_transpose(image))
-        except DataError as error:
-            raise DataError(f"{name}: {error}") from error
-        except Exception as error:  # Pillow's decoders raise all kinds on broken data
-            raise DataError(_torn(name, error)) from error
-
-
-def _count_scans(jpeg: bytes) -> int:
-    """Start-of-scan markers up to the picture's end; not those of a thumbnail or a film in the same file."""
-    count, place = 0, 0
-    while found := _SEGMENT.search(jpeg, place):
-        marker, place = jpeg[found.end() - 1], found.end()
-        if marker == _END:
-            break
-        count += marker == _SCAN
-        place += max(2, int.from_bytes(jpeg[place : place + 2]))
-    return count
-
-
-def _torn(name: str, error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):  # its words are the name again
-        return f"{name} is torn or not a picture."
-    return f"{name} is torn or not a picture: {error or type(error).__name__}."
-
-
-def _check_size(size: tuple[int, int], name: str, max_pixels: int = MAX_PIXELS) -> None:
-    width, height = size
-    if width * height > max_pixels:
-        raise DataError(f"{name} is {width} × {height} pixels, more than {max_pixels:,}; make it smaller.")
-    if min(size) == 0 or max(size) > MAX_ASPECT * min(size):
-        raise DataError(
-            f"{name} is {width} × {height} pixels: its sides may differ {MAX_ASPECT}-fold at most; crop it."
-        )
 
 
 def _geometry(config: Mapping[str, Any], kind: str) -> tuple[int, int, int | None]:
@@ -278,6 +155,15 @@ def _positive(value: Any) -> int:
     return value
 
 
-def _three(values: float | Sequence[float]) -> tuple[float, float, float]:
-    red, green, blue = [values] * 3 if isinstance(values, int | float) else values
-    return float(red), float(green), float(blue)
+def _three(values: float | Sequence[float], *, divides: bool = False) -> tuple[float, float, float]:
+    red, green, blue = map(_finite, [values] * 3 if isinstance(values, int | float) else values)
+    if divides and 0 in (red, green, blue):
+        raise ValueError("a deviation is zero")
+    return red, green, blue
+
+
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{value!r} isn't a finite number")
+    return number

@@ -25,6 +25,7 @@ from tokenizers import Tokenizer
 
 from switchkd.chat_template import CUT, MARK, Layout, compile_template, read_marks
 from switchkd.errors import CheckpointError, DataError
+from switchkd.models.weights import refuse_other_kinds
 
 Message = Mapping[str, Any]
 ROLES = ("system", "user", "assistant", "tool")
@@ -62,7 +63,7 @@ class ChatPrompt:
         image_token_id: int,
         special_tokens: Mapping[str, str] | None = None,
     ) -> None:
-        image_token = tokenizer.id_to_token(image_token_id)
+        image_token = tokenizer.id_to_token(image_token_id) if 0 <= image_token_id < 1 << 32 else None
         if image_token is None:
             raise CheckpointError(f"The tokenizer has no token {image_token_id}, which the model takes as image token.")
         tokenizer.no_truncation()
@@ -84,14 +85,16 @@ class ChatPrompt:
         """Reads tokenizer.json, the chat template and the image token's id from a checkpoint or export folder.
 
         Raises:
-            CheckpointError: a file is missing, torn or says nothing of the image token.
+            CheckpointError: a file is missing, torn or says nothing of the image token; the folder holds an adapter or
+                quantized weights.
         """
         folder = Path(folder)
+        refuse_other_kinds(folder)
         path = folder / "tokenizer.json"
         if not path.is_file():
             raise CheckpointError(f"{path} is missing; save the checkpoint with its fast tokenizer.")
         try:
-            tokenizer = Tokenizer.from_file(str(path))
+            tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))  # from_file wants the path to be Unicode
         except Exception as error:  # `tokenizers` raises bare Exception
             raise CheckpointError(f"{path} can't be read as a tokenizer: {error}.") from error
         settings = _read_json(folder / "tokenizer_config.json")
@@ -112,12 +115,27 @@ class ChatPrompt:
         return max(map(len, self.tokenizer.get_vocab(with_added_tokens=True)))
 
     def require_answer_marks(self) -> None:
-        """Raises CheckpointError if the template has no `{% generation %}` block, without which there are no labels."""
+        """Raises CheckpointError if the template has no `{% generation %}` block, without which there are no labels, or one
+        that leaves the end of the turn out, without which nobody learns to stop."""
         if not self._compiled.environment.marks_answers:  # type: ignore[attr-defined]
             raise CheckpointError(
                 "The chat template has no {% generation %} block, so it doesn't say which tokens are the assistant's; "
                 "put one around the assistant's text or use switchkd/models/chatml.jinja."
             )
+        if not self.learned_ends:
+            raise CheckpointError(
+                "The chat template's {% generation %} block leaves out the token that ends the assistant's turn, so a student "
+                "would never learn to stop; move {% endgeneration %} behind it, as in switchkd/models/chatml.jinja."
+            )
+
+    @cached_property
+    def learned_ends(self) -> frozenset[int]:
+        """The special tokens that stand behind an answer in the template's `{% generation %}` block."""
+        layout = self._lay_out([{"role": role, "content": _PROBE} for role in ("user", "assistant")], False)
+        start, end = layout.answers[-1] if layout.answers else (0, 0)
+        behind = layout.text[start:end].rpartition(_PROBE)[2]
+        ids = self.tokenizer.encode(behind, add_special_tokens=False).ids
+        return frozenset(token for token in ids if self._reserved.fullmatch(self.tokenizer.id_to_token(token) or ""))
 
     @cached_property
     def fingerprint(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -10,13 +11,28 @@ from functools import partial
 
 from switchkd.vqa import normalise
 
+# Signs that keyboards and languages write in several ways: typographic quotes, full-width letters and digits, the ideographic
+# full stop and comma. VQA's rules know the plain ones alone.
+_PLAIN_SIGNS = {
+    **dict.fromkeys(map(ord, "‘’‚‛ʼ′"), "'"),
+    **dict.fromkeys(map(ord, "“”„‟″«»"), '"'),
+    **{code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)},
+    **{0x3000: " ", ord("。"): ".", ord("｡"): ".", ord("、"): ",", ord("､"): ","},
+}
+
+
+def plain(answer: str) -> str:
+    """An answer in NFC, with plain quotes, full stops and commas and no full-width letters; other signs stay as they are."""
+    return unicodedata.normalize("NFC", answer).translate(_PLAIN_SIGNS)
+
 
 def is_right(answer: str, expected: str) -> bool:
-    """Exact match after VQA's normalisation of both, see `switchkd.vqa.normalise`.
+    """Exact match after VQA's normalisation of both in `plain` signs, see `switchkd.vqa.normalise`.
 
     Where it leaves nothing of one of them ("A", "the", "?"), articles are kept; where that leaves nothing either, only
     surrounding white space and capitals don't count. Otherwise an empty answer would be right wherever "A" is expected.
     """
+    answer, expected = plain(answer), plain(expected)
     forms: tuple[Callable[[str], str], ...] = (normalise, partial(normalise, articles=True))
     for form in forms:
         said, meant = form(answer), form(expected)

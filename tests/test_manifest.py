@@ -1,6 +1,7 @@
 """The manifest reads back what it wrote and refuses what it can't trust."""
 
 import json
+import os
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -111,6 +112,35 @@ def test_links_stay_inside(folder, tmp_path_factory):
     (folder / "language.gguf").symlink_to(outside)
     with pytest.raises(ManifestError, match="leads out of its folder"):
         Manifest.load(folder)
+
+
+def in_cache(folder: Path, cache: Path, subfolder: str, *, links_to: str = "blobs") -> Path:
+    """The export as the hub's cache keeps a download: files by their hashes, and links to them."""
+    snapshot = cache / "models--owner--student" / "snapshots" / ("0a" * 20) / subfolder
+    blobs = cache / "models--owner--student" / links_to
+    for place in (snapshot, blobs):
+        place.mkdir(parents=True)
+    for path in folder.glob("*"):
+        blob = blobs / file_sha256(path)
+        blob.write_bytes(path.read_bytes())
+        (snapshot / path.name).symlink_to(os.path.relpath(blob, snapshot))
+    return snapshot
+
+
+@pytest.mark.parametrize("subfolder", ["", "student-gguf-q4", "exports/q4"])
+def test_a_snapshot_in_the_hubs_cache_is_read(folder, tmp_path_factory, subfolder):
+    snapshot = in_cache(folder, tmp_path_factory.mktemp("hub"), subfolder)
+    assert Manifest.load(snapshot) == Manifest.load(folder)
+    weights = (snapshot / "language.gguf").resolve()
+    weights.write_bytes(bytes(256))
+    with pytest.raises(ManifestError, match="SHA-256"):
+        Manifest.load(snapshot)
+
+
+@pytest.mark.parametrize("links_to", ["other", "blobs2", "snapshots/secret"])
+def test_a_snapshots_links_lead_to_its_blobs_alone(folder, tmp_path_factory, links_to):
+    with pytest.raises(ManifestError, match="leads out of its folder"):
+        Manifest.load(in_cache(folder, tmp_path_factory.mktemp("hub"), "", links_to=links_to))
 
 
 def test_newer_schema(folder):

@@ -32,6 +32,36 @@ def test_what_normalisation_leaves_nothing_of(answer, expected, right):
     assert is_right(answer, expected) == is_right(expected, answer) == right
 
 
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("cafe\u0301", "café"),  # NFD and NFC
+        ("Zu\u0308rich", "Zürich"),
+        ("\u1112\u1161\u11ab", "한"),
+        ("it’s", "it's"),
+        ("dont", "don’t"),
+        ("“yes”", "yes"),
+        ("«oui»", "oui"),
+        ("１２", "12"),
+        ("ＳＴＯＰ", "stop"),
+        ("３．５", "3.5"),
+        ("yes。", "yes"),
+        ("是。", "是"),
+        ("a、b", "a,b"),
+        ("two　cars", "2 cars"),
+    ],
+)
+def test_signs_that_are_written_in_several_ways_are_equal(answer, expected):
+    assert is_right(answer, expected) and is_right(expected, answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"), [("²", "2"), ("½", "1/2"), ("é", "e"), ("ß", "ss"), ("①", "1"), ("３", "2")]
+)
+def test_other_signs_are_not(answer, expected):
+    assert not is_right(answer, expected)
+
+
 @pytest.mark.parametrize(("right", "total"), [(0, 10), (10, 10), (7, 10), (150, 2000), (1999, 2000)])
 def test_wilson_interval_is_scipys(right, total):
     reference = stats.binomtest(right, total).proportion_ci(0.95, method="wilson")

@@ -16,7 +16,7 @@ from switchkd.data.questions import question_text
 from switchkd.data.showcase import choose
 from switchkd.errors import DataError, SkdError
 from switchkd.files import write_text
-from switchkd.preprocess import open_image
+from switchkd.pictures import open_image
 from switchkd.runtime.bench import figures
 from switchkd.runtime.bench.grids import NONE, WORDS, Grid, compare, figure, grids, spread
 from switchkd.runtime.bench.measurement import OWN_SETTINGS, PHASES, Bench

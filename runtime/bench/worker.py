@@ -23,7 +23,7 @@ from PIL.Image import Image
 from switchkd.errors import DataError, SkdError
 from switchkd.files import file_sha256
 from switchkd.manifest import FILE_NAME, Manifest
-from switchkd.preprocess import open_image
+from switchkd.pictures import open_image
 from switchkd.prompt import Message
 from switchkd.runtime.divergence import divergence
 from switchkd.runtime.engine import Engine, Floats, Timings

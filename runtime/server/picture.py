@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from switchkd.errors import DataError
-from switchkd.preprocess import Preprocess, decode_image
+from switchkd.pictures import decode_image
+from switchkd.preprocess import Preprocess
 from switchkd.runtime.server.limits import Limits, RequestError
 
 PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF")

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.progress import track
 
 from switchkd.data.questions import Question
+from switchkd.errors import DataError
 from switchkd.files import write_text
 from switchkd.scoring import Score, is_right, score_by_kind
 
@@ -20,8 +21,11 @@ class Answers(Protocol):
     """Whatever answers questions: a checkpoint in PyTorch, an engine with an export."""
 
     def answer(self, questions: list[Question], *, max_new_tokens: int = 16) -> list[str]:
-        """Greedy answers, without special tokens, in the questions' order."""
+        """Greedy answers, without special tokens, in the questions' order. Raises DataError where one can't be asked."""
         ...
+
+
+Given = Sequence[str | None]  # answers in the questions' order; None where one couldn't be asked
 
 
 def answer_all(
@@ -32,17 +36,46 @@ def answer_all(
     title: str,
     batch_size: int = 64,
     max_new_tokens: int = 16,
-) -> list[str]:
-    """Answers to all questions with a progress bar, batches of similar length together."""
+) -> list[str | None]:
+    """Answers to all questions with a progress bar, batches of similar length together.
+
+    A question that can't be asked (its picture is torn, it is too long) gets None and counts as wrong; a warning tells.
+
+    Raises:
+        DataError: none can be asked.
+    """
     order = sorted(range(len(questions)), key=lambda index: len(str(questions[index].messages)))
-    answers = [""] * len(questions)
+    answers: list[str | None] = [None] * len(questions)
+    failures: list[str] = []
     batches = list(_chunks(order, batch_size))
     hidden = not console.is_terminal
     for chunk in track(batches, description=escape(title), console=console, disable=hidden, transient=True):
-        texts = model.answer([questions[index] for index in chunk], max_new_tokens=max_new_tokens)
+        texts = _answer([questions[index] for index in chunk], model, max_new_tokens, failures)
         for index, text in zip(chunk, texts, strict=True):
             answers[index] = text
+    if failures and len(failures) == len(questions):
+        raise DataError(f"None of the {len(questions)} questions can be asked: {failures[0]}")
+    if failures:
+        console.print(
+            f"[yellow]warning[/]: {len(failures)} of {len(questions)} questions couldn't be asked and count as wrong; "
+            f"the first: {escape(failures[0])}"
+        )
     return answers
+
+
+def _answer(questions: list[Question], model: Answers, limit: int, failures: list[str]) -> list[str | None]:
+    """A batch's answers; one that fails is halved until the questions that can't be asked stand alone."""
+    try:
+        return [*model.answer(questions, max_new_tokens=limit)]
+    except DataError as error:
+        if len(questions) == 1:
+            failures.append(f"{questions[0].id}: {error}")
+            return [None]
+    half = len(questions) // 2
+    return [
+        *_answer(questions[:half], model, limit, failures),
+        *_answer(questions[half:], model, limit, failures),
+    ]
 
 
 def _chunks(items: list[int], size: int) -> Iterator[list[int]]:
@@ -50,12 +83,16 @@ def _chunks(items: list[int], size: int) -> Iterator[list[int]]:
         yield items[start : start + size]
 
 
-def right_answers(questions: Sequence[Question], answers: Sequence[str]) -> list[bool]:
+def right_answers(questions: Sequence[Question], answers: Given) -> list[bool]:
     """Which answers match exactly after VQA's normalisation."""
-    return [is_right(answer, question.answer) for question, answer in zip(questions, answers, strict=True)]
+    return [_is_right(answer, question.answer) for question, answer in zip(questions, answers, strict=True)]
 
 
-def score_answers(questions: Sequence[Question], answers: Sequence[str]) -> dict[str, Score]:
+def _is_right(answer: str | None, expected: str) -> bool:
+    return answer is not None and is_right(answer, expected)
+
+
+def score_answers(questions: Sequence[Question], answers: Given) -> dict[str, Score]:
     """Exact-match accuracy by kind after VQA's normalisation."""
     return score_by_kind([question.kind for question in questions], right_answers(questions, answers))
 
@@ -68,16 +105,18 @@ def plain_scores(scores: Mapping[str, Score]) -> dict[str, Any]:
     }
 
 
-def plain_answers(questions: Sequence[Question], answers: Sequence[str]) -> dict[str, Any]:
-    """ "scores" by kind, and under "answers" each question's id, kind, expected and given answer."""
+def plain_answers(questions: Sequence[Question], answers: Given) -> dict[str, Any]:
+    """ "scores" by kind, under "unanswered" how many couldn't be asked, and under "answers" each question's id, kind,
+    expected and given answer."""
     rows = [
         {"id": question.id, "kind": question.kind, "expected": question.answer, "answer": answer}
         for question, answer in zip(questions, answers, strict=True)
     ]
-    return {"scores": plain_scores(score_answers(questions, answers)), "answers": rows}
+    unanswered = sum(answer is None for answer in answers)
+    return {"scores": plain_scores(score_answers(questions, answers)), "unanswered": unanswered, "answers": rows}
 
 
-def write_answers(path: Path, questions: Sequence[Question], answers: Sequence[str]) -> None:
+def write_answers(path: Path, questions: Sequence[Question], answers: Given) -> None:
     """Scores and every answer as JSON."""
     write_text(path, json.dumps(plain_answers(questions, answers), indent=1) + "\n")
 
@@ -88,11 +127,11 @@ def read_scores(path: Path) -> dict[str, Score]:
     return {kind: Score(entry["right"], entry["total"]) for kind, entry in plain.items()}
 
 
-def read_answers(path: Path) -> list[dict[str, str]]:
-    """The rows that `write_answers` wrote: id, kind, expected and answer, in the questions' order."""
+def read_answers(path: Path) -> list[dict[str, Any]]:
+    """The rows that `write_answers` wrote: id, kind, expected and answer (None: not asked), in the questions' order."""
     return json.loads(path.read_text(encoding="utf-8"))["answers"]
 
 
 def read_right(path: Path) -> list[bool]:
     """Which questions were answered right, in the file's order."""
-    return [is_right(row["answer"], row["expected"]) for row in read_answers(path)]
+    return [_is_right(row["answer"], row["expected"]) for row in read_answers(path)]

@@ -23,15 +23,16 @@ from typing import BinaryIO, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from switchkd.data.records import PICTURE_REASONS, BadRecordError, Reason, Record, picture_path, read_record
+from switchkd.data.reasons import PICTURE_REASONS, BadRecordError, Reason
+from switchkd.data.records import Record, picture_path, read_record
 from switchkd.data.scan import scan_records
 from switchkd.errors import DataError
-from switchkd.preprocess import check_image_header, open_image
+from switchkd.pictures import UnsupportedPictureError, check_image_header, open_image
 from switchkd.prompt import ChatPrompt
 
 Progress = Callable[[int, int], None]  # (bytes of the file done, bytes of the file)
 
-_FORMAT = 1  # raise it when the checks or the arrays change, so that older caches are made anew
+_FORMAT = 2  # raise it when the checks or the arrays change, so that older caches are made anew
 _CHUNK = 256  # records a task
 _SPOT_CHECKS = 256  # pictures of a stored index that are looked at again
 
@@ -46,6 +47,7 @@ class Source:
     image_tokens: int  # tokens that one picture takes
     max_length: int  # tokens; longer records are unusable, none is cut
     verify: Literal["full", "header"] = "full"  # decode every picture, or read its header only
+    follow_links: bool = False  # links in the picture folder may lead out of it
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ def build_index(
     return index
 
 
-class _Checker:
+class Checker:
     """Checks records of one source."""
 
     def __init__(self, source: Source) -> None:
@@ -137,18 +139,28 @@ class _Checker:
         columns = zip(*rows, strict=True)
         return Index(*(np.array(column, dtype=_TYPES[name]) for name, column in zip(_TYPES, columns, strict=True)))
 
+    def why(self, offset: int, size: int) -> str:
+        """What is wrong with the record there, in words; "" where nothing is."""
+        return str(self._look(offset, size)[2] or "")
+
     def _check_one(self, offset: int, size: int) -> tuple[int, bool, Reason]:
         """(tokens, has_image, reason)"""
+        tokens, has_image, error = self._look(offset, size)
+        return tokens, has_image, Reason.USABLE if error is None else error.reason
+
+    def _look(self, offset: int, size: int) -> tuple[int, bool, BadRecordError | None]:
         tokens, has_image = 0, False
         try:
             record = read_record(self._file.read(offset, size))
             has_image = record.image is not None
             tokens = self._count_tokens(record)
             self._check_picture(record)
-            too_long = tokens > self._source.max_length
-            return tokens, has_image, Reason.TOO_LONG if too_long else Reason.USABLE
+            if tokens > self._source.max_length:
+                words = f"{tokens} tokens, the picture's included; {self._source.max_length} is the limit"
+                raise BadRecordError(Reason.TOO_LONG, words)
+            return tokens, has_image, None
         except BadRecordError as error:
-            return tokens, has_image, error.reason
+            return tokens, has_image, error
 
     def _count_tokens(self, record: Record) -> int:
         try:
@@ -159,12 +171,14 @@ class _Checker:
     def _check_picture(self, record: Record) -> None:
         if record.image is None:
             return
-        path = picture_path(self._source.images, record.image)
+        path = picture_path(self._source.images, record.image, follow_links=self._source.follow_links)
         try:
             if self._source.verify == "full":
                 open_image(path)
             else:
                 check_image_header(path)
+        except UnsupportedPictureError as error:
+            raise BadRecordError(Reason.UNSUPPORTED_PICTURE, str(error)) from error
         except DataError as error:
             raise BadRecordError(Reason.TORN_PICTURE, str(error)) from error
 
@@ -172,7 +186,7 @@ class _Checker:
 def _check_all(
     source: Source, chunks: Iterator[list[tuple[int, int]]], workers: int, progress: Progress | None
 ) -> Index:
-    checker = _Checker(source)
+    checker = Checker(source)
     total = _stat(source.file).st_size
     parts = [Index(*(np.zeros(0, dtype) for dtype in _TYPES.values()))]
     for part in map(checker.check, chunks) if workers == 0 else _check_in_processes(source, chunks, workers):
@@ -182,12 +196,12 @@ def _check_all(
     return Index(*(np.concatenate([getattr(part, name) for part in parts]) for name in _TYPES))
 
 
-_process_checker: _Checker  # of a worker process
+_process_checker: Checker  # of a worker process
 
 
 def _start_worker(source: Source) -> None:
     global _process_checker
-    _process_checker = _Checker(source)
+    _process_checker = Checker(source)
 
 
 def _check_in_worker(places: list[tuple[int, int]]) -> Index:
@@ -221,7 +235,7 @@ def _pictures_still_there(source: Source, index: Index) -> bool:
     if not len(chosen):
         return True
     places = list(zip(index.offset[chosen].tolist(), index.size[chosen].tolist(), strict=True))
-    return bool((_Checker(source).check(places).reason == Reason.USABLE).all())
+    return bool((Checker(source).check(places).reason == Reason.USABLE).all())
 
 
 def _check_pictures_again(source: Source, index: Index, workers: int, progress: Progress | None) -> tuple[Index, bool]:
@@ -243,7 +257,7 @@ def _key(source: Source) -> str:
         _FORMAT,
         *(str(source.file.resolve()), status.st_size, status.st_mtime_ns),
         None if source.images is None else str(source.images.resolve()),
-        *(source.prompt.fingerprint, source.image_tokens, source.max_length, source.verify),
+        *(source.prompt.fingerprint, source.image_tokens, source.max_length, source.verify, source.follow_links),
     )
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
 

@@ -13,9 +13,11 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from switchkd.data.index import Index, RecordFile, Source
-from switchkd.data.records import BadRecordError, Record, picture_path, read_record
+from switchkd.data.reasons import BadRecordError
+from switchkd.data.records import Record, picture_path, read_record
 from switchkd.errors import DataError
-from switchkd.preprocess import Preprocess, open_image
+from switchkd.pictures import open_image
+from switchkd.preprocess import Preprocess
 
 IGNORED = -100  # the label that no loss counts
 
@@ -69,7 +71,8 @@ class LlavaDataset(Dataset[dict[str, Any]]):
         if record.image is None:
             return None, False
         try:
-            image = open_image(picture_path(self._source.images, record.image))
+            path = picture_path(self._source.images, record.image, follow_links=self._source.follow_links)
+            image = open_image(path)
             return torch.from_numpy(self._preprocess(image)), False
         except (BadRecordError, DataError):
             return torch.zeros(3, self._preprocess.height, self._preprocess.width), True

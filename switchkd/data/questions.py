@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from switchkd.data.index import RecordFile
-from switchkd.data.records import BadRecordError, picture_path, read_record
+from switchkd.data.reasons import BadRecordError
+from switchkd.data.records import picture_path, read_record
 from switchkd.data.scan import scan_records
 from switchkd.errors import DataError
 
@@ -24,15 +25,18 @@ class Question:
     answer: str  # expected
 
 
-def read_questions(file: Path, images: Path | None) -> list[Question]:
+def read_questions(file: Path, images: Path | None, *, follow_links: bool = False) -> list[Question]:
     """Reads a test file of single-turn records whole; a test is complete or it is none, so nothing is left out.
+
+    Args:
+        follow_links: links in the picture folder may lead out of it.
 
     Raises:
         DataError: the file isn't valid, or a record can't be used, has several turns or lacks its picture.
     """
     records = RecordFile(file)
     places = enumerate(scan_records(file), 1)
-    questions = [_read_question(records.read(*place), number, file, images) for number, place in places]
+    questions = [_read_question(records.read(*place), number, file, images, follow_links) for number, place in places]
     if not questions:
         raise DataError(f"{file} has no questions.")
     return questions
@@ -45,12 +49,12 @@ def question_text(messages: Sequence[Mapping[str, Any]]) -> str:
     return " ".join(part["text"].strip() for part in parts if part.get("text"))
 
 
-def _read_question(raw: bytes, number: int, file: Path, images: Path | None) -> Question:
+def _read_question(raw: bytes, number: int, file: Path, images: Path | None, follow_links: bool) -> Question:
     name = f"record {number}"
     try:
         record = read_record(raw)
         name = record.id or name
-        image = None if record.image is None else picture_path(images, record.image)
+        image = None if record.image is None else picture_path(images, record.image, follow_links=follow_links)
     except BadRecordError as error:
         raise DataError(f"{file}, {name} can't be used ({error.reason.name.lower()}): {error}.") from error
     *prompt, answer = record.messages

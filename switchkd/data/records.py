@@ -1,10 +1,11 @@
-"""One LLaVA record: its form, its reasons for being unusable, and its way to chat messages. No torch.
+"""One record of a data file: its picture, and its way to chat messages. No torch.
 
     {"id": …, "image": "folder/file.jpg", "conversations": [{"from": "human", "value": "<image>\\n…"},
                                                             {"from": "gpt", "value": "…"}, …], "kind": …}
 
 `image` may be absent (text only), an opening `system` turn and `kind` (a test question's group) are optional. A record
-with a picture has exactly one `<image>` marker in its human turns, and the picture stands there.
+with a picture has one `<image>` marker in its human turns, and the picture stands there. See docs/inputs.md for the other
+forms.
 """
 
 from __future__ import annotations
@@ -12,40 +13,11 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
-from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
-MARKER = "<image>"
-_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
-
-
-class Reason(IntEnum):
-    """Why a record can't be used; stored as one byte, so the numbers stay."""
-
-    USABLE = 0
-    TORN_RECORD = 1  # a JSONL line that isn't JSON
-    NOT_AN_OBJECT = 2
-    NO_CONVERSATION = 3  # no list of {"from", "value"} turns
-    BAD_TURN_ORDER = 4  # not (system), human, gpt, human, gpt …
-    NO_ASSISTANT_TURN = 5  # nothing to learn: no gpt turn, or only empty ones
-    IMAGE_MARKER = 6  # `<image>` and "image" disagree, or more than one
-    UNSAFE_TEXT = 7  # not Unicode, or a noncharacter that the prompt reserves
-    OUTSIDE_FOLDER = 8  # the picture's path leaves the image folder
-    NO_PICTURE = 9  # there is no such file
-    TORN_PICTURE = 10  # it can't be decoded, or is too large
-    TOO_LONG = 11  # more tokens than max_length
-
-
-PICTURE_REASONS = (Reason.OUTSIDE_FOLDER, Reason.NO_PICTURE, Reason.TORN_PICTURE)
-
-
-class BadRecordError(Exception):
-    """A record that can't be used, and why. Counted, never fatal."""
-
-    def __init__(self, reason: Reason, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
+from switchkd.data.reasons import BadRecordError, Reason
+from switchkd.data.talks import MARKER, Place, Turns, picture_place, read_picture, read_turns, refuse_other_media
 
 
 @dataclass(frozen=True)
@@ -65,21 +37,21 @@ def read_record(raw: bytes) -> Record:
         BadRecordError: with the first reason that applies.
     """
     try:
-        value = json.loads(raw)
+        value = json.loads(raw.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise BadRecordError(Reason.UNSAFE_TEXT, f"not UTF-8: {error}") from error
     except (ValueError, RecursionError) as error:
         raise BadRecordError(Reason.TORN_RECORD, f"not JSON: {error}") from error
     if not isinstance(value, dict):
-        raise BadRecordError(Reason.NOT_AN_OBJECT, "not a JSON object")
-    turns = _read_turns(value.get("conversations"))
-    image = value.get("image")
-    _check_markers(turns, image)
+        raise BadRecordError(Reason.NOT_AN_OBJECT, "not a JSON object; a file that holds one list is to be named .json")
+    turns = read_turns(value)
+    refuse_other_media(value, turns)
+    image = read_picture(value)
     return Record(
         id=_name(value),
         kind=_printable(value.get("kind", "all")),
         image=image,
-        messages=[{"role": role, "content": _content(role, text, image)} for role, text in turns],
+        messages=_messages(turns, picture_place(turns, image)),
     )
 
 
@@ -101,59 +73,62 @@ def _printable(value: Any) -> str:
     return repr(str(value)[:80])[1:-1]
 
 
-def picture_path(folder: Path | None, name: str) -> Path:
-    """The picture's real path, inside `folder` after every symbolic link.
+def picture_path(folder: Path | None, name: str, *, follow_links: bool = False) -> Path:
+    """The picture's real path, inside `folder` after every symbolic link. Windows' separators are taken as well.
+
+    Args:
+        follow_links: links inside the folder may lead out of it.
 
     Raises:
-        BadRecordError: the path is absolute, climbs out, or leads out through a link; or there is no such file.
+        BadRecordError: the path climbs out, is another's absolute one, or leads out through a link; or there is no such file.
     """
     if folder is None:
-        raise BadRecordError(Reason.NO_PICTURE, f"{name}: no image folder is given")
-    root = os.path.realpath(folder)
+        raise BadRecordError(Reason.NO_PICTURE, f"{_printable(name)}: no image folder is given")
     try:
-        path = os.path.realpath(os.path.join(root, name))  # noqa: PTH118 (pathlib is four times slower here)
-        inside = os.path.commonpath([root, path]) == root and not os.path.isabs(name)  # noqa: PTH117
-        found = inside and os.path.isfile(path)  # noqa: PTH113
+        path, inside = _resolve(folder, name, follow_links)
+        if not path and "\\" in name:
+            path, inside = _resolve(folder, name.replace("\\", "/"), follow_links)
     except (OSError, ValueError) as error:  # a NUL, a lone surrogate, a name too long
-        raise BadRecordError(Reason.NO_PICTURE, f"{name!r}: {error}") from error
-    if not inside or ".." in Path(name).parts:
-        raise BadRecordError(Reason.OUTSIDE_FOLDER, f"{name} leads out of {folder}")
-    if not found:
-        raise BadRecordError(Reason.NO_PICTURE, f"{name} isn't in {folder}")
+        raise BadRecordError(Reason.NO_PICTURE, f"{_printable(name)}: {error}") from error
+    if not inside:
+        raise BadRecordError(Reason.OUTSIDE_FOLDER, f"{_printable(name)} isn't inside {folder}")
+    if not path:
+        raise BadRecordError(Reason.NO_PICTURE, f"{_printable(name)} isn't in {folder}")
     return Path(path)
 
 
-def _read_turns(conversations: Any) -> list[tuple[str, str]]:
-    """(role, text) of each turn, in an order that can be trained on."""
-    if not isinstance(conversations, list) or not conversations:
-        raise BadRecordError(Reason.NO_CONVERSATION, "no conversations")
-    turns = []
-    for turn in conversations:
-        role = _ROLES.get(str(turn.get("from"))) if isinstance(turn, dict) else None
-        text = turn.get("value") if role else None
-        if role is None or not isinstance(text, str):
-            raise BadRecordError(Reason.NO_CONVERSATION, 'a turn isn\'t {"from": human, gpt or system, "value": text}')
-        turns.append((role, text))
-    if not any(role == "assistant" and text.strip() for role, text in turns):
-        raise BadRecordError(Reason.NO_ASSISTANT_TURN, "no gpt turn with text")
-    spoken = [role for role, _ in turns[turns[0][0] == "system" :]]
-    if spoken != ["user", "assistant"] * (len(spoken) // 2):
-        raise BadRecordError(Reason.BAD_TURN_ORDER, f"turns are {', '.join(role for role, _ in turns)}")
-    return turns
+def _resolve(folder: Path, name: str, follow_links: bool) -> tuple[str, bool]:
+    """(the picture's real path, "" where there is no such file; whether its name stays inside). Strings, because pathlib is
+    four times slower here."""
+    root = os.path.realpath(folder)
+    path = os.path.realpath(os.path.join(root, name))  # noqa: PTH118
+    if ".." in Path(name).parts:
+        return "", False
+    if not _is_inside(root, path):
+        named = os.path.join(root, name)  # noqa: PTH118
+        given = _is_inside(root, named) or _is_inside(os.path.abspath(folder), named)  # noqa: PTH100
+        if given and not follow_links:
+            raise BadRecordError(
+                Reason.OUTSIDE_FOLDER,
+                f"{_printable(name)} leads out of {folder} through a link; allow that with --follow-links, "
+                "or data.follow_links=true in a recipe",
+            )
+        if not given:
+            return "", False
+    return path if os.path.isfile(path) else "", True  # noqa: PTH113
 
 
-def _check_markers(turns: list[tuple[str, str]], image: Any) -> None:
-    markers = sum(text.count(MARKER) for role, text in turns if role == "user")
-    if image is not None and not isinstance(image, str):
-        raise BadRecordError(Reason.IMAGE_MARKER, '"image" isn\'t one path')
-    if markers != (image is not None):
-        raise BadRecordError(Reason.IMAGE_MARKER, f"{markers} {MARKER} markers for {int(image is not None)} pictures")
+def _is_inside(root: str, path: str) -> bool:
+    return os.path.commonpath([root, path]) == root
 
 
-def _content(role: str, text: str, image: str | None) -> str | list[dict[str, str]]:
-    """The turn's text, or its parts around the picture, behind which the template writes the newline."""
-    if image is None or role != "user" or MARKER not in text:
-        return text
-    before, after = text.split(MARKER)
-    parts = ({"type": "text", "text": before}, {"type": "image"}, {"type": "text", "text": after.removeprefix("\n")})
-    return [part for part in parts if part.get("text") != ""]
+def _messages(turns: Turns, place: Place | None) -> list[dict[str, Any]]:
+    """Chat messages; the turn with the picture as its parts around it, behind which the template writes the newline."""
+    messages: list[dict[str, Any]] = [{"role": role, "content": text} for role, text in turns]
+    if place is not None:
+        number, start = place
+        text = turns[number][1]
+        before, after = text[:start], text[start + len(MARKER) :].removeprefix("\n")
+        parts = ({"type": "text", "text": before}, {"type": "image"}, {"type": "text", "text": after})
+        messages[number]["content"] = [part for part in parts if part.get("text") != ""]
+    return messages

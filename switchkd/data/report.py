@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from switchkd.data.index import Index, RecordFile
-from switchkd.data.records import Reason, record_id
+from switchkd.data.index import Checker, Index, RecordFile, Source
+from switchkd.data.reasons import Reason
+from switchkd.data.records import record_id
 from switchkd.errors import DataError
 
 _EXAMPLES = 5  # named for each reason
@@ -25,6 +26,7 @@ class Report:
     text_only: int  # usable records without a picture
     bad: dict[str, int]  # records by reason (a lower-case Reason), the most frequent first
     examples: dict[str, list[str]]  # up to five ids for each of these reasons; "record N" where it has none
+    why: dict[str, str]  # of the first of these, what is wrong with it, in words
     token_quantiles: dict[float, int]  # lengths of the usable records at 0, 0.5, 0.9, 0.99 and 1
 
     def check(self, max_bad: float = 0.01) -> None:
@@ -34,13 +36,16 @@ class Report:
             return
         if not self.total:
             raise DataError(f"{self.file} has no records.")
-        causes = ", ".join(f"{count} {name} ({', '.join(self.examples[name])})" for name, count in self.bad.items())
+        causes = ", ".join(
+            f"{count} {name} ({', '.join(self.examples[name])}: {self.why[name]})" for name, count in self.bad.items()
+        )
         advice = f"correct them, or allow more than {max_bad:.1%} with max_bad" if self.usable else "correct them"
         raise DataError(f"{unusable} of {self.total} records of {self.file} can't be used: {causes}; {advice}.")
 
 
-def make_report(file: Path, index: Index) -> Report:
+def make_report(source: Source, index: Index) -> Report:
     """Counts an index; reads only the few records that serve as examples from the file."""
+    file = source.file
     usable = index.usable
     counts = np.bincount(index.reason, minlength=len(Reason))
     reasons = sorted((reason for reason in Reason if reason and counts[reason]), key=lambda reason: -counts[reason])
@@ -52,6 +57,7 @@ def make_report(file: Path, index: Index) -> Report:
         text_only=int((~index.has_image[usable]).sum()),
         bad={reason.name.lower(): int(counts[reason]) for reason in reasons},
         examples={reason.name.lower(): _examples(file, index, reason) for reason in reasons},
+        why={reason.name.lower(): _why(source, index, reason) for reason in reasons},
         token_quantiles=dict(zip(_QUANTILES, lengths, strict=False)),
     )
 
@@ -61,3 +67,8 @@ def _examples(file: Path, index: Index, reason: Reason) -> list[str]:
     rows = np.flatnonzero(index.reason == reason)[:_EXAMPLES].tolist()
     names = (record_id(records.read(int(index.offset[row]), int(index.size[row]))) for row in rows)
     return [f"record {row + 1}" if name is None else name for row, name in zip(rows, names, strict=True)]
+
+
+def _why(source: Source, index: Index, reason: Reason) -> str:
+    row = int(np.flatnonzero(index.reason == reason)[0])
+    return " ".join(Checker(source).why(int(index.offset[row]), int(index.size[row])).split())

@@ -14,6 +14,15 @@ MAX_RECORD = 64 << 20  # bytes
 _CHUNK = 1 << 20
 _SPACE = re.compile(r"[ \t\r\n]*")
 _BOM = b"\xef\xbb\xbf"
+_LINES = (".jsonl", ".ndjson")  # how a file of one record a line is named
+# How files begin that hold records, but not as UTF-8: what they are, and what to do.
+_OTHERS = {
+    b"\xff\xfe": "is UTF-16; save it as UTF-8 (iconv -f UTF-16 -t UTF-8)",
+    b"\xfe\xff": "is UTF-16; save it as UTF-8 (iconv -f UTF-16 -t UTF-8)",
+    b"\x1f\x8b": "is a gzip archive; unpack it",
+    b"PK\x03\x04": "is a zip archive; unpack it",
+    b"PAR1": "is a Parquet table; save it as JSON, one record a line",
+}
 
 
 def scan_records(path: Path) -> Iterator[tuple[int, int]]:
@@ -22,16 +31,26 @@ def scan_records(path: Path) -> Iterator[tuple[int, int]]:
     A JSONL line isn't parsed here: a torn one costs only itself, whoever reads it.
 
     Raises:
-        DataError: the file is missing; a .json file isn't one list or breaks off (the message names the byte); a record
-            exceeds MAX_RECORD.
+        DataError: the file is missing or not UTF-8 text; a .json file isn't one list or breaks off (the message names the
+            byte); a record exceeds MAX_RECORD.
     """
     try:
         with path.open("rb") as stream:
+            _check_beginning(stream.read(4), path)
+            stream.seek(0)
             if stream.read(len(_BOM)) != _BOM:
                 stream.seek(0)
-            yield from _scan_lines(stream, path) if path.suffix == ".jsonl" else _scan_list(stream, path)
+            yield from _scan_lines(stream, path) if path.suffix.lower() in _LINES else _scan_list(stream, path)
     except OSError as error:
         raise DataError(f"{path} can't be read: {error.strerror or error}.") from error
+
+
+def _check_beginning(head: bytes, path: Path) -> None:
+    other = next((what for beginning, what in _OTHERS.items() if head.startswith(beginning)), None)
+    if other is None and b"\0" in head:
+        other = "isn't UTF-8 text"
+    if other is not None:
+        raise DataError(f"{path} {other}.")
 
 
 def _scan_lines(stream: BinaryIO, path: Path) -> Iterator[tuple[int, int]]:

@@ -25,3 +25,18 @@ def end_token_ids(folder: Path, prompt: ChatPrompt) -> frozenset[int]:
         raise CheckpointError(f"{path} can't be read: {error}.") from error
     more = listed if isinstance(listed, list) else [listed]
     return frozenset(token for token in (*named, *more) if isinstance(token, int))
+
+
+def require_learned_end(folder: Path, prompt: ChatPrompt) -> None:
+    """Raises CheckpointError where answers are trained to end with a token that doesn't end them when the model answers."""
+    ends = end_token_ids(folder, prompt)
+    if ends and not ends & prompt.learned_ends:
+        learned, known = (_names(prompt, ids) for ids in (prompt.learned_ends, ends))
+        raise CheckpointError(
+            f"The chat template of {folder} ends an answer with {learned}, but the model stops at {known}: set eos_token in "
+            "tokenizer_config.json, or eos_token_id in generation_config.json."
+        )
+
+
+def _names(prompt: ChatPrompt, ids: frozenset[int]) -> str:
+    return " or ".join(str(prompt.tokenizer.id_to_token(token)) for token in sorted(ids)) or "nothing"

@@ -22,6 +22,7 @@ from switchkd.models.vlm import (
     load_tokenizer,
     load_vision,
 )
+from switchkd.models.weights import refuse_other_kinds
 
 _SENTENCES, _ROWS = 2000, 512
 
@@ -33,6 +34,8 @@ def from_checkpoints(
 ) -> Assembled:
     """A LLaVA model of two trained parts; only the projector is new."""
     vision_folder, language_folder = resolve_checkpoint(vision), resolve_checkpoint(language)
+    for folder in (vision_folder, language_folder):
+        refuse_other_kinds(folder)
     words = load_tokenizer(language_folder if tokenizer is None else resolve_checkpoint(tokenizer))
     torch.manual_seed(seed)
     return assemble(

@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from switchkd.errors import CheckpointError
+from switchkd.models.config_json import read_config_json
+
+# What transformers assumes where a tower's configuration says nothing.
+_WIDTH, _SIDE, _PATCH = 768, 224, {"clip_vision_model": 32}
 
 
 def read_layout(folder: Path) -> dict[str, Any]:
-    """config.json of a LLaVA folder.
-
-    Raises:
-        CheckpointError: it is missing, torn or not LLaVA's.
-    """
-    path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder} is not a model folder: config.json is missing or torn.") from error
-    if not isinstance(config, dict) or config.get("model_type") != "llava":
-        raise CheckpointError(f"{folder} is not a LLaVA model; put one together with `skd init`.")
-    return config
+    """config.json of a LLaVA folder. Raises CheckpointError as `read_config_json`."""
+    return read_config_json(folder)
 
 
 def feature_width(config: dict[str, Any]) -> int:
     """Width of the features that the projector reads."""
     layers = config.get("vision_feature_layer", -2)
-    return config["vision_config"]["hidden_size"] * (1 if isinstance(layers, int) else len(layers))
+    return config["vision_config"].get("hidden_size", _WIDTH) * (1 if isinstance(layers, int) else len(layers))
 
 
 def used_blocks(layer: int | Sequence[int], blocks: int, folder: Path | None = None) -> int:
@@ -57,6 +49,7 @@ def used_blocks(layer: int | Sequence[int], blocks: int, folder: Path | None = N
 def image_tokens(config: dict[str, Any]) -> int:
     """How many tokens one picture becomes."""
     vision = config["vision_config"]
-    patches = (vision["image_size"] // vision["patch_size"]) ** 2
-    class_token = vision["model_type"] == "clip_vision_model"
+    kind = vision.get("model_type")
+    patches = (vision.get("image_size", _SIDE) // vision.get("patch_size", _PATCH.get(kind, 16))) ** 2
+    class_token = kind == "clip_vision_model"
     return patches + class_token - (config.get("vision_feature_select_strategy", "default") == "default")

@@ -28,6 +28,7 @@ from switchkd.errors import CheckpointError
 from switchkd.files import replacing_folder
 from switchkd.models.layout import used_blocks
 from switchkd.models.tokenizer import IMAGE_PAD
+from switchkd.models.weights import refuse_other_kinds, weight_files
 
 VISION_CLASSES: dict[str, type] = {"siglip_vision_model": SiglipVisionModel, "clip_vision_model": CLIPVisionModel}
 
@@ -46,11 +47,12 @@ def read_config(folder: Path) -> Any:
     """The configuration of a checkpoint folder.
 
     Raises:
-        CheckpointError: config.json is missing or unreadable.
+        CheckpointError: config.json is missing or unreadable, or is an adapter's or a quantized model's.
     """
+    refuse_other_kinds(folder)
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # transformers raises all kinds on entries of other types
         raise CheckpointError(f"{folder} has no usable config.json: {_first_line(error)}") from error
 
 
@@ -183,8 +185,7 @@ def load_vlm(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
 
 
 def _load(cls: type, folder: Path, dtype: torch.dtype = torch.float32) -> Any:
-    if not any(folder.glob("*.safetensors")):
-        raise CheckpointError(f"{folder} holds no .safetensors weights; other formats are not read.")
+    weight_files(folder)  # refuses what transformers would take for random, or unpack by another package
     try:
         model, report = cls.from_pretrained(  # type: ignore[attr-defined]
             folder, dtype=dtype, use_safetensors=True, output_loading_info=True, local_files_only=True

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from switchkd.data.questions import Question
 from switchkd.errors import SkdError
 from switchkd.models.layout import image_tokens
-from switchkd.preprocess import open_image
+from switchkd.pictures import open_image
 from switchkd.training.evaluate import Answerer
 from switchkd.training.figures import caption, save_figure
 

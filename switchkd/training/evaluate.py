@@ -11,12 +11,13 @@ import torch
 from transformers import GenerationConfig
 
 from switchkd.data.questions import Question
-from switchkd.errors import CheckpointError
+from switchkd.errors import CheckpointError, DataError
 from switchkd.models.endings import end_token_ids
 from switchkd.models.environment import quiet
 from switchkd.models.layout import image_tokens, read_layout
 from switchkd.models.vlm import load_vlm
-from switchkd.preprocess import Preprocess, open_image
+from switchkd.pictures import open_image
+from switchkd.preprocess import Preprocess
 from switchkd.prompt import ChatPrompt
 from switchkd.training.compatibility import check_compatibility
 
@@ -46,6 +47,7 @@ class Answerer:
                 setattr(self.vlm.config, setting, getattr(other.config, setting))
         self.vlm.to(self.device)
         self.prompt, self.preprocess = ChatPrompt.load(folder), Preprocess.load(folder)
+        self._context: int = self.vlm.config.text_config.max_position_embeddings
         self._image_tokens = image_tokens(read_layout(folder))
         ends = sorted(end_token_ids(folder, self.prompt))
         if not ends:
@@ -59,8 +61,17 @@ class Answerer:
 
     @torch.inference_mode()
     def answer(self, questions: list[Question], *, max_new_tokens: int = 16) -> list[str]:
-        """Greedy answers, without special tokens, in the questions' order."""
+        """Greedy answers, without special tokens, in the questions' order.
+
+        Raises:
+            DataError: a picture that can't be used, or a question that is too long with its answer.
+        """
         batch = self._batch(questions)
+        longest = batch["input_ids"].shape[1] + max_new_tokens
+        if longest > self._context:
+            raise DataError(
+                f"A question takes {longest} tokens with its answer; the model was made for {self._context}."
+            )
         generated = self.vlm.generate(**batch, max_new_tokens=max_new_tokens)[:, batch["input_ids"].shape[1] :]
         # An end token isn't always a special one, whose text goes of itself.
         answers = [takewhile(lambda token: token not in self._ends, ids) for ids in generated.tolist()]

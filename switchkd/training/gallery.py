@@ -10,7 +10,7 @@ from typing import Any
 from switchkd.data.answers import read_answers, read_right
 from switchkd.data.questions import Question, question_text, read_questions
 from switchkd.data.showcase import Pattern, choose
-from switchkd.preprocess import open_image
+from switchkd.pictures import open_image
 from switchkd.training.figures import caption, save_figure
 from switchkd.training.report import kept_answers
 from switchkd.training.run import Run
@@ -28,11 +28,18 @@ def draw_gallery(run: Run, models: Mapping[str, Path], *, scenes: int = 6) -> Pa
         reports/answers.png, or None where the recipe has no test split with pictures.
     """
     file, images = run.questions("test")
-    questions = read_questions(file, images) if file.is_file() else []
+    links = run.recipe.data.follow_links
+    questions = read_questions(file, images, follow_links=links) if file.is_file() else []
     kept = {name: kept_answers(run, folder, "test", name) for name, folder in models.items()} if questions else {}
-    answers = {name: [row["answer"] for row in read_answers(path)] for name, path in kept.items()}
-    right = {name: read_right(path) for name, path in kept.items()}
-    patterns = list(zip(*right.values(), strict=True))
+    rows = {name: read_answers(path) for name, path in kept.items()}
+    # What couldn't be asked can't be shown: its picture may be torn.
+    asked = [
+        index for index in range(len(questions)) if all(each[index]["answer"] is not None for each in rows.values())
+    ]
+    questions = [questions[index] for index in asked]
+    answers = {name: [each[index]["answer"] for index in asked] for name, each in rows.items()}
+    every = list(zip(*(read_right(path) for path in kept.values()), strict=True))
+    patterns = [every[index] for index in asked] if every else []
     chosen = choose(questions, patterns, scenes)
     if not chosen:
         return None

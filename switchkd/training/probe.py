@@ -16,14 +16,16 @@ from rich.progress import track
 
 from switchkd.data.index import RecordFile
 from switchkd.data.questions import question_text
-from switchkd.data.records import BadRecordError, picture_path, read_record
+from switchkd.data.reasons import BadRecordError
+from switchkd.data.records import picture_path, read_record
 from switchkd.data.scan import scan_records
 from switchkd.errors import DataError, SkdError
 from switchkd.models.environment import quiet
 from switchkd.models.switch import vision_features
 from switchkd.models.vlm import load_vlm
-from switchkd.preprocess import Preprocess, open_image
-from switchkd.runs import recorded_questions
+from switchkd.pictures import open_image
+from switchkd.preprocess import Preprocess
+from switchkd.runs import recorded_questions, recorded_recipe
 from switchkd.scoring import normalise
 from switchkd.training.report import recorded_conversations
 
@@ -83,7 +85,7 @@ def probe_run(
     """
     with console.status("reading questions"):
         tasks = probe_tasks(
-            read_asked(*recorded_conversations(run_folder)),
+            read_asked(*recorded_conversations(run_folder), follow_links=_follows_links(run_folder)),
             _validation(run_folder),
             pictures=pictures,
             questions=questions,
@@ -118,10 +120,14 @@ def _validation(run_folder: Path) -> Asked:
         file, images = recorded_questions(run_folder, "validation")
     except SkdError:
         return {}
-    return read_asked(file, images)
+    return read_asked(file, images, follow_links=_follows_links(run_folder))
 
 
-def read_asked(file: Path, images: Path) -> Asked:
+def _follows_links(run_folder: Path) -> bool:
+    return bool(recorded_recipe(run_folder)["data"].get("follow_links", False))
+
+
+def read_asked(file: Path, images: Path, *, follow_links: bool = False) -> Asked:
     """Every question of a LLaVA file and its answer, by picture; records that can't be used are left out, as in training.
 
     Raises:
@@ -134,7 +140,7 @@ def read_asked(file: Path, images: Path) -> Asked:
             record = read_record(records.read(*place))
             if record.image is None:
                 continue
-            picture = picture_path(images, record.image)
+            picture = picture_path(images, record.image, follow_links=follow_links)
         except BadRecordError:
             continue
         for index in range(0, len(record.messages) - 1):

@@ -101,6 +101,7 @@ class Data:
         "full", choices=("full", "header"), help="Decode every picture once before training, or read headers only."
     )
     max_bad: float = setting(0.01, low=0, high=1, help="Share of unusable records above which a run stops.")
+    follow_links: bool = setting(False, help="Links in the picture folders may lead out of them, to another disk.")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from switchkd.errors import SkdError
 from switchkd.files import file_sha256, folder_sha256, write_text
 from switchkd.models.references import resolve_checkpoint
 from switchkd.runs import data_folder, latest_run, recorded_recipe
-from switchkd.scoring import Score, normalise
+from switchkd.scoring import Score, is_right
 from switchkd.training.evaluate import Answerer
 from switchkd.training.run import Run
 from switchkd.training.stages import RECORD
@@ -46,11 +46,16 @@ def agreement(run: Run, models: Mapping[str, Path]) -> dict[str, float]:
     if TEACHER not in models:
         return {}
     answers = {name: read_answers(kept_answers(run, folder, "test", name)) for name, folder in models.items()}
-    teacher = [normalise(row["answer"]) for row in answers.pop(TEACHER)]
+    teacher = [row["answer"] for row in answers.pop(TEACHER)]
     return {
-        name: sum(normalise(row["answer"]) == other for row, other in zip(rows, teacher, strict=True)) / len(teacher)
+        name: sum(_agree(row["answer"], other) for row, other in zip(rows, teacher, strict=True)) / len(teacher)
         for name, rows in answers.items()
     }
+
+
+def _agree(answer: str | None, other: str | None) -> bool:
+    """Whether two models say the same; what one of them couldn't be asked is no agreement."""
+    return answer is not None and other is not None and is_right(answer, other)
 
 
 def kept_answers(run: Run, model: Path, split: str, name: str) -> Path:
@@ -58,7 +63,7 @@ def kept_answers(run: Run, model: Path, split: str, name: str) -> Path:
     file, images = run.questions(split)
     kept = run.folder / "reports" / "answers" / f"{folder_sha256(model)[:12]}-{file_sha256(file)[:12]}.json"
     if not kept.exists():
-        questions = read_questions(file, images)
+        questions = read_questions(file, images, follow_links=run.recipe.data.follow_links)
         answers = answer_all(Answerer(model), questions, run.console, title=f"asking {name}")
         write_answers(kept, questions, answers)
     return kept

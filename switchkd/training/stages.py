@@ -26,6 +26,7 @@ from switchkd.data.report import Report, make_report
 from switchkd.errors import SkdError
 from switchkd.files import write_text
 from switchkd.losses.objective import Objective
+from switchkd.models.endings import require_learned_end
 from switchkd.models.environment import keep_freed_memory, quiet
 from switchkd.models.layout import image_tokens, read_layout
 from switchkd.models.switch import Switch, SwitchStudent, as_student
@@ -146,6 +147,8 @@ def open_data(
     job: StageJob, prompt: ChatPrompt, console: Console, workers: int = CHECKERS
 ) -> tuple[LlavaDataset, Report]:
     """The stage's checked samples; stops where too many records are unusable."""
+    prompt.require_answer_marks()
+    require_learned_end(job.student, prompt)
     source = Source(
         job.data_file,
         job.images,
@@ -153,9 +156,10 @@ def open_data(
         image_tokens=image_tokens(read_layout(job.student)),
         max_length=job.data.max_length,
         verify="full" if job.data.verify == "full" else "header",
+        follow_links=job.data.follow_links,
     )
     index = check_data(source, console, workers=workers, cache=job.cache)
-    report = make_report(job.data_file, index)
+    report = make_report(source, index)
     report.check(job.data.max_bad)
     return LlavaDataset(source, index, Preprocess.load(job.student)), report
 

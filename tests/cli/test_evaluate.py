@@ -82,7 +82,7 @@ def test_models_are_compared_on_the_same_questions(folder, tmp_path, accuracy):
     assert list(written["models"]) == ["student", "f32", "q4"] and written["reference"] == "student"
     questions = read_questions(folder / "questions.json", folder / "images")
     with open_engine(folder / "q4", threads=1) as engine:
-        from switchkd.preprocess import open_image
+        from switchkd.pictures import open_image
 
         literal = [
             engine.answer(one.messages, one.image and open_image(one.image), max_new_tokens=6) for one in questions
@@ -126,6 +126,43 @@ def test_an_export_by_its_name_in_the_newest_run(folder, tmp_path, monkeypatch, 
     (tmp_path / "runs" / "latest").symlink_to("first")
     output = skd("eval", "student-gguf-f32", "--data", folder / "questions.json", "--max-tokens", 6)
     assert accuracy in output
+
+
+def test_one_bad_question_doesnt_lose_the_others_answers(folder, tmp_path):
+    """Torn pictures and a question longer than any context: counted as wrong, told, gone on."""
+    records = json.loads((folder / "questions.json").read_text())
+    shutil.copytree(folder / "images", tmp_path / "images")
+    for name, keep in (("1.png", 0), ("2.png", 99), ("5.png", -30)):
+        path = tmp_path / "images" / name
+        path.write_bytes(path.read_bytes()[:keep])
+    records[7]["conversations"][0]["value"] += " cars" * 33_000
+    (tmp_path / "questions.json").write_text(json.dumps(records))
+    asked = ("--max-tokens", 6, "--threads", 1, "--batch-size", 5)
+    skd("eval", "student", "f32", "--data", "questions.json", *asked, "--json", tmp_path / "whole.json")
+    output = skd(
+        "eval", "student", "f32", "--data", tmp_path / "questions.json", *asked, "--json", tmp_path / "some.json"
+    )
+    assert output.count("4 of 13 questions couldn't be asked and count as wrong") == 2
+    whole, some = (json.loads((tmp_path / f"{name}.json").read_text())["models"] for name in ("whole", "some"))
+    for model in ("student", "f32"):
+        expected = [row["answer"] for row in whole[model]["answers"]]
+        given = [row["answer"] for row in some[model]["answers"]]
+        assert given == [None if number in (1, 2, 5, 7) else answer for number, answer in enumerate(expected)]
+        assert some[model]["unanswered"] == 4 and whole[model]["unanswered"] == 0
+        lost = is_right(expected[2], records[2]["conversations"][1]["value"])
+        assert some[model]["scores"]["all"]["right"] == whole[model]["scores"]["all"]["right"] - lost
+        assert some[model]["scores"]["all"]["total"] == 13
+
+
+def test_questions_of_which_none_can_be_asked_are_an_error(folder, tmp_path):
+    (tmp_path / "images").mkdir()
+    records = json.loads((folder / "questions.json").read_text())[:3]
+    for record in records:
+        (tmp_path / "images" / record["image"]).write_bytes(b"torn")
+    (tmp_path / "questions.json").write_text(json.dumps(records))
+    for model in ("student", "f32"):
+        output = skd("eval", model, "--data", tmp_path / "questions.json", fails=True)
+        assert "None of the 3 questions can be asked" in output
 
 
 def test_one_bad_model_doesnt_lose_the_others_scores(tmp_path, accuracy):

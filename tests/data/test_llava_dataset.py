@@ -13,9 +13,10 @@ from torch.utils.data import DataLoader
 
 from switchkd.data.index import build_index
 from switchkd.data.llava import IGNORED, Collator, LlavaDataset
-from switchkd.data.records import Reason
+from switchkd.data.reasons import Reason
 from switchkd.errors import CheckpointError, DataError
-from switchkd.preprocess import Preprocess, open_image
+from switchkd.pictures import open_image
+from switchkd.preprocess import Preprocess
 from switchkd.prompt import ChatPrompt
 
 PREPROCESS = Preprocess(28, 28, None, 3, 1 / 255, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

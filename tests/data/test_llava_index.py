@@ -13,7 +13,8 @@ from support.tokenizers import small_prompt
 
 from switchkd.data import index as index_module
 from switchkd.data.index import build_index
-from switchkd.data.records import Reason, read_record
+from switchkd.data.reasons import Reason
+from switchkd.data.records import read_record
 from switchkd.data.report import make_report
 from switchkd.errors import CheckpointError, DataError
 from switchkd.prompt import ChatPrompt
@@ -43,7 +44,7 @@ BAD = [
     ({"conversations": [*turns("a", "b"), {"from": "system", "value": "late"}]}, Reason.BAD_TURN_ORDER),
     (car(conversations=turns("no marker", "b")), Reason.IMAGE_MARKER),
     (car(conversations=turns("<image> <image>", "b")), Reason.IMAGE_MARKER),
-    (car(image=["car.png"]), Reason.IMAGE_MARKER),
+    (car(image=["car.png", "car.png"]), Reason.SEVERAL_PICTURES),
     ({"conversations": turns("<image>\nno file", "b")}, Reason.IMAGE_MARKER),
     (car(image="missing.png"), Reason.NO_PICTURE),
     (car(image="sub"), Reason.NO_PICTURE),
@@ -157,13 +158,15 @@ def test_the_report_counts_and_names(make_source):
     records += [car(id=f"lost {n}", image="missing.png") for n in range(7)] + [{"conversations": []}]
     source = make_source(records)
     index = build_index(source)
-    report = make_report(source.file, index)
+    report = make_report(source, index)
     assert (report.total, report.usable, report.text_only) == (17, 9, 1)
     assert report.bad == {"no_picture": 7, "no_conversation": 1}
+    assert report.why["no_picture"].startswith("missing.png isn't in ")
     assert report.examples == {"no_picture": [f"lost {n}" for n in range(5)], "no_conversation": ["record 17"]}
     assert report.token_quantiles[0.0] == index.tokens[8] and report.token_quantiles[1.0] == index.tokens[0]
     with pytest.raises(
-        DataError, match=r"8 of 17 records .* 7 no_picture \(lost 0, .* 1 no_conversation \(record 17\)"
+        DataError,
+        match=r"8 of 17 .* 7 no_picture \(lost 0, .*: missing.png isn't .* 1 no_conversation \(record 17: no list",
     ):
         report.check()
     report.check(max_bad=0.5)
@@ -176,7 +179,7 @@ def test_the_report_counts_and_names(make_source):
 def test_one_percent_may_be_bad(make_source, bad, good, passes):
     text = {"conversations": turns("a", "b")}
     source = make_source([text] * good + [{"id": "x\ny"}] * bad)
-    report = make_report(source.file, build_index(source))
+    report = make_report(source, build_index(source))
     if passes:
         report.check()
     else:
@@ -194,13 +197,13 @@ class TestCache:
         """Counts the records that are really checked, without a look at some pictures of a stored index."""
         monkeypatch.setattr(index_module, "_SPOT_CHECKS", 0)
         counted: list[int] = []
-        check = index_module._Checker._check_one
+        check = index_module.Checker._check_one
 
         def counting(self, offset, size):
             counted.append(offset)
             return check(self, offset, size)
 
-        monkeypatch.setattr(index_module._Checker, "_check_one", counting)
+        monkeypatch.setattr(index_module.Checker, "_check_one", counting)
         return counted
 
     def test_is_reused_as_long_as_nothing_changed(self, make_source, tmp_path, checks):
@@ -214,7 +217,8 @@ class TestCache:
         assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".npz"]
 
     @pytest.mark.parametrize(
-        "change", ["file", "time", "template", "tokenizer", "image_tokens", "max_length", "verify", "images"]
+        "change",
+        ["file", "time", "template", "tokenizer", "image_tokens", "max_length", "verify", "follow_links", "images"],
     )
     def test_is_made_anew_on_any_change(self, make_source, tmp_path, checks, images, change):
         source = make_source([car()])
@@ -235,7 +239,7 @@ class TestCache:
         elif change == "images":
             source = dataclasses.replace(source, images=images / "sub")
         else:
-            value = {"image_tokens": 5, "max_length": 401, "verify": "header"}[change]
+            value = {"image_tokens": 5, "max_length": 401, "verify": "header", "follow_links": True}[change]
             source = dataclasses.replace(source, **{change: value})
         index = build_index(source, cache=tmp_path / "cache")
         assert len(checks) == len(index) > 0

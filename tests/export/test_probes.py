@@ -25,10 +25,36 @@ def test_calibration_passes_over_what_is_unusable(mixed_data, tmp_path):
     assert good[0].messages[-1]["role"] == "assistant"
     broken = tmp_path / "broken.json"
     broken.write_text(json.dumps([{"conversations": []}, *records[:2], {**records[0], "image": "../x.png"}]))
-    assert len(calibration_probes(broken, images, 100)) == 2
+    told: list[str] = []
+    assert len(calibration_probes(broken, images, 100, leave_out=told.append)) == 2
+    assert [why.partition(":")[0] for why in told] == ["no_conversation", "outside_folder"]
     broken.write_text(json.dumps([{"conversations": []}]))
     with pytest.raises(DataError, match="no usable record"):
         calibration_probes(broken, images, 100)
+
+
+@pytest.mark.parametrize("keep", [0, 40, 0.5, 0.9])
+def test_torn_pictures_are_left_out_and_told(road_scenes, tmp_path, keep):
+    """Of conversations to quantize by, and of questions to measure on."""
+    for name, read in (("instruct.json", calibration_probes), ("test.json", held_out_probes)):
+        every = [record for record in json.loads((road_scenes / name).read_text()) if "image" in record]
+        records = list({record["image"]: record for record in every}.values())[:4]  # a picture each
+        torn = records[2]["image"]
+        for record in records:
+            target = tmp_path / name / record["image"]
+            target.parent.mkdir(parents=True, exist_ok=True)
+            content = (road_scenes / "images" / record["image"]).read_bytes()
+            cut = int(keep * len(content)) if isinstance(keep, float) else keep
+            target.write_bytes(content[:cut] if record["image"] == torn else content)
+        (tmp_path / f"{name}.data").write_text(json.dumps(records))
+        told: list[str] = []
+        probes = read(tmp_path / f"{name}.data", tmp_path / name, 100, leave_out=told.append)
+        whole = [record for record in records if record["image"] != torn]
+        assert [probe.picture for probe in probes] == [tmp_path / name / record["image"] for record in whole]
+        assert len(told) == 1 and torn in told[0]
+        (tmp_path / f"{name}.data").write_text(json.dumps([records[2]]))
+        with pytest.raises(DataError):
+            read(tmp_path / f"{name}.data", tmp_path / name, 100)
 
 
 def test_made_up_pictures_are_the_same_every_time():

@@ -34,11 +34,15 @@ def test_values_equal_the_library(tmp_path, tensors):
 
 
 def test_several_files(tmp_path, tensors):
+    """Those that the index names; what else lies there is none of the model's."""
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"wide": "model-1.safetensors", "half": "model-2.safetensors"}}))
     save_file({"wide": tensors["wide"]}, tmp_path / "model-1.safetensors")
     save_file({"half": tensors["half"]}, tmp_path / "model-2.safetensors")
-    assert set(stored_tensors(tmp_path)) == {"wide", "half"}
     save_file({"half": tensors["half"]}, tmp_path / "model-3.safetensors")
-    with pytest.raises(CheckpointError, match="half is both in"):
+    assert set(stored_tensors(tmp_path)) == {"wide", "half"}
+    save_file({"half": tensors["half"], "wide": tensors["wide"]}, tmp_path / "model-2.safetensors")
+    with pytest.raises(CheckpointError, match="wide is both in"):
         stored_tensors(tmp_path)
 
 

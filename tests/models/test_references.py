@@ -40,6 +40,15 @@ def test_a_model_on_the_hub_is_exported_and_asked_by_its_name(cached):
     assert told.returncode == 0 and told.stdout, told.stderr
 
 
+def test_data_is_checked_with_a_model_on_the_hub(cached):
+    (cached[0] / "talks.json").write_text(
+        json.dumps([{"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}])
+    )
+    for name, status in (("someone/small-vlm", 0), ("someone/else", 1)):
+        done = skd(cached, "data", "check", "talks.json", "--model", name)
+        assert done.returncode == status and len(done.stderr.splitlines()) == status, done.stderr
+
+
 def test_a_model_that_the_hub_does_not_have(cached):
     for command in ("export", "chat", "bench"):
         done = skd(cached, command, "someone/else")

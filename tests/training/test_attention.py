@@ -16,7 +16,7 @@ from transformers import LlavaForConditionalGeneration
 from switchkd.cli.main import main
 from switchkd.data.questions import Question
 from switchkd.errors import SkdError
-from switchkd.preprocess import open_image
+from switchkd.pictures import open_image
 from switchkd.training.attention import attention_map
 from switchkd.training.evaluate import Answerer
 

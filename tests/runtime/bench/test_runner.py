@@ -16,7 +16,7 @@ from switchkd.export.parity import measure_loss, run_reference
 from switchkd.export.probes import Probe
 from switchkd.files import file_sha256
 from switchkd.manifest import FILE_NAME
-from switchkd.preprocess import open_image
+from switchkd.pictures import open_image
 from switchkd.runtime.bench import runner
 from switchkd.runtime.bench.grids import grids
 from switchkd.runtime.bench.measurement import Bench, Measurement, Settings, summarise_bench
