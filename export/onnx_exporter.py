@@ -49,13 +49,13 @@ class OnnxExporter:
             raise SkdError(f"ONNX has no precision '{quant}'; there are {', '.join(self.quants)}.")
         vision_quant = plan_vision(vision_quant or ("q8" if quant == "q4" else quant))
         check_language(checkpoint)
-        check_complete(checkpoint, language_tensors(checkpoint), vision_tensors(checkpoint))
         for name in ("hidden_size", "intermediate_size"):
             if quant == "q4" and checkpoint.text[name] % BLOCK:
                 raise CheckpointError(
                     f"The language model's {name} {checkpoint.text[name]} isn't a multiple of {BLOCK}, the block of "
                     "q4; take q8."
                 )
+        check_complete(checkpoint, language_tensors(checkpoint), vision_tensors(checkpoint))
         precision = _precision(quant, vision_quant)
         files = {role: onnx_file(role, precision[role]) for role in _NAMES}
         limit = max(MAX_DIVERGENCE[quant], MAX_DIVERGENCE[vision_quant])
