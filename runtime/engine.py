@@ -187,6 +187,20 @@ class Engine:
             if count < room:
                 logits = self._step(token)  # not kept, so not copied: a percent of the time with a large vocabulary
 
+    def follow(self, ids: Sequence[int], answer: Sequence[int], features: Floats | None = None) -> Iterator[Floats]:
+        """Logits [V] from which each token of a given answer would be chosen.
+
+        Args:
+            ids: the prompt [T].
+            answer: the tokens that are said, whatever this engine would say.
+            features: the picture's, from `encode_image`.
+        """
+        logits = self.prefill(ids, features)
+        for place, token in enumerate(answer):
+            yield logits
+            if place + 1 < len(answer):
+                logits = self.next_token(token)
+
     def generate(
         self, messages: Sequence[Message], features: Floats | None = None, *, max_new_tokens: int = 256
     ) -> Iterator[str]:

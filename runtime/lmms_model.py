@@ -19,6 +19,7 @@ from switchkd.errors import DataError, SkdError
 from switchkd.files import write_text
 from switchkd.pictures import to_rgb
 from switchkd.prompt import Message
+from switchkd.runtime.divergence import log_softmax
 from switchkd.runtime.engine import Floats, Timings
 from switchkd.runtime.server.answer import StopTexts
 from switchkd.runtime.variants import open_engine
@@ -152,12 +153,9 @@ class ExportedStudent(lmms):
         if len(prompt) + len(answer) > engine.language.context:
             raise DataError(f"A prompt and answer of {len(prompt) + len(answer)} tokens are longer than the context.")
         losses, greedy = [], True
-        logits = engine.prefill(prompt, features)
-        for place, token in enumerate(answer):
+        for logits, token in zip(engine.follow(prompt, answer, features), answer, strict=True):
             losses.append(_surprise(logits, token))
             greedy &= int(logits.argmax()) == token
-            if place + 1 < len(answer):
-                logits = engine.next_token(token)
         return float(np.mean(losses)), greedy
 
     def _encode(self, about: Sequence[Any]) -> Floats | None:
@@ -235,5 +233,4 @@ def _join(pictures: Sequence[Image.Image]) -> Image.Image:
 
 def _surprise(logits: Floats, token: int) -> float:
     """-ln p of a token: logits [V]."""
-    shifted = logits.astype(np.float64) - logits.max()
-    return float(np.log(np.exp(shifted).sum()) - shifted[token])
+    return -float(log_softmax(logits)[token])

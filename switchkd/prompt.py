@@ -210,6 +210,22 @@ class ChatPrompt:
         pieces = (layout.text[start:end] for start, end in layout.pieces)
         return [token for piece in pieces for token in self.tokenizer.encode(piece, add_special_tokens=False).ids]
 
+    def encode_opening(self, *, image_tokens: int) -> list[int]:
+        """Token ids of a conversation that begins with a picture, up to where the user's words would stand.
+
+        Raises:
+            CheckpointError: the template can't render such a conversation, or moves the picture behind the words.
+        """
+        parts = [{"type": "image"}, {"type": "text", "text": _PROBE}]
+        text, _ = self.render([{"role": "user", "content": parts}])
+        opening, found, _ = text.partition(_PROBE)
+        ids = self.tokenizer.encode(opening, add_special_tokens=False).ids
+        pictures = [position for position, token in enumerate(ids) if token == self.image_token_id]
+        if not found or len(pictures) != 1:
+            raise CheckpointError("The chat template doesn't write a picture and then the user's words.")
+        _repeat(ids, pictures, image_tokens)
+        return ids
+
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """Text of token ids; bytes that aren't UTF-8 become U+FFFD."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)

@@ -335,3 +335,23 @@ def test_prompt_and_preprocess_need_neither_torch_nor_transformers():
         "assert not {'torch', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent)
+
+
+@pytest.mark.parametrize("words", ["how many cars ?", "Is it red?", "  two\nlines"])
+def test_the_opening_is_what_every_question_about_a_picture_begins_with(prompt, words):
+    parts = [{"type": "image"}, {"type": "text", "text": words}]
+    whole = prompt.render([{"role": "user", "content": parts}])[0]
+    opening = prompt.encode_opening(image_tokens=5)
+    assert opening.count(prompt.image_token_id) == 5
+    shown = prompt.decode(opening, skip_special_tokens=False).replace(prompt.image_token * 5, prompt.image_token)
+    assert whole.startswith(shown) and whole[len(shown) :].lstrip().startswith(words.strip())
+
+
+def test_a_template_that_puts_the_picture_last_has_no_such_opening():
+    template = (
+        "{% for m in messages %}{% for p in m.content %}{% if p.type == 'text' %}{{ p.text }}{% endif %}{% endfor %}"
+    )
+    template += "<|image_pad|>{% endfor %}"
+    prompt = ChatPrompt(small_tokenizer(), template, small_tokenizer().token_to_id("<|image_pad|>"))
+    with pytest.raises(CheckpointError, match="doesn't write a picture and then the user's words"):
+        prompt.encode_opening(image_tokens=5)

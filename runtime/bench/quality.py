@@ -7,10 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from switchkd.data.questions import Question
-from switchkd.runtime.bench.statistics import percentile
+from switchkd.runtime.divergence import summarise_divergence
 from switchkd.scoring import Score, is_right, pair, score_by_kind
 
 
@@ -39,20 +37,12 @@ class Divergences:
             self.reason = self.reason or reason
 
     def summary(self) -> dict[str, Any] | None:
-        """ "kl_mean", "kl_p99" (None with fewer positions than a p99 needs), "kl_max", "top1" (share of equal first
-        choices), "positions", "questions"; None without any."""
+        """As `summarise_divergence`, with "questions"; None without any."""
         kl = [value for values, _ in self.by_question.values() for value in values]
         same = [value for _, values in self.by_question.values() for value in values]
         if not kl:
             return None
-        return {
-            "kl_mean": float(np.mean(kl)),
-            "kl_p99": percentile(kl, "p99"),
-            "kl_max": max(kl),
-            "top1": float(np.mean(same)),
-            "positions": len(kl),
-            "questions": len(self.by_question),
-        }
+        return summarise_divergence(kl, same) | {"questions": len(self.by_question)}
 
 
 def right_answers(questions: Sequence[Question], answers: Mapping[int, str]) -> dict[int, bool]:

@@ -73,6 +73,20 @@ def test_twenty_alternating_pictures_give_what_fresh_engines_give(folder):
     assert {count > 0 for count in reused} == {True, False}
 
 
+@pytest.mark.parametrize("count", [1, 2, 9])
+def test_following_an_answer_gives_the_rows_it_is_chosen_from(engine, count):
+    engine.end_tokens = frozenset()
+    ids, features = engine.encode_prompt(question()), engine.encode_image(picture())
+    said = list(engine.tokens(ids, features, max_new_tokens=count))
+    rows = list(engine.follow(ids, said, features))
+    assert [int(row.argmax()) for row in rows] == said
+    other = [3, *said[1:]]  # it goes along with what it wouldn't say
+    changed = list(engine.follow(ids, other, features))
+    np.testing.assert_array_equal(changed[0], rows[0])
+    assert count == 1 or not np.array_equal(changed[1], rows[1])
+    assert list(engine.follow(ids, [], features)) == []
+
+
 def ask(engine, messages, image):
     """Logits of the first tokens of an answer [A, V]."""
     features = None if image is None else engine.encode_image(image)
