@@ -81,7 +81,8 @@ _INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
     type=click.IntRange(min=0),
     default=662,
     show_default=True,
-    help="Next tokens whose distributions are compared, at least, if the questions asked have as many; 0: none.",
+    help="Next tokens whose distributions are compared, at least, if the questions asked have as many; 0: none, nor on "
+    "the package's text.",
 )
 @click.option(
     "--max-tokens", type=click.IntRange(min=1), default=16, show_default=True, help="Longest answer in tokens."

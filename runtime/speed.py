@@ -127,8 +127,14 @@ _FIGURES: dict[str, Callable[[Manifest], float]] = {
     "first token": lambda manifest: manifest.measured["to_checkpoint"]["first_token"],
     "tokens after it": lambda manifest: manifest.measured["to_checkpoint"]["decode"],
     "size": lambda manifest: manifest.size,
-    "closeness": lambda manifest: manifest.parity["loss"]["kl_mean"],
+    "closeness": lambda manifest: _closeness(manifest.parity),
 }
+
+
+def _closeness(parity: Mapping[str, Any]) -> float:
+    """The largest mean KL of what an export was judged by; older ones by their answers alone."""
+    judged = parity.get("judged", {}).values()
+    return max((verdict["kl_mean"] for verdict in judged), default=parity["loss"]["kl_mean"])
 
 
 def _place(manifest: Manifest) -> tuple[Any, ...]:

@@ -42,7 +42,7 @@ def grids(summary: Summary) -> list[Grid]:
         reference = summary["settings"]["reference"]
         found += [_speed(asked), _tails(asked)]
         found += [_beside(asked, reference)] if any(each["latency"].get("beside") for each in asked.values()) else []
-        found += [_quality(asked, reference), _size(asked)]
+        found += [_quality(asked, reference), *_text(asked, reference), _size(asked)]
     if filmed:
         found += [_camera(filmed), _memory(filmed)]
     return found
@@ -128,6 +128,24 @@ def _quality(variants: Mapping[str, Any], reference: str) -> Grid:
         f"and equal first choices: next tokens along the answers of {reference}, with the pictures."
     )
     return Grid("Quality", ("variant", "right, %", "difference (p)", "KL mean", "KL p99", "same first, %"), rows, note)
+
+
+def _text(variants: Mapping[str, Any], reference: str) -> list[Grid]:
+    """What the variants make of the package's text; nothing where the reference wasn't asked, as in older benches."""
+    own = (variants.get(reference, {}).get("quality") or {}).get("text")
+    if own is None:
+        return []
+    title, counting = "Text", figure(own["counting_perplexity"])
+    if not own["can_read"]:
+        said = f"{reference} can't read it: its perplexity is {figure(own['perplexity'])}, that of counting words {counting}."
+        return [Grid(title, ("variant", "perplexity"), [(reference, figure(own["perplexity"]))], said)]
+    rows = [(reference, figure(own["perplexity"]), NONE, NONE, NONE, NONE)]
+    for name, each in variants.items():
+        if (read := each["quality"].get("text")) and name != reference and read["positions"]:
+            cells = figure(read["perplexity"]), f"{read['kl_mean']:.2g}", spread(read["kl_p99"], "p99", 1)
+            rows.append((name, *cells, f"{100 * read['top1']:.1f}", f"{read['positions']:,}"))
+    note = f"A page of English, code and chats; KL, nats, and equal first choices against {reference}."
+    return [Grid(title, ("variant", "perplexity", "KL mean", "KL p99", "same first, %", "positions"), rows, note)]
 
 
 def _size(variants: Mapping[str, Any]) -> Grid:

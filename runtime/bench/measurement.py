@@ -15,6 +15,7 @@ from switchkd.runtime.bench.memory import judge_growth
 from switchkd.runtime.bench.quality import Divergences, accuracy, agreement, difference, right_answers
 from switchkd.runtime.bench.scenario import CameraLog
 from switchkd.runtime.bench.statistics import SAMPLES_NEEDED, drift, noise, summarise
+from switchkd.runtime.reading import Readings, TextReference
 
 SINGLE, CAMERA = "single", "camera"
 # Scenario → the settings that are its own.
@@ -88,6 +89,7 @@ class Measurement:
     peak: int | None = None  # bytes
     loaded: int | None = None  # bytes after loading
     divergences: Divergences | None = None  # None: not compared, or the reference itself
+    readings: Readings | None = None  # of the package's text; None likewise
     camera: CameraLog | None = None
     filmed: Energy | None = None  # while the camera ran; None without a meter
     memory: list[tuple[float, int]] = field(default_factory=list)  # (seconds, bytes) while the camera ran
@@ -115,6 +117,7 @@ class Bench:
     machine: dict[str, Any] = field(default_factory=dict)  # see machine.py
     conditions: dict[str, Any] = field(default_factory=dict)  # see machine.py
     energy: str | None = None  # the meter's name
+    text: TextReference | None = None  # what the reference made of the package's text; None: it wasn't asked
     left_out: dict[int, str] = field(default_factory=dict)  # question number → why a variant couldn't be asked it
     interrupted: bool = False
     created: str = ""  # UTC
@@ -229,13 +232,25 @@ def _quality(each: Measurement, bench: Bench) -> dict[str, Any]:
     right = right_answers(bench.questions, each.answers())
     summary: dict[str, Any] = {"accuracy": accuracy(bench.questions, right)}
     if each.name == bench.reference:
-        return summary
+        return summary | {"text": _own_reading(bench.text)}
     reference = bench.measurements[bench.reference].answers()
     return summary | {
         "difference": difference(right_answers(bench.questions, reference), right),
         "same_answers": agreement(reference, each.answers()),
         "divergence": each.divergences.summary() if each.divergences else None,
         "divergence_note": each.divergences.reason if each.divergences else "",
+        "text": each.readings.summary() if each.readings else None,
+    }
+
+
+def _own_reading(text: TextReference | None) -> dict[str, Any] | None:
+    """The reference's "perplexity", that of counting tokens, and whether it can read the text by these."""
+    if text is None:
+        return None
+    return {
+        "perplexity": text.perplexity,
+        "counting_perplexity": text.page.counting_perplexity,
+        "can_read": text.can_read,
     }
 
 

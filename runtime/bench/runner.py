@@ -22,6 +22,7 @@ from switchkd.runtime.bench.memory import peak_resident, resident
 from switchkd.runtime.bench.quality import Divergences
 from switchkd.runtime.bench.scenario import CameraLog, Clock, WallClock, question_order, run_camera
 from switchkd.runtime.bench.session import QuestionError, Session, SessionError
+from switchkd.runtime.bench.text import TextRounds
 from switchkd.runtime.engine import CPU
 
 Progress = Callable[[str, float], None]  # what is being done, and which share of it is done
@@ -69,6 +70,7 @@ class Runner:
         names = list(self.bench.measurements)
         meter = open_meter()
         self.bench.energy = meter.name if meter else None
+        text = TextRounds(self.bench, self._folder, self._marking, self.progress)
         try:
             for group in self.groups(names):
                 with self._open(group) as sessions:
@@ -78,6 +80,7 @@ class Runner:
                     self._warm_up(sessions)
                     self._ask_all(sessions, self.settings.seconds * len(group) / len(names), meter)
                     self._compare(sessions, keep=self.settings.sequential)
+                    text.read(sessions, self._tokenizers)
         finally:
             if meter:
                 meter.close()

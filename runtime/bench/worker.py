@@ -28,6 +28,7 @@ from switchkd.prompt import Message
 from switchkd.runtime.divergence import divergence
 from switchkd.runtime.engine import Engine, Floats, Timings
 from switchkd.runtime.idling import rest
+from switchkd.runtime.reading import compare_reading, keep_reading
 from switchkd.runtime.variants import open_engine
 
 
@@ -50,6 +51,7 @@ class Worker:
             "verify": verified - start,
             "load": self.engine.load_seconds,
             "tokenizer": file_sha256(Path(folder) / "tokenizer.json"),
+            "context": self.engine.language.context,
         }
         self._picture = lru_cache(maxsize=frames)(open_image)
 
@@ -110,12 +112,20 @@ class Worker:
         ids = self.engine.encode_prompt(messages)
         tokens = tokens[: self._room(ids)]
         reference = np.load(file, allow_pickle=False)[: len(tokens)]
-        rows = [self.engine.prefill(ids, features)]
-        if rows[0].shape != reference[0].shape:
+        own = np.stack(list(self.engine.follow(ids, tokens, features)))
+        if own.shape != reference.shape:
             return {"kl": None, "same": None}
-        rows += [self.engine.next_token(token) for token in tokens[:-1]]
-        own = np.stack(rows)
         return {"kl": divergence(reference, own).tolist(), "same": (own.argmax(-1) == np.array(tokens)).tolist()}
+
+    def read(self, ids: Sequence[int], file: str) -> dict[str, Any]:
+        """Reads a passage and keeps what it finds likely in a file. Returns "surprises" as `keep_reading`."""
+        return {"surprises": keep_reading(self.engine, ids, Path(file))}
+
+    def compare_reading(self, ids: Sequence[int], file: str) -> dict[str, Any]:
+        """Reads a passage that the reference has read; see `reading.compare_reading`. One that it has no room for is left out."""
+        if len(ids) > self.engine.language.context:
+            return {"kl": None, "same": None, "surprises": []}
+        return compare_reading(self.engine, ids, Path(file))
 
     def rest(self) -> dict[str, Any]:
         """Returns when the engine's threads sleep, so that they aren't beside whoever is asked next."""
@@ -133,7 +143,7 @@ class Worker:
         return self.engine.encode_image(picture)
 
 
-_OPERATIONS = ("ask", "refer", "compare", "rest")
+_OPERATIONS = ("ask", "refer", "compare", "read", "compare_reading", "rest")
 
 
 def main() -> None:

@@ -102,6 +102,8 @@ def test_strengths():
         "mixed": manifest(0.31, 0.30, 400, 1e-3),  # as fast to the first token, within what times differ by
         "fp32": manifest(1.00, 0.90, 2000, 1e-12),
     }
+    # Older exports were judged by their answers alone; "closeness" is that to the worst of all evidence.
+    variants["q4"].parity["judged"] = {"questions": {"kl_mean": 1e-15}, "text": {"kl_mean": 0.02}}
     assert strengths(variants) == {
         "q8": ["first token"],
         "q4": ["tokens after it", "size"],

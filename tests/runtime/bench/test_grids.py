@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from switchkd.runtime.bench.grids import changes_between, compare
+from switchkd.runtime.bench.grids import _text, changes_between, compare
 from switchkd.scoring import Score
 
 
@@ -62,6 +62,23 @@ def test_a_difference_of_right_answers_has_newcombes_interval():
     row = next(row for row in compare(old, new).rows if row[0] == "a, right, %")
     assert row[3:] == ("+20.0 (+5.2 to +33.4)", "differs")
     assert compare(old, old).rows[-1][3:] == ("+0.0 (-14.9 to +14.9)", "within noise")
+
+
+@pytest.mark.parametrize(("can_read", "cells"), [(True, ["12.4", "0.01", "0.0931", "93.2", "1,566"]), (False, None)])
+def test_text_is_told_where_the_reference_can_read_it(can_read, cells):
+    new = summary()
+    new["settings"]["reference"] = "r"
+    new["variants"]["r"] = copy.deepcopy(new["variants"]["a"])
+    assert _text(new["variants"], "r") == []  # an older bench
+    own = {"perplexity": 12.25 if can_read else 5e6, "counting_perplexity": 1000.0, "can_read": can_read}
+    nothing = {"positions": 0, "kl_mean": None, "kl_p99": None, "top1": None, "perplexity": None}
+    read = {"positions": 1566, "kl_mean": 0.0102, "kl_p99": 0.0931, "top1": 0.932, "perplexity": 12.4}
+    new["variants"]["r"]["quality"]["text"] = own
+    new["variants"]["a"]["quality"]["text"] = read if can_read else nothing
+    (grid,) = _text(new["variants"], "r")
+    assert grid.rows[0][:2] == ("r", "12.2" if can_read else "5,000,000")
+    assert [list(row[1:]) for row in grid.rows[1:]] == ([cells] if cells else [])
+    assert ("can't read it" in grid.note) != can_read
 
 
 def test_what_else_changed_is_told():

@@ -1,6 +1,7 @@
 """Whole benches of real exports, each variant in its own process."""
 
 import json
+import math
 import os
 import re
 import signal
@@ -17,11 +18,14 @@ from switchkd.export.probes import Probe
 from switchkd.files import file_sha256
 from switchkd.manifest import FILE_NAME
 from switchkd.pictures import open_image
+from switchkd.passages import PROVING, passages
+from switchkd.runtime import reading
 from switchkd.runtime.bench import runner
 from switchkd.runtime.bench.grids import grids
 from switchkd.runtime.bench.measurement import Bench, Measurement, Settings, summarise_bench
 from switchkd.runtime.bench.memory import process_tree
 from switchkd.runtime.bench.session import Session
+from switchkd.runtime.divergence import divergence
 from switchkd.runtime.variants import open_engine
 
 # One worker runs them all: the models that they share take half a minute to make.
@@ -96,6 +100,27 @@ def test_answers_are_the_engines_and_divergence_is_the_exporters(models, questio
         assert quality["divergence"][key] == pytest.approx(expected[key], rel=1e-5)
     assert quality["accuracy"]["all"]["accuracy"] == pytest.approx(expected["accuracy"])
     assert quality["difference"]["accuracy"] == pytest.approx(expected["accuracy"] - expected["reference_accuracy"])
+
+
+def test_text_is_read_beside_the_reference(models, questions, monkeypatch):
+    """The figures against the export's own comparison, as if counting told even less than random weights do."""
+    assert bench(models, questions, divergence=0).text is None
+    found = summarise_bench(bench(models, questions))["variants"]
+    assert not found["onnx-fp32"]["quality"]["text"]["can_read"]
+    assert found["onnx-q8"]["quality"]["text"]["positions"] == 0
+    monkeypatch.setattr(reading, "counting_perplexity", lambda *_: math.inf)
+    turns, alone = (summarise_bench(bench(models, questions, sequential=each))["variants"] for each in (False, True))
+    text = turns["onnx-q8"]["quality"]["text"]
+    assert text == alone["onnx-q8"]["quality"]["text"]
+    with (
+        open_engine(models / "onnx-fp32", threads=1) as reference,
+        open_engine(models / "onnx-q8", threads=1) as engine,
+    ):
+        pieces = passages(reference.prompt, PROVING, context=512)
+        rows = [[each.language.prefill(ids, every=True) for ids in pieces] for each in (reference, engine)]
+    expected = np.concatenate([divergence(p, q) for p, q in zip(*rows, strict=True)])
+    assert text["positions"] == len(expected) and text["kl_mean"] == pytest.approx(expected.mean(), rel=1e-3)
+    assert any(grid.title == "Text" for grid in grids({"variants": turns, "settings": {"reference": "onnx-fp32"}}))
 
 
 def test_sequential_gives_the_same_quality(models, questions):
