@@ -206,14 +206,29 @@ def _proof_rows(parity: dict[str, Any]) -> list[tuple[str, str, str]]:
     rows.append(
         (f"greedy tokens equal in {precision}", f"{stages['tokens'] - stages['ties']}/{stages['tokens']}", "near ties")
     )
-    rows.append(("mean KL of answers, nats", f"{loss['kl_mean']:.2e}", f"{parity['max_divergence']:.0e}"))
-    rows.append(("same first choice", f"{100 * loss['top1']:.1f} %", ""))
+    judged = {name: f"{verdict['allowed']:.1e}" for name, verdict in parity["judged"].items()}
+    along = "own words" if "own words" in judged else "answers"
+    rows.append((f"mean KL of {along}, nats", f"{loss['kl_mean']:.2e}", judged.get(along) or judged["questions"]))
+    rows.append((f"same first choice in {along}", f"{100 * loss['top1']:.1f} %", ""))
+    rows += _text_rows(parity["text"], judged.get("text"))
     if "questions" in loss:
         before, after = 100 * loss["reference_accuracy"], 100 * loss["accuracy"]
         rows.append((f"right of {loss['questions']} questions, before → after", f"{before:.1f} → {after:.1f} %", ""))
     if len(parity.get("candidates", {})) > 1:
         rows += [
-            (f"mean KL {note}", f"{tried['kl_mean']:.2e}", "taken" if note == parity["chosen"] else "")
+            (f"largest mean KL {note}", f"{max(tried.values()):.2e}", "taken" if note == parity["chosen"] else "")
             for note, tried in parity["candidates"].items()
         ]
     return rows
+
+
+def _text_rows(text: dict[str, Any], allowed: str | None) -> list[tuple[str, str, str]]:
+    """What is told of the page of text; where the model can't read it, that alone."""
+    if allowed is None:
+        return [("page of text", "can't be read", "")]
+    before, after = text["reference_perplexity"], text["perplexity"]
+    return [
+        (f"mean KL on {text['positions']:,} tokens of text, nats", f"{text['kl_mean']:.2e}", allowed),
+        ("same first choice on text", f"{100 * text['top1']:.1f} %", ""),
+        ("perplexity of text, before → after", f"{before:.4g} → {after:.4g}", ""),
+    ]

@@ -6,16 +6,18 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import switchkd
 from switchkd.errors import SkdError
 from switchkd.export.checkpoint import Checkpoint
-from switchkd.export.exporter import Build, Exporter, Quantization, exporter_for
-from switchkd.export.parity import ANSWER_TOKENS, ParityError, Reference, check_stages, measure_loss, run_reference
-from switchkd.export.probes import Probe, synthetic_probes
+from switchkd.export.exporter import Build, Exporter, exporter_for
+from switchkd.export.parity import ANSWER_TOKENS, ParityError, Reference, check_stages
+from switchkd.export.probes import Probe
+from switchkd.export.proof import Proof
+from switchkd.export.trials import Trials
 from switchkd.files import file_sha256, replacing_folder
 from switchkd.manifest import FILE_NAME, FileEntry, ImageTokens, Manifest, Source
 from switchkd.models.endings import end_token_ids
@@ -25,9 +27,6 @@ from switchkd.runtime.engine import DEFAULT_CONTEXT
 from switchkd.runtime.speed import TEXT_TOKENS, medians, take_turns
 from switchkd.runtime.variants import open_checkpoint, usable_processors
 
-# Probes whose logits are compared at every position, which at a vocabulary of 152,000 takes half a gigabyte each.
-_WHOLE_PROBES = 2
-_SYNTHETIC_PROBES = 4
 # Speed is measured in this many rounds after one to warm up, fewer where seconds run out; the manifest says how many.
 _ROUNDS, _SPEED_SECONDS, _SPEED_TOKENS = 5, 20.0, 16
 # What makes the folder complete in itself, beside the weights.
@@ -110,10 +109,11 @@ class _Export:
         """Makes everything in an empty folder."""
         self._progress("running the checkpoint in PyTorch")
         probes, too_long = self._probes()
-        references = run_reference(self._checkpoint.folder, probes, every=_WHOLE_PROBES, threads=self._threads)
         work = folder / "work"
-        plain, stages = self._write_plain(work / "plain", references)
-        build, losses = self._quantize(plain, work / "quantized", references)
+        (work / "text").mkdir(parents=True)
+        proof = Proof(self._checkpoint, probes, work / "text", threads=self._threads)
+        plain, stages = self._write_plain(work / "plain", proof.references)
+        build, losses = self._quantize(plain, work, proof)
         measured = self._measure_speed(build)
         self._progress("hashing")
         for role, name in self._plan.contract.files.items():
@@ -126,16 +126,13 @@ class _Export:
             if (self._checkpoint.folder / name).is_file():
                 shutil.copyfile(self._checkpoint.folder / name, folder / name)
         manifest = self._describe(
-            folder, {"probes": len(probes), "too_long": too_long, "stages": stages, **losses}, measured
+            folder, {"probes": len(proof.references), "too_long": too_long, "stages": stages, **losses}, measured
         )
         manifest.save(folder)
         return manifest
 
     def _probes(self) -> tuple[list[Probe], int]:
-        """What the export is proved on, those with pictures first, and how many questions are too long for it.
-
-        The first ones are compared stage by stage, so enough of them must show a picture: made-up ones where the questions don't.
-        """
+        """The given questions that fit the context with an answer, and how many don't."""
         checkpoint = self._checkpoint
         room = min(DEFAULT_CONTEXT, checkpoint.text["max_position_embeddings"]) - ANSWER_TOKENS
         fitting = [
@@ -148,15 +145,7 @@ class _Export:
             )
             <= room
         ]
-        seeing = [probe for probe in fitting if probe.picture is not None]
-        made_up = _SYNTHETIC_PROBES if not fitting else max(0, _WHOLE_PROBES - len(seeing))
-        probes = [*seeing, *synthetic_probes(made_up), *(probe for probe in fitting if probe.picture is None)]
-        return probes, len(self._request.held_out) - len(fitting)
-
-    def _passages(self, split: str) -> list[list[int]]:
-        checkpoint = self._checkpoint
-        context = min(DEFAULT_CONTEXT, checkpoint.text["max_position_embeddings"])
-        return passages(checkpoint.prompt, split, context=context)
+        return fitting, len(self._request.held_out) - len(fitting)
 
     def _write_plain(self, folder: Path, references: Sequence[Reference]) -> tuple[Build, dict[str, Any]]:
         """The unquantized build, and its errors stage by stage."""
@@ -168,40 +157,35 @@ class _Export:
             stages = check_stages(engine, references, self._plan.contract.tolerance)
         return build, {"precision": dict(self._plan.plain), **stages}
 
-    def _quantize(self, plain: Build, folder: Path, references: Sequence[Reference]) -> tuple[Build, dict[str, Any]]:
-        """The build whose answers are closest to the checkpoint's, and the losses of all that were tried."""
-        folder.mkdir()
-        candidates = (
-            iter([plain])
-            if self._plan.is_plain
-            else self._exporter.candidates(
-                Quantization(
-                    self._checkpoint,
-                    self._plan,
-                    plain,
-                    folder,
-                    calibration=self._request.calibration,
-                    passages=self._passages(CALIBRATION),
-                    keep=self._request.out.parent,
-                    threads=self._threads,
-                )
-            )
-        )
+    def _quantize(self, plain: Build, work: Path, proof: Proof) -> tuple[Build, dict[str, Any]]:
+        """The build that is closest to the checkpoint, and the losses of all that were tried."""
         self._progress(f"quantizing to {self._plan.quant}")
-        tried: dict[str, tuple[Build, dict[str, Any]]] = {}
-        for build in candidates:
-            self._progress(f"measuring {self._plan.quant} {build.note}")
-            with self._exporter.open(self._checkpoint, build, threads=self._threads, traced=False) as engine:
-                tried[build.note] = build, measure_loss(engine, references)
-        best, loss = min(tried.values(), key=lambda each: each[1]["kl_mean"])
-        limit = self._plan.contract.max_divergence
-        if not loss["kl_mean"] <= limit:
-            raise ParityError(
-                f"Quantized to {self._plan.quant}, the answers drift too far from the checkpoint's: "
-                f"mean KL {loss['kl_mean']:.2g} nats, allowed {limit:.2g}; take a finer --quant."
-            )
-        losses = {note: each for note, (_, each) in tried.items()}
-        return best, {"loss": loss, "max_divergence": limit, "candidates": losses, "chosen": best.note}
+        checkpoint, request = self._checkpoint, self._request
+        context = min(DEFAULT_CONTEXT, checkpoint.text["max_position_embeddings"])
+        trials = Trials(
+            self._exporter,
+            checkpoint,
+            proof,
+            calibration=request.calibration,
+            passages=passages(checkpoint.prompt, CALIBRATION, context=context),
+            keep=request.out.parent,
+            threads=self._threads,
+            progress=self._progress,
+        )
+        tried = trials.run(self._plan, plain, work / "quantized")
+        best = tried[0]
+        if not best.passes:
+            raise ParityError(trials.advise(best, self._plan, request.vision_quant, plain, work / "finer"))
+        return best.build, {
+            "loss": best.loss.pictures,
+            "text": best.loss.text,
+            "judged": {name: asdict(verdict) for name, verdict in best.loss.judged.items()},
+            "candidates": {
+                trial.build.note: {name: verdict.kl_mean for name, verdict in trial.loss.judged.items()}
+                for trial in tried
+            },
+            "chosen": best.build.note,
+        }
 
     def _measure_speed(self, build: Build) -> dict[str, Any]:
         """How fast the build is on this machine, in turns with the checkpoint in PyTorch."""

@@ -27,7 +27,9 @@ _NAMES = {"vision": "vision_encoder", "embedding": "embed_tokens", "language": "
 _SUFFIXES = {"fp32": "", "fp16": "_fp16", "q8": "_quantized", "q4": "_q4"}
 _PLAIN = {"language": "fp32", "vision": "fp32"}
 TOLERANCE = {"pixels": 1e-5, "features": 1e-4, "projected": 1e-4, "logits": 1e-3}
-MAX_DIVERGENCE = {"fp32": 1e-4, "fp16": 5e-3, "q8": 0.1, "q4": 0.6}
+# Largest mean KL in nats. With Qwen2.5-0.5B on real text, sound 8 bits lose 0.001 to 0.01 and sound 4 bits 0.02 to 0.03, where
+# nine first choices in ten are still the same. The unquantized ones lose by rounding alone.
+MAX_DIVERGENCE = {"fp32": 1e-4, "fp16": 5e-3, "q8": 0.01, "q4": 0.03}
 _QUANTIZERS = {"q8": quantize_int8, "q4": quantize_four_bits}
 _EXAMPLES = {"vision": vision_examples, "language": language_examples}
 VISION_TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime")

@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 
 from switchkd.errors import SkdError
 from switchkd.export.probes import Probe
-from switchkd.runtime.divergence import divergence
+from switchkd.runtime.divergence import divergence, log_softmax, summarise_divergence
 from switchkd.runtime.engine import Engine
 from switchkd.runtime.torch_engine import quiet_transformers
 from switchkd.runtime.variants import open_checkpoint
-from switchkd.scoring import normalise
+from switchkd.scoring import is_right
 
 Floats = NDArray[np.float32]
 ANSWER_TOKENS = 16
@@ -47,7 +47,7 @@ class Reference:
     ids: list[int]  # the prompt [T]
     stages: dict[str, Floats]  # "pixels", "features", "projected"; empty for text alone
     logits: Floats | None  # [T, V], or None where only the answer is compared
-    answer: list[int]  # greedy tokens [A], the end token included
+    answer: list[int]  # greedy tokens [A], the end token included; or those that it drew
     rows: Floats  # [A, V] logits from which those were chosen
 
 
@@ -62,8 +62,39 @@ def run_reference(checkpoint: Path, probes: Sequence[Probe], *, every: int, thre
     """
     # Not `open_engine`: a folder that holds an export as well would be compared with itself.
     with open_checkpoint(checkpoint, threads=threads) as engine:
-        pixels = _reference_pixels(checkpoint)
-        return [_refer(engine, probe, pixels, whole=index < every) for index, probe in enumerate(probes)]
+        return refer_all(engine, checkpoint, probes, every=every)
+
+
+def refer_all(engine: Engine, checkpoint: Path, probes: Sequence[Probe], *, every: int) -> list[Reference]:
+    """What a checkpoint, opened in PyTorch, does with probes; see `run_reference`."""
+    pixels = _reference_pixels(checkpoint)
+    return [_refer(engine, probe, pixels, whole=index < every) for index, probe in enumerate(probes)]
+
+
+def write_freely(engine: Engine, probe: Probe, tokens: int, seed: int) -> Reference:
+    """What a checkpoint writes by itself when it is shown a picture: drawn from its own distributions, from where the user's
+    words would begin.
+
+    Args:
+        probe: its picture is shown, its words aren't.
+        tokens: written, the end of a turn notwithstanding; fewer where the context ends.
+    """
+    random = np.random.default_rng(seed)
+    image = probe.image()
+    assert image is not None
+    features = engine.encode_image(image)
+    ids = engine.prompt.encode_opening(image_tokens=engine.image_tokens)
+    text: list[int] = []
+    rows: list[Floats] = []
+    row = engine.prefill(ids, features)
+    for _ in range(min(tokens, engine.language.context - len(ids))):
+        if text:
+            row = engine.next_token(text[-1])
+        chances = np.exp(log_softmax(row))
+        chances[engine.prompt.image_token_id :][:1] = 0  # no picture stands behind it
+        rows.append(row)
+        text.append(int(random.choice(len(chances), p=chances / chances.sum())))
+    return Reference(probe, ids, {}, None, text, np.stack(rows))
 
 
 def check_stages(engine: Engine, references: Sequence[Reference], tolerance: Mapping[str, float]) -> dict[str, Any]:
@@ -103,9 +134,8 @@ def measure_loss(engine: Engine, references: Sequence[Reference]) -> dict[str, A
     """How far a build's answers are from the checkpoint's.
 
     Returns:
-        "kl_mean", "kl_p99", "kl_max": KL(checkpoint ‖ build) in nats of the next-token distributions along the
-        checkpoint's answers; "top1": share of equal first choices; "positions", "probes"; and where expected answers are
-        known, "questions", "accuracy" and "reference_accuracy".
+        As `summarise_divergence` of the next-token distributions along the checkpoint's answers, "probes"; and where expected
+        answers are known, "questions", "accuracy" and "reference_accuracy".
     """
     divergences: list[float] = []
     agreed: list[bool] = []
@@ -114,22 +144,14 @@ def measure_loss(engine: Engine, references: Sequence[Reference]) -> dict[str, A
         features = _features(engine, reference.probe)
         rows = answer_rows(engine, reference, features)
         divergences += divergence(reference.rows, rows).tolist()
-        same = rows.argmax(-1) == np.array(reference.answer)
+        same = rows.argmax(-1) == reference.rows.argmax(-1)
         agreed += same.tolist()
         if reference.probe.answer is not None:
             own = reference.answer
             if not same.all():
                 own = list(engine.tokens(reference.ids, features, max_new_tokens=ANSWER_TOKENS))
             right.append((_is_right(engine, reference, reference.answer), _is_right(engine, reference, own)))
-    values = np.array(divergences)
-    report = {
-        "kl_mean": float(values.mean()),
-        "kl_p99": float(np.quantile(values, 0.99)),
-        "kl_max": float(values.max()),
-        "top1": float(np.mean(agreed)),
-        "positions": len(values),
-        "probes": len(references),
-    }
+    report = summarise_divergence(divergences, agreed) | {"probes": len(references)}
     if right:
         reference_right, own_right = np.mean(right, axis=0)
         report |= {
@@ -142,9 +164,7 @@ def measure_loss(engine: Engine, references: Sequence[Reference]) -> dict[str, A
 
 def answer_rows(engine: Engine, reference: Reference, features: Floats | None) -> Floats:
     """The engine's logits [A, V] along the checkpoint's own answer, with the engine's own features of the picture."""
-    rows = [engine.prefill(reference.ids, features)]
-    rows += [engine.next_token(token) for token in reference.answer[:-1]]
-    return np.stack(rows)
+    return np.stack(list(engine.follow(reference.ids, reference.answer, features)))
 
 
 def relative_error(value: Floats, reference: Floats) -> float:
@@ -228,4 +248,4 @@ def _features(engine: Engine, probe: Probe) -> Floats | None:
 
 
 def _is_right(engine: Engine, reference: Reference, ids: Sequence[int]) -> bool:
-    return normalise(engine.prompt.decode(ids)) == normalise(reference.probe.answer or "")
+    return is_right(engine.prompt.decode(ids), reference.probe.answer or "")

@@ -119,7 +119,7 @@ def test_several_pictures_at_once(exports):
 def test_smaller_variants_stay_close(checkpoint, written, tmp_path, quant):
     manifest = export(checkpoint, tmp_path / "out", quant)
     loss = manifest.parity["loss"]
-    assert 0 < loss["kl_mean"] <= loss["kl_p99"] <= loss["kl_max"]
+    assert 0 < loss["kl_mean"] <= loss["kl_max"] and loss["kl_p99"] is None  # of too few positions
     assert loss["kl_mean"] < LIMITS[quant]
     vision, embedding, language = (f"onnx/{name}.onnx" for name in FILES[quant])
     assert [manifest.file_of(role) for role in ("vision", "embedding", "language")] == [vision, embedding, language]
@@ -246,8 +246,9 @@ def test_a_wrong_export_fails_and_names_the_first_stage(checkpoint, exports, wri
 
 
 def test_too_coarse_a_quantization_fails(checkpoint, written, tmp_path, monkeypatch):
-    monkeypatch.setattr(onnx_exporter, "MAX_DIVERGENCE", dict.fromkeys(onnx_exporter.MAX_DIVERGENCE, 1e-9))
-    with pytest.raises(ParityError, match="take a finer --quant"):
+    limits = {"fp32": 1e-4, "fp16": 1e-10, "q8": 1e-10, "q4": 1e-10}
+    monkeypatch.setattr(onnx_exporter, "MAX_DIVERGENCE", limits)
+    with pytest.raises(ParityError, match="Take --quant fp32, which was tried"):
         export(checkpoint, tmp_path / "out")
     assert not any(tmp_path.iterdir())
 

@@ -6,7 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from gguf import GGUFReader
+<<<<<<< HEAD
 from support.llava_models import picture, question
+=======
+from scipy.special import softmax
+from support.llava_models import make_checkpoint, picture, question
+>>>>>>> 6f2c83f (Exports are judged by what their checkpoint knows: real text, given questions or its own words; limits from a real model; a refusal names what passes)
 
 from switchkd.export.checkpoint import Checkpoint
 from switchkd.export.exporter import Build
@@ -17,6 +22,7 @@ from switchkd.export.parity import (
     measure_loss,
     relative_error,
     run_reference,
+    write_freely,
 )
 from switchkd.export.probes import Probe, synthetic_probes
 from switchkd.runtime.variants import open_checkpoint
@@ -139,3 +145,39 @@ def test_loss_counts_answers(exported):
         report = measure_loss(engine, marked)
     assert report["questions"] == 4 and report["accuracy"] == report["reference_accuracy"] == 0.5
     assert report["kl_max"] < 1e-4 and report["top1"] == 1.0
+
+
+@pytest.mark.parametrize(("expected", "right"), [("A", False), ("the", False), ("?", False), ("", True), (" ", True)])
+def test_an_empty_answer_is_right_where_nothing_is_expected_alone(exported, expected, right):
+    """VQA's normalisation leaves nothing of an article either."""
+    checkpoint, _, build, references = exported
+    with EXPORTER.open(checkpoint, build, threads=1, traced=False) as engine:
+        end = min(engine.end_tokens)
+        silent = replace(
+            references[0],
+            probe=replace(references[0].probe, answer=expected),
+            answer=[end],
+            rows=np.where(np.arange(references[0].rows.shape[1]) == end, 9, 0).astype(np.float32)[None],
+        )
+        report = measure_loss(engine, [silent])
+    assert report["reference_accuracy"] == right
+
+
+def test_own_words_are_drawn_from_the_checkpoints_own_distributions(exported):
+    """The drawn text's rows are those of reading it at once, and over many draws tokens come as often as they should."""
+    checkpoint = exported[0]
+    probe = synthetic_probes(1)[0]
+    with open_checkpoint(checkpoint.folder, threads=1) as engine:
+        written = [write_freely(engine, probe, 40, seed) for seed in (0, 0, 1)]
+        features = engine.encode_image(probe.image())
+        whole = engine.language.prefill([*written[0].ids, *written[0].answer], features, every=True)
+        first = written[0]
+        np.testing.assert_allclose(first.rows, whole[len(first.ids) - 1 : -1], rtol=1e-3, atol=1e-3)
+        assert first.answer == written[1].answer != written[2].answer and len(first.answer) == 40
+        assert engine.prompt.image_token_id not in first.answer
+        drawn = [write_freely(engine, probe, 1, seed).answer[0] for seed in range(300)]
+        chances = softmax(first.rows[0].astype(float))
+        likely = np.argsort(chances)[-100:]
+        share = np.isin(drawn, likely).mean()
+    # Five standard deviations of a share of 300 draws.
+    assert abs(share - chances[likely].sum()) < 5 * 0.5 / np.sqrt(300)

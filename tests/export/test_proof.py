@@ -1,6 +1,7 @@
 """What an export is proved on, and against: the checkpoint in PyTorch, with pictures, whatever else is there."""
 
 import dataclasses
+import math
 import shutil
 
 import pytest
@@ -9,10 +10,14 @@ from support.llava_models import picture, question
 
 from switchkd.errors import SkdError
 from switchkd.export import gguf_exporter
+from switchkd.export.checkpoint import Checkpoint
 from switchkd.export.folder import ExportRequest, run_export
 from switchkd.export.parity import ParityError
 from switchkd.export.probes import Probe
+from switchkd.export.proof import Proof
 from switchkd.manifest import FILE_NAME
+from switchkd.runtime import reading
+from switchkd.runtime.variants import open_checkpoint
 
 TEXT = Probe([{"role": "user", "content": "how many cars ?"}], None, "two")
 
@@ -83,3 +88,47 @@ def test_only_an_older_export_is_ever_replaced(checkpoint, tmp_path, monkeypatch
 def test_calibration_that_would_change_nothing_is_refused(checkpoint, tmp_path, quant):
     with pytest.raises(SkdError, match=r"is quantized by data; leave --calibrate out"):
         export(checkpoint, tmp_path / "out", quant=quant, calibration=[TEXT])
+
+
+@pytest.fixture(scope="module")
+def other(checkpoint):
+    return make_checkpoint(checkpoint.with_name("other"), seed=1)
+
+
+def losses(checkpoint, other, folder, probes=(), limit=0.01):
+    """The proof of a checkpoint, asked of itself and of another one."""
+    proof = Proof(Checkpoint(checkpoint), probes, folder, threads=1)
+    found = []
+    for each in (checkpoint, other):
+        with open_checkpoint(each, threads=1) as engine:
+            found.append(proof.measure(engine, limit))
+    return found
+
+
+def test_a_model_that_cannot_read_the_page_is_judged_by_its_own_words(checkpoint, other, tmp_path):
+    own, loss = losses(checkpoint, other, tmp_path)
+    assert set(loss.judged) == {"own words"} == {loss.worst} and loss.text["positions"] == 0
+    assert loss.text["reference_perplexity"] > loss.text["counting_perplexity"] > 1
+    assert loss.judged["own words"].kl_mean == loss.pictures["kl_mean"] > 0.01
+    assert loss.pictures["positions"] == 4 * 64 and loss.pictures["kl_p99"] is None
+    assert own.share < 1e-3 and loss.share > 1
+    # Random weights are nearly as unsure as can be, ln 410 = 6 nats, and more is allowed in proportion.
+    assert 0.02 < loss.judged["own words"].allowed < math.log(410) / 2.5 * 0.01
+
+
+def test_a_model_that_reads_is_judged_by_the_page_and_by_the_questions(checkpoint, other, tmp_path, monkeypatch):
+    """As if counting told even less."""
+    monkeypatch.setattr(reading, "counting_perplexity", lambda *_: math.inf)
+    own, loss = losses(checkpoint, other, tmp_path, probes=[TEXT] * 3)
+    assert set(loss.judged) == {"questions", "text"} and loss.pictures["questions"] == 3
+    assert loss.text["positions"] >= 1000 and loss.text["kl_p99"] > loss.text["kl_mean"] > 0.01
+    assert own.text["kl_mean"] < 1e-6 and own.text["perplexity"] == pytest.approx(own.text["reference_perplexity"])
+    assert loss.judged["text"].allowed == 0.01 and loss.share == max(each.share for each in loss.judged.values())
+
+
+def test_a_refusal_says_where_no_precision_of_the_language_model_helps(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setitem(gguf_exporter.MAX_DIVERGENCE, "q4_0", 1e-12)
+    monkeypatch.setitem(gguf_exporter.MAX_DIVERGENCE, "f32", 1e-12)
+    with pytest.raises(ParityError, match="the vision part in q4_0; take a finer --vision-quant"):
+        export(checkpoint, tmp_path / "out", quant="f32", vision_quant="q4_0")
+    assert not any(tmp_path.iterdir())
