@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from switchkd.errors import SkdError
+from switchkd.errors import CheckpointError, SkdError
 from switchkd.export.probes import Probe
 from switchkd.runtime.divergence import divergence, log_softmax, summarise_divergence
 from switchkd.runtime.engine import Engine
@@ -78,6 +78,9 @@ def write_freely(engine: Engine, probe: Probe, tokens: int, seed: int) -> Refere
     Args:
         probe: its picture is shown, its words aren't.
         tokens: written, the end of a turn notwithstanding; fewer where the context ends.
+
+    Raises:
+        CheckpointError: it computes values that aren't finite.
     """
     random = np.random.default_rng(seed)
     image = probe.image()
@@ -90,6 +93,8 @@ def write_freely(engine: Engine, probe: Probe, tokens: int, seed: int) -> Refere
     for _ in range(min(tokens, engine.language.context - len(ids))):
         if text:
             row = engine.next_token(text[-1])
+        if not np.isfinite(row).all():
+            raise CheckpointError("The checkpoint's logits aren't finite; its weights are damaged.")
         chances = np.exp(log_softmax(row))
         chances[engine.prompt.image_token_id :][:1] = 0  # no picture stands behind it
         rows.append(row)

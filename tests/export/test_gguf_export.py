@@ -163,7 +163,7 @@ def spoil(path: Path, tensor: str) -> None:
 
 def test_too_coarse_a_quantization_fails_and_is_told_what_passes(checkpoint, tmp_path, monkeypatch):
     """The named one was tried, after coarser ones that don't pass either."""
-    for quant, limit in (("q4_0", 1e-9), ("q5_k_m", 1e-9), ("f16", 1e-9), ("q8_0", 0.05)):
+    for quant, limit in (("q4_0", 1e-9), ("q4_k_m", 1e-9), ("q5_k_m", 1e-9), ("f16", 1e-9), ("q8_0", 0.05)):
         monkeypatch.setitem(gguf_exporter.MAX_DIVERGENCE, quant, limit)
     told = []
     with pytest.raises(

@@ -6,12 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from gguf import GGUFReader
-<<<<<<< HEAD
-from support.llava_models import picture, question
-=======
 from scipy.special import softmax
-from support.llava_models import make_checkpoint, picture, question
->>>>>>> 6f2c83f (Exports are judged by what their checkpoint knows: real text, given questions or its own words; limits from a real model; a refusal names what passes)
+from support.llava_models import picture, question
 
 from switchkd.export.checkpoint import Checkpoint
 from switchkd.export.exporter import Build

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 from gguf import GGUFReader
-from support.llava_models import picture, question
+from support.llava_models import make_checkpoint, picture, question
 
 from switchkd.errors import SkdError
 from switchkd.export import gguf_exporter
@@ -91,8 +91,8 @@ def test_calibration_that_would_change_nothing_is_refused(checkpoint, tmp_path, 
 
 
 @pytest.fixture(scope="module")
-def other(checkpoint):
-    return make_checkpoint(checkpoint.with_name("other"), seed=1)
+def other(tmp_path_factory):
+    return make_checkpoint(tmp_path_factory.mktemp("proof") / "other", seed=1)
 
 
 def losses(checkpoint, other, folder, probes=(), limit=0.01):
