@@ -17,8 +17,8 @@ from switchkd.export.parity import measure_loss, run_reference
 from switchkd.export.probes import Probe
 from switchkd.files import file_sha256
 from switchkd.manifest import FILE_NAME
-from switchkd.pictures import open_image
 from switchkd.passages import PROVING, passages
+from switchkd.pictures import open_image
 from switchkd.runtime import reading
 from switchkd.runtime.bench import runner
 from switchkd.runtime.bench.grids import grids
