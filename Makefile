@@ -2,6 +2,7 @@
 # make test   install everything here, lint, and run the tests
 # make test-lmms   add lmms-eval, and run the tests that need it
 # make test-cpus   run exports on emulated processors (docs/processors.md): VARIANTS, or a small student's in every precision
+# make test-real   export a real language model in every variant and measure each on real text
 # All of it can be repeated: what is there already is not made again.
 
 PYTHON ?= python3
@@ -25,7 +26,7 @@ BUILD_JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 NO_AMX := $(if $(filter x86_64,$(shell uname -m)),-DCMAKE_C_FLAGS=-mno-amx-int8 -DCMAKE_CXX_FLAGS=-mno-amx-int8)
 LLAMA_CMAKE_ARGS ?= -DGGML_NATIVE=ON -DLLAMA_OPENSSL=OFF $(NO_AMX)
 
-.PHONY: assets demo test test-all test-cpus test-lmms lint format setup gguf clean
+.PHONY: assets demo test test-all test-cpus test-lmms test-real lint format setup gguf clean
 
 PICTURE := runs/latest/data/images/test/000000.png
 
@@ -52,6 +53,10 @@ VARIANTS ?=
 
 test-cpus: gguf
 	PYTHON=$(BIN)/python benchmarks/processors.sh $(VARIANTS)
+
+# Every variant of a real language model, downloaded as packages of the index; hours on two cores, goes on where it stopped.
+test-real: gguf
+	$(BIN)/python benchmarks/real_variants.py .cache/real
 
 # Hours on two cores; goes on where it stopped.
 assets: setup
