@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     "--quant",
     default="q4",
     show_default=True,
-    help="Precision of the language model. gguf, hybrid: q4, q4_0, q4_k_m, q5_k_m, q8, f16, f32 (q4 is q4_k_m where the shape "
-    "allows it, else q4_0); onnx: q4, q8, fp16, fp32.",
+    help="Precision of the language model. gguf, hybrid: q4 (by the shape, what loses least at its size), q4_0, q4_mixed, q4_k_m, "
+    "q5_k_m, q8, f16, f32; onnx: q4, q8, fp16, fp32.",
 )
 @click.option(
     "--vision-quant",

@@ -11,11 +11,11 @@ from switchkd.errors import CheckpointError, SkdError
 from switchkd.export.checkpoint import Checkpoint
 from switchkd.export.exporter import Build, Contract, Plan, Quantization, engine_of
 from switchkd.export.gguf_language import check_tokenizer, language_tensors, write_language
-from switchkd.export.gguf_quantize import BLOCK, FILE_TYPES, K_BLOCK, Importance, quantize, tensor_types
+from switchkd.export.gguf_mixtures import BLOCK, MIXTURES, default_mixture
+from switchkd.export.gguf_quantize import Importance, quantize, tensor_types
 from switchkd.export.gguf_vision import check_vision, vision_tensors, write_vision
 from switchkd.export.gguf_writer import check_complete, gguf_library
 from switchkd.export.importance import ImportanceCollector, collect, kept
-from switchkd.export.probes import Probe
 from switchkd.manifest import TensorCount
 from switchkd.runtime.engine import Engine
 from switchkd.runtime.llama_engine import LlamaModel, load_parts
@@ -23,7 +23,7 @@ from switchkd.runtime.llama_library import Observer, library
 
 LANGUAGE_FILE = "language.gguf"
 _FILES = {"language": LANGUAGE_FILE, "vision": "mmproj.gguf"}
-LANGUAGE_QUANTS = ("q4", "q4_0", "q4_k_m", "q5_k_m", "q8", "f16", "f32")
+LANGUAGE_QUANTS = ("q4", *(name for name in MIXTURES if name != "q8_0"), "q8", "f16", "f32")
 _INPUTS: dict[str, tuple[int | str, ...]] = {
     "picture": ("height", "width", 3),  # bytes of the tower's size
     "input_ids": ("tokens",),
@@ -36,7 +36,7 @@ TOLERANCE = {
     "f16": {"pixels": 1e-5, "features": 5e-3, "projected": 5e-3, "logits": 2e-2},
 }
 # Largest mean KL in nats. With Qwen2.5-0.5B on real text, q8_0 loses 0.001 and q4_k_m 0.02 (see the same in onnx_exporter.py).
-MAX_DIVERGENCE = {"f32": 1e-3, "f16": 5e-3, "q8_0": 0.01, "q5_k_m": 0.02, "q4_k_m": 0.03, "q4_0": 0.03}
+MAX_DIVERGENCE = {"f32": 1e-3, "f16": 5e-3, "q8_0": 0.01, "q5_k_m": 0.02, "q4_k_m": 0.03, "q4_mixed": 0.03, "q4_0": 0.03}
 # Writings and scripts in which a tokenizer that was carried over wrongly shows.
 _TEXTS = (
     "Two cars, 1,234 m ahead!\n\n  don't",
@@ -51,10 +51,10 @@ class GgufExporter:
 
     quants: Sequence[str] = LANGUAGE_QUANTS
     vision_quants: Sequence[str] = ("f16", "q8_0", "q4_0", "f32")
-    calibrates = ("q4_0", "q4_k_m", "q5_k_m")  # q8_0 takes no importance
+    calibrates = tuple(name for name, mixture in MIXTURES.items() if mixture.weighted)
 
     def plan(self, checkpoint: Checkpoint, quant: str, vision_quant: str | None) -> Plan:
-        """See `Exporter.plan`. `q4` is q4_k_m where the width can be cut into K-quant blocks, else q4_0."""
+        """See `Exporter.plan`."""
         if vision_quant not in (None, *self.vision_quants):
             known = ", ".join(self.vision_quants)
             raise SkdError(f"GGUF has no precision '{vision_quant}' for the vision file; there are {known}.")
@@ -76,7 +76,7 @@ class GgufExporter:
         return Build(files, plan.plain)
 
     def candidates(self, job: Quantization) -> Iterator[Build]:
-        """See `Exporter.candidates`: without an importance matrix, and with one where there is calibration data."""
+        """See `Exporter.candidates`: without an importance matrix and, where rounding can follow one, with it."""
         vision = _quantized(job, "vision", job.folder / _FILES["vision"])
 
         def observed(observe: Observer) -> Engine:
@@ -132,7 +132,7 @@ def plan_language(checkpoint: Checkpoint, quant: str) -> str:
         raise SkdError(f"GGUF has no precision '{quant}'; there are {', '.join(LANGUAGE_QUANTS)}.")
     gguf_library(), library()
     check_tokenizer(checkpoint)
-    quant = _resolve(quant, checkpoint.text["hidden_size"])
+    quant = _resolve(quant, checkpoint)
     _check_blocks("language model", quant, checkpoint.text["hidden_size"])
     return quant
 
@@ -155,30 +155,35 @@ def language_candidates(job: Quantization, observed: Callable[[Observer], Engine
         observed: an engine of the unquantized build that shows an observer its matrix products.
     """
     yield _quantized(job, "language", job.folder / LANGUAGE_FILE), "without importance matrix"
-    if job.calibration and job.plan.quant in FILE_TYPES:
-        probes = [(probe.messages, str(probe.picture)) for probe in job.calibration]
-        key = sha256(f"{job.checkpoint.sha256}{probes}".encode()).hexdigest()[:12]
-        path = job.keep / f"{job.checkpoint.folder.name}-importance-{key}.npz"
-        importance = kept(path, lambda: _importance(observed, job.calibration))
+    if job.plan.quant in MIXTURES and MIXTURES[job.plan.quant].weighted:
         weighted = job.folder / f"weighted-{LANGUAGE_FILE}"
-        yield _quantized(job, "language", weighted, importance), "with importance matrix"
+        yield _quantized(job, "language", weighted, _importance(job, observed)), "with importance matrix"
 
 
-def _importance(observed: Callable[[Observer], Engine], probes: Sequence[Probe]) -> Importance:
-    collector = ImportanceCollector()
-    with observed(collector) as engine:
-        return collect(engine, collector, probes)
+def _importance(job: Quantization, observed: Callable[[Observer], Engine]) -> Importance:
+    """Of the package's passages and the user's conversations. With these it is kept for the next export: pictures take long."""
+
+    def make() -> Importance:
+        collector = ImportanceCollector()
+        with observed(collector) as engine:
+            return collect(engine, collector, job.calibration, job.passages)
+
+    if not job.calibration:
+        return make()
+    probes = [(probe.messages, str(probe.picture)) for probe in job.calibration]
+    key = sha256(f"{job.checkpoint.sha256}{probes}{job.passages}".encode()).hexdigest()[:12]
+    return kept(job.keep / f"{job.checkpoint.folder.name}-importance-{key}.npz", make)
 
 
-def _resolve(quant: str, width: int) -> str:
-    """llama.cpp's name of a precision, for rows of `width` values."""
+def _resolve(quant: str, checkpoint: Checkpoint) -> str:
+    """The name of a precision's mixture, or of an unquantized precision."""
     if quant == "q4":
-        return "q4_0" if width % K_BLOCK else "q4_k_m"
+        return default_mixture(checkpoint.text["hidden_size"], checkpoint.tied)
     return "q8_0" if quant == "q8" else quant
 
 
 def _check_blocks(part: str, quant: str, width: int) -> None:
-    if quant in FILE_TYPES and width % BLOCK:
+    if quant in MIXTURES and width % BLOCK:
         raise CheckpointError(
             f"The {part}'s hidden_size {width} isn't a multiple of {BLOCK}, the block of {quant}, so nearly nothing "
             "would be quantized; take f16."
@@ -189,9 +194,10 @@ def _quantized(job: Quantization, role: str, target: Path, importance: Importanc
     """`target`, or the unquantized file itself where there is nothing to quantize."""
     source = job.plain.files[role]
     quant = job.plan.quant if role == "language" else job.plan.vision_quant
-    if quant not in FILE_TYPES:
+    if quant not in MIXTURES:
         return source
-    quantize(source, target, quant, threads=job.threads, importance=importance)
+    tied = role == "language" and job.checkpoint.tied
+    quantize(source, target, MIXTURES[quant], tied=tied, threads=job.threads, importance=importance)
     return target
 
 

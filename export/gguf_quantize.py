@@ -9,22 +9,27 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from switchkd.export.gguf_mixtures import FILE_TYPES, Mixture
 from switchkd.export.gguf_writer import gguf_library
 from switchkd.manifest import TensorCount
 from switchkd.runtime.llama_library import failure, library
 
-# Our names → llama.cpp's LLAMA_FTYPE.
-FILE_TYPES = {"q4_0": 2, "q8_0": 7, "q4_k_m": 15, "q5_k_m": 17}
-BLOCK = 32  # values that share a scale in q4_0 and q8_0; a row that isn't a multiple stays f16
-K_BLOCK = 256  # the same for K-quants; llama.cpp falls back to a 32-block type elsewhere
-
 Importance = Mapping[str, NDArray[np.float32]]
 
 
-def quantize(source: Path, target: Path, quant: str, *, threads: int, importance: Importance | None = None) -> None:
+def quantize(
+    source: Path,
+    target: Path,
+    mixture: Mixture,
+    *,
+    tied: bool = False,
+    threads: int,
+    importance: Importance | None = None,
+) -> None:
     """Writes a quantized copy of a GGUF file.
 
     Args:
+        tied: the embedding serves as the head as well.
         importance: tensor name → mean square of each input column, to round by what matters.
 
     Raises:
@@ -32,13 +37,20 @@ def quantize(source: Path, target: Path, quant: str, *, threads: int, importance
     """
     llama, _ = library()
     params = llama.llama_model_quantize_default_params()
-    params.ftype = FILE_TYPES[quant]
+    params.ftype = FILE_TYPES[mixture.base]
     params.nthread = threads
+    if mixture.head:
+        params.output_tensor_type = _type_id(mixture.head)
+    if embedding := mixture.head if tied else mixture.embedding:
+        params.token_embedding_type = _type_id(embedding)
+    # Arrays that llama.cpp is shown have to outlive the call.
+    entries, overrides = _importance_array(importance or {}), _override_array(mixture.blocks)
     if importance:
-        entries = _importance_array(importance)
         params.imatrix = ctypes.cast(entries, ctypes.POINTER(llama.llama_model_imatrix_data))
+    if mixture.blocks:
+        params.tt_overrides = ctypes.cast(overrides, ctypes.POINTER(llama.llama_model_tensor_override))
     if llama.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params)) != 0:
-        raise failure(f"llama.cpp couldn't quantize to {quant}")
+        raise failure(f"llama.cpp couldn't quantize {source.name}")
 
 
 def tensor_types(path: Path) -> dict[str, TensorCount]:
@@ -59,3 +71,16 @@ def _importance_array(importance: Importance) -> ctypes.Array:
         entry.data = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
         entry.size = values.size
     return entries
+
+
+def _override_array(types: Mapping[str, str]) -> ctypes.Array:
+    """The same for regular expressions of names with the type that they mean."""
+    llama, _ = library()
+    entries = (llama.llama_model_tensor_override * (len(types) + 1))()
+    for entry, (pattern, name) in zip(entries, types.items(), strict=False):
+        entry.pattern, entry.type = pattern.encode(), _type_id(name)
+    return entries
+
+
+def _type_id(name: str) -> int:
+    return int(gguf_library().GGMLQuantizationType[name.upper()])

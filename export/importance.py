@@ -39,8 +39,10 @@ class ImportanceCollector:
         return {name: (total / self._rows[name]).astype(np.float32) for name, total in self._sums.items()}
 
 
-def collect(engine: Engine, collector: ImportanceCollector, probes: Sequence[Probe]) -> Importance:
-    """Lets an engine that `collector` observes read whole conversations."""
+def collect(
+    engine: Engine, collector: ImportanceCollector, probes: Sequence[Probe], passages: Sequence[Sequence[int]]
+) -> Importance:
+    """Lets an engine that `collector` observes read whole conversations, and texts given as token ids."""
     for probe in probes:
         image = probe.image()
         features = None if image is None else engine.encode_image(image)
@@ -48,6 +50,8 @@ def collect(engine: Engine, collector: ImportanceCollector, probes: Sequence[Pro
         if len(ids) <= engine.language.context:
             # Logits after every position: otherwise the last block would see only the last token.
             engine.language.prefill(ids, features, every=True)
+    for text in passages:
+        engine.language.prefill(text, every=True)
     return collector.importance()
 
 

@@ -92,7 +92,8 @@ def _four_bits(workload: Workload) -> tuple[str, str]:
     if width % _K_BLOCK:
         return (
             "q4_0",
-            f"a width of {width} is no multiple of {_K_BLOCK}: K-quants fall back to larger, slower types; q4_0 doesn't",
+            f"a width of {width} is no multiple of {_K_BLOCK}: K-quants fall back to larger, slower types; q4_0 doesn't, though "
+            "q4_mixed, as large and slower, loses less",
         )
     return "q4_k_m", f"a width of {width} is a multiple of {_K_BLOCK}: K-quants apply; compare with q4_0"
 

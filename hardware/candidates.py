@@ -16,6 +16,7 @@ _BITS: dict[tuple[str, str], tuple[float, float, float]] = {
     (ONNX, "q8"): (8, 8, 8),
     (ONNX, "q4"): (5.1, 9.3, 8),
     (GGUF, "q4_0"): (4.5, 8.5, 4.5),
+    (GGUF, "q4_mixed"): (5.5, 5.5, 4.5),
     (GGUF, "q4_k_m"): (4.9, 6.6, 4.9),
 }
 _VISION_BITS: dict[tuple[str, str], float] = {

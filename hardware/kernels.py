@@ -48,7 +48,10 @@ KERNELS: dict[tuple[str, str], Kernel] = {
     (GGUF, "f32"): Kernel(False, 0.55, 0.55, 0.0),  # not measured: taken from f16
     (GGUF, "f16"): Kernel(False, 0.7, 0.55, 1.2),
     (GGUF, "q8_0"): Kernel(True, 0.2, 0.19, 0.9),
-    (GGUF, "q5_0"): Kernel(True, 0.1, 0.1, 0.6),  # what K-quants are where a row isn't a multiple of 256
+    (GGUF, "q5_0"): Kernel(
+        True, 0.1, 0.1, 0.6
+    ),  # most of q4_mixed, and what K-quants are where a row isn't a multiple of 256
+    (GGUF, "q5_1"): Kernel(True, 0.1, 0.1, 0.6),  # not measured: taken from q5_0
     (GGUF, "q5_k"): Kernel(True, 0.45, 0.45, 1.3),
     (GGUF, "q4_k"): Kernel(True, 0.33, 0.33, 1.3),
     (GGUF, "q4_0"): Kernel(True, 0.3, 0.3, 1.1),

@@ -15,14 +15,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from switchkd.errors import SkdError
+from switchkd.manifest import FileEntry
 from switchkd.runtime.engine import DEFAULT_CONTEXT, Floats, picture_span
 from switchkd.runtime.llama_build import can_rearrange_weights
 from switchkd.runtime.llama_library import Observer, failure, library, observer_callback
 from switchkd.runtime.llama_vision import LlamaVision
 
 _F32, _F16 = 0, 1  # ggml_type
-# Precisions whose weights llama.cpp copies into another arrangement on every processor; others it reads as they lie in the file.
-REARRANGED = frozenset({"q4_0", "q4_k_m"})
+# Types whose weights llama.cpp copies into another arrangement on every processor; others it reads as they lie in the file.
+_REARRANGED = frozenset({"Q4_0", "Q4_K", "IQ4_NL"})
+
+
+def is_rearranged(entry: FileEntry) -> bool:
+    """Whether llama.cpp copies the larger part of a language file's quantized weights, so that mapping it costs memory."""
+    counts = {name: count.bytes for name, count in entry.tensor_types.items() if name not in ("F32", "F16")}
+    return 2 * sum(size for name, size in counts.items() if name in _REARRANGED) > sum(counts.values())
 
 
 def load_parts(
@@ -79,7 +86,7 @@ class LlamaModel:
     Args:
         path: the .gguf file, whose hash has been checked: llama.cpp ends the process on some torn files.
         repack: rearrange weights for this processor's fast kernels, where that is safe; off for an observer of inputs.
-        mapped: leave the file's pages to the system. Where weights are copied anyway (`REARRANGED`) they would stay in memory
+        mapped: leave the file's pages to the system. Where weights are copied anyway (`is_rearranged`) they would stay in memory
             beside the copies.
         vocabulary: read no weights, for the tokenizer alone.
 

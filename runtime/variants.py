@@ -106,7 +106,7 @@ def _open_export(folder: Path, threads: int, context: int, verify: bool, traced:
 def _load_gguf(
     folder: Path, manifest: Manifest, threads: int, context: int, traced: bool
 ) -> tuple[VisionEncoder, LanguageModel]:
-    from switchkd.runtime.llama_engine import REARRANGED, load_parts
+    from switchkd.runtime.llama_engine import is_rearranged, load_parts
 
     return load_parts(
         folder / manifest.file_of("vision"),
@@ -114,7 +114,7 @@ def _load_gguf(
         manifest.image.token_id,
         threads=threads,
         context=context,
-        mapped=manifest.quant not in REARRANGED,
+        mapped=not is_rearranged(manifest.files[manifest.file_of("language")]),
         # Float32 files are there to be exact; half a key-value cache would undo that.
         exact=(manifest.quant == "f32", manifest.vision_quant == "f32"),
         traced=traced,
@@ -142,7 +142,7 @@ def _load_onnx(
 def _load_hybrid(
     folder: Path, manifest: Manifest, preprocess: Preprocess, threads: int, context: int
 ) -> tuple[VisionEncoder, LanguageModel]:
-    from switchkd.runtime.llama_engine import REARRANGED, load_language
+    from switchkd.runtime.llama_engine import is_rearranged, load_language
     from switchkd.runtime.onnx_engine import OnnxVision
 
     vision = OnnxVision(folder / manifest.file_of("vision"), preprocess, threads=threads)
@@ -151,7 +151,7 @@ def _load_hybrid(
         manifest.image.token_id,
         threads=threads,
         context=context,
-        mapped=manifest.quant not in REARRANGED,
+        mapped=not is_rearranged(manifest.files[manifest.file_of("language")]),
         exact=manifest.quant == "f32",
     )
     return vision, language

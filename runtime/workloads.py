@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from switchkd.errors import CheckpointError, SkdError
+from switchkd.hardware.kernels import KERNELS
 from switchkd.hardware.workload import GGUF, ONNX, Language, Part, Tower, Workload
 from switchkd.manifest import FileEntry, Manifest
 from switchkd.models.layout import feature_width, read_layout, used_blocks
 from switchkd.runtime.variants import find_variant
 
-_CACHE_BYTES = {"f32": 4, "fp32": 4, "q8": 4, "q4": 4}  # of a key or value; what isn't named: 2
+_WIDE = ("f32", "f16", "q8_0")  # types that a 4- or 5-bit mixture has in its norms and head alone
+_CACHE_BYTES = {ONNX: 4, GGUF: 2}  # of a key or value
+_OTHER_CACHE_BYTES = {(ONNX, "fp16"): 2, (GGUF, "f32"): 4}
 
 
 def read_workload(variant: str | Path) -> Workload:
@@ -27,15 +30,15 @@ def read_workload(variant: str | Path) -> Workload:
         language, tower = _language(config), _tower(config, manifest)
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise CheckpointError(f"{folder}/config.json lacks a shape: {type(error).__name__} {error}.") from error
-    tokenizer = manifest.files.get("tokenizer.json")
+    tokenizer, text = manifest.files.get("tokenizer.json"), _text(manifest, config, language)
     return Workload(
         name=folder.resolve().name,
         language=language,
-        text=_text(manifest, config, language),
+        text=text,
         tower=tower,
         image=_image(manifest),
         image_tokens=manifest.image.tokens,
-        cache_bytes=_CACHE_BYTES.get(manifest.quant, 2),
+        cache_bytes=_OTHER_CACHE_BYTES.get((text.format, manifest.quant), _CACHE_BYTES[text.format]),
         trained_context=manifest.context,
         tokenizer_bytes=tokenizer.bytes if tokenizer else 0,
         tied=_is_tied(config),
@@ -88,13 +91,14 @@ def _text(manifest: Manifest, config: dict[str, Any], language: Language) -> Par
 
 
 def _blocks(manifest: Manifest, entry: FileEntry) -> str:
-    """What a mixture of K-quants is made of: rows that can't be cut into K-blocks are stored as older, slower types."""
-    if not manifest.quant.endswith("_k_m"):
+    """What the blocks of a mixture are mostly made of, which is what its speed goes by: "q4_k_m" holds slower types where rows
+    can't be cut into K-blocks. Empty where the precision's name says it. A head of 8 bits, as large as it may be, is no block.
+    """
+    if (GGUF, manifest.quant) in KERNELS or _format(manifest.file_of("language"), manifest) != GGUF:
         return ""
-    k_quant = manifest.quant.removesuffix("_m")  # q4_k
     stored = {name.lower(): count.bytes for name, count in entry.tensor_types.items()}
-    older = sum(size for name, size in stored.items() if name in ("q4_0", "q4_1", "q5_0", "q5_1"))
-    return k_quant if stored.get(k_quant, 0) > older else "q5_0"
+    known = [name for name in stored if (GGUF, name) in KERNELS and name not in _WIDE]
+    return max(known, key=stored.__getitem__, default="")
 
 
 def _is_tied(config: dict[str, Any]) -> bool:

@@ -132,7 +132,7 @@ def test_widths_that_no_block_fits(tmp_path, quant):
 
 
 def test_q4_goes_by_the_width(original, tmp_path):
-    assert plan(original, "q4").quant == "q4_0"
+    assert plan(original, "q4").quant == "q4_mixed"
     assert plan(make_checkpoint(tmp_path / "wide", width=256), "q4").quant == "q4_k_m"
 
 

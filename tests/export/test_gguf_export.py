@@ -64,8 +64,9 @@ def test_quantized_exports_stay_close(checkpoints, tmp_path, shape, quant):
     assert 0 < loss["kl_mean"] <= loss["kl_max"] and loss["kl_p99"] is None  # of too few positions
     assert loss["kl_mean"] < LIMITS[quant]
     types = manifest.files["language.gguf"].tensor_types
-    expected = {"q8": {"Q8_0", "F32"}, "q4": {"Q4_0", "Q8_0", "F32"}}[quant]
-    assert expected <= set(types) <= expected | {"Q6_K", "F16"}
+    # The feed-forward width of 160 can't be cut into K-blocks: Q5_K falls back to Q5_1.
+    q4 = {"Q5_0", "Q5_1", "F32"} | (set() if SHAPES[shape]["tied"] else {"Q4_0"})
+    assert set(types) == {"q8": {"Q8_0", "F32"}, "q4": q4}[quant]
     with open_engine(checkpoints[shape], threads=1) as reference, open_engine(tmp_path / "out", threads=1) as engine:
         assert 0 < mean_divergence(engine, reference, picture()) < LIMITS[quant]
 
@@ -77,7 +78,7 @@ def test_the_folder_is_complete_and_says_what_it_is(checkpoint, tmp_path):
     companions = {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "config.json"}
     companions |= {"preprocessor_config.json", "generation_config.json", "language.gguf", "mmproj.gguf"}
     assert companions <= set(manifest.files)
-    assert (manifest.quant, manifest.vision_quant, manifest.image.tokens) == ("q4_0", "q8_0", 16)
+    assert (manifest.quant, manifest.vision_quant, manifest.image.tokens) == ("q4_mixed", "q8_0", 16)
     assert manifest.image.token == "<|image_pad|>" and "im_start" in manifest.prompt_template
     assert set(manifest.tools) == {"skd", "gguf", "llama-cpp-python"}
     for role in ("language", "vision"):
@@ -208,7 +209,7 @@ def test_importance_is_the_mean_square_of_what_a_weight_reads(checkpoint, tmp_pa
     probe = Probe([{"role": "user", "content": "how many cars ?"}], None)
     collector = ImportanceCollector()
     with exporter._open(reader, build, 1, observe=collector) as engine:
-        importance = collect(engine, collector, [probe])
+        importance = collect(engine, collector, [probe], [])
         ids = engine.prompt.encode(probe.messages, image_tokens=16).ids
     embeds = torch.from_numpy(reader.read("language_model.embed_tokens.weight")[ids])
     scale = torch.rsqrt(embeds.pow(2).mean(-1, keepdim=True) + reader.text["rms_norm_eps"])

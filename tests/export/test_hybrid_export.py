@@ -47,7 +47,7 @@ def exported(checkpoints):
     options = ["--format", "hybrid", "--quant", "q4", "--threads", "1", "--out", str(out)]
     result = CliRunner().invoke(export_command, [str(checkpoints["siglip-tied"]), *options], env={"COLUMNS": "200"})
     assert result.exit_code == 0, result.output
-    assert all(word in result.output for word in (VISION, "language.gguf", "Q4_0", "INT8", "first token"))
+    assert all(word in result.output for word in (VISION, "language.gguf", "Q5_0", "INT8", "first token"))
     return out
 
 
@@ -75,12 +75,12 @@ def test_float32_exports_are_the_checkpoint(checkpoints, tmp_path, shape):
 
 def test_the_folder_is_complete_and_says_what_it_is(exported):
     manifest = Manifest.load(exported)
-    assert (manifest.format, manifest.quant, manifest.vision_quant) == ("hybrid", "q4_0", "q8")
+    assert (manifest.format, manifest.quant, manifest.vision_quant) == ("hybrid", "q4_mixed", "q8")
     assert (manifest.file_of("vision"), manifest.file_of("language")) == (VISION, "language.gguf")
     found = {path.relative_to(exported).as_posix() for path in exported.rglob("*") if path.is_file()}
     assert found == {*manifest.files, FILE_NAME} and {"config.json", "tokenizer.json"} <= found
     assert "INT8" in manifest.files[VISION].tensor_types
-    assert next(iter(manifest.files["language.gguf"].tensor_types)) in ("Q4_0", "Q8_0")
+    assert next(iter(manifest.files["language.gguf"].tensor_types)) == "Q5_0"
     assert {"gguf", "llama-cpp-python", "torch", "onnxruntime"} < set(manifest.tools)
     onnx.checker.check_model(str(exported / VISION))
     assert 0 < manifest.parity["loss"]["kl_mean"] < 0.1

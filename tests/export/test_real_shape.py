@@ -34,7 +34,9 @@ def student(tmp_path_factory, real_shape):
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
-    "variant, meant", [("gguf-q4", "q4_0"), ("onnx-q4", "q4"), ("onnx-q8", "q8"), ("hybrid-q4", "q4_0")], ids=str
+    "variant, meant",
+    [("gguf-q4", "q4_mixed"), ("onnx-q4", "q4"), ("onnx-q8", "q8"), ("hybrid-q4", "q4_mixed")],
+    ids=str,
 )
 def test_half_a_billion_parameters(real_shape, student, variant, meant):
     measured = real_shape.export(student, variant, threads=1)

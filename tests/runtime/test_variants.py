@@ -24,7 +24,7 @@ def folder(exported, tmp_path):
 
 @pytest.fixture(scope="module")
 def exported(shelf):
-    return shelf.export("gguf", "q4")
+    return shelf.export("gguf", "q4_0")
 
 
 def test_names_are_sought_among_the_newest_runs_exports(folder, tmp_path, monkeypatch):

@@ -59,7 +59,15 @@ def make_export(
 
 @pytest.mark.parametrize(
     ("width", "quant", "blocks"),
-    [(256, "q4_k_m", "q4_k"), (256, "q5_k_m", "q5_k"), (96, "q4_k_m", "q5_0"), (96, "q5_k_m", "q5_0"), (96, "q8", "")],
+    [
+        (256, "q4_k_m", "q4_k"),
+        (256, "q5_k_m", "q5_k"),
+        (96, "q4_k_m", "q5_0"),
+        (96, "q4", "q5_0"),
+        (96, "q5_k_m", "q5_1"),
+        (96, "q4_0", ""),
+        (96, "q8", ""),
+    ],
 )
 def test_a_mixtures_speed_is_that_of_what_it_holds(shelf, width, quant, blocks):
     """At 0.5B's width "q4_k_m" is mostly Q5_0, which llama.cpp computes three times as slowly as Q4_K."""

@@ -1,0 +1,47 @@
+"""Which types a GGUF language file's tensors get, by the precision's name.
+
+llama.cpp's own recipes (`q4_0`, `q4_k_m` …) are here under their names. `q4` is the mixture that loses least at its size for
+the model's shape; `python benchmarks/real_text.py` measures what each loses, docs/results/real-models.md has the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+BLOCK = 32  # values that share a scale in the plain types; a row that isn't a multiple stays f16
+K_BLOCK = (
+    256  # the same for K-quants; where a row isn't a multiple, llama.cpp takes a plain type instead: q4_k → q5_0 …
+)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A recipe of llama.cpp's, with what it is to do otherwise. Types are ggml's, in lower case."""
+
+    base: str  # llama.cpp's recipe, see `FILE_TYPES`
+    head: str | None = None  # of output.weight
+    embedding: str | None = None  # of token_embd.weight; where it serves as the head, that counts
+    blocks: Mapping[str, str] = field(
+        default_factory=dict
+    )  # regular expression of a tensor's name → type; the first that fits
+    weighted: bool = True  # rounding can follow an importance matrix
+
+
+# llama.cpp's names of its recipes → LLAMA_FTYPE.
+FILE_TYPES = {"q4_0": 2, "q8_0": 7, "q4_k_s": 14, "q4_k_m": 15, "q5_k_m": 17}
+MIXTURES = {
+    "q4_0": Mixture("q4_0"),
+    # q4_0's size otherwise spent: its recipe leaves a head of 8 bits, though the head needs them no more than the blocks do.
+    "q4_mixed": Mixture("q4_k_s", head="q5_0", embedding="q4_0", blocks={"ffn_down": "q5_k", "(attn|ffn)_": "q5_0"}),
+    "q4_k_m": Mixture("q4_k_m"),
+    "q5_k_m": Mixture("q5_k_m"),
+    "q8_0": Mixture("q8_0", weighted=False),
+}
+# What `q4` is: whether the width can be cut into K-blocks, whether the embedding is the head as well → mixture.
+_DEFAULTS = {(True, True): "q4_k_m", (True, False): "q4_k_m", (False, True): "q4_mixed", (False, False): "q4_mixed"}
+
+
+def default_mixture(width: int, tied: bool) -> str:
+    """What `q4` means for a model of rows of `width` values."""
+    return _DEFAULTS[width % K_BLOCK == 0, tied]
