@@ -137,12 +137,12 @@ chat_command([{str(exported)!r}, "--image", {str(tmp_path / "scene.png")!r}, "--
     assert result.stdout.startswith("16\n") and result.stderr == ""
 
 
-def test_a_checkpoint_without_torch_is_one_line(exported):
+def test_a_checkpoint_without_torch_is_one_line(shelf):
     code = f"""{BLOCKED}
 from switchkd.errors import MissingDependencyError
 from switchkd.runtime.variants import open_engine
 try:
-    open_engine({str(exported.with_name("student"))!r})
+    open_engine({str(shelf.checkpoint())!r})
 except MissingDependencyError as error:
     print(error)
 """
