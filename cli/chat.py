@@ -65,5 +65,18 @@ def _ask(engine: Engine, messages: list[dict[str, Any]], features: Floats | None
 
 
 def _question(text: str, *, with_picture: bool) -> dict[str, Any]:
-    picture = [{"type": "image"}] if with_picture else []
-    return {"role": "user", "content": [*picture, {"type": "text", "text": text}]}
+    """The question's message, the picture in front of its words as in training, also where the text has a place for it."""
+    from switchkd.data.records import MARKER
+    from switchkd.runtime.picture_order import marked_question, picture_first
+
+    if MARKER not in text:
+        picture = [{"type": "image"}] if with_picture else []
+        return {"role": "user", "content": [*picture, {"type": "text", "text": text}]}
+    if not with_picture or text.count(MARKER) > 1:
+        reason = "a conversation has one" if with_picture else "there is none: name one with --image"
+        click.echo(f"{MARKER} stands for a picture, and {reason}; it is read as plain text here.", err=True)
+        return {"role": "user", "content": [{"type": "image"}] * with_picture + [{"type": "text", "text": text}]}
+    parts = marked_question(text)
+    if (first := picture_first(parts)) != parts:
+        click.echo("The picture goes before the words, as in training.", err=True)
+    return {"role": "user", "content": first}

@@ -65,6 +65,13 @@ from switchkd.cli.options import POSITIVE
     show_default=True,
     help="Largest picture, width × height; larger ones get 422.",
 )
+@click.option(
+    "--picture-order",
+    type=click.Choice(["first", "sent"]),
+    default="first",
+    show_default=True,
+    help="first: a picture goes before the words of its message, as in training. sent: where the request has it.",
+)
 def serve_command(
     variant: str,
     host: str,
@@ -79,6 +86,7 @@ def serve_command(
     max_request_mb: float,
     max_picture_mb: float,
     max_megapixels: float,
+    picture_order: str,
 ) -> None:
     """Answer chat requests with VARIANT: an export folder, the name of one of the newest run's exports, or a checkpoint (a
     folder, or its name on the hub).
@@ -86,18 +94,28 @@ def serve_command(
     The address speaks the chat part of OpenAI's API, pictures included, and answers one request at a time. Ctrl-C or
     SIGTERM ends it after the requests that have arrived.
     """
-    from switchkd.runtime.server.limits import Limits
-    from switchkd.runtime.server.serve import serve
-    from switchkd.runtime.variants import open_engine
+    from switchkd.runtime.server.ending import EndOnSignal
 
-    limits = Limits(
-        waiting=queue,
-        request_bytes=round(max_request_mb * 1e6),
-        picture_bytes=round(max_picture_mb * 1e6),
-        picture_pixels=round(max_megapixels * 1e6),
-        upload_seconds=upload_timeout,
-        request_seconds=timeout,
-        max_tokens=max_tokens,
-    )
-    with open_engine(variant, threads=threads, context=context, device=device) as engine:
-        serve(engine, host, port, limits, lambda url: click.echo(f"{engine.name} answers at {url}"))
+    with EndOnSignal() as ending:
+        from switchkd.runtime.server.limits import Limits
+        from switchkd.runtime.server.serve import serve
+        from switchkd.runtime.variants import open_engine
+
+        limits = Limits(
+            waiting=queue,
+            request_bytes=round(max_request_mb * 1e6),
+            picture_bytes=round(max_picture_mb * 1e6),
+            picture_pixels=round(max_megapixels * 1e6),
+            upload_seconds=upload_timeout,
+            request_seconds=timeout,
+            max_tokens=max_tokens,
+        )
+        with open_engine(variant, threads=threads, context=context, device=device) as engine:
+            serve(
+                engine,
+                (host, port),
+                limits,
+                lambda url: click.echo(f"{engine.name} answers at {url}"),
+                ending,
+                pictures_first=picture_order == "first",
+            )

@@ -33,10 +33,12 @@ class ChatApp:
     Args:
         engine: answers requests, one at a time; nobody else uses it until `close`.
         limits: what the server takes on.
+        pictures_first: a picture goes before the words of its message, wherever it was sent.
     """
 
-    def __init__(self, engine: Engine, limits: Limits) -> None:
+    def __init__(self, engine: Engine, limits: Limits, *, pictures_first: bool = True) -> None:
         self.model = engine.name
+        self._pictures_first = pictures_first
         self._engine, self._limits = engine, limits
         self._started = int(time.time())
         self._line = line = Line(engine, limits.waiting)
@@ -80,7 +82,9 @@ class ChatApp:
         job = self._line.enter(self._limits.request_seconds)
         gone = None
         try:
-            parsing = asyncio.to_thread(parse_request, body, self.model, self._limits)
+            parsing = asyncio.to_thread(
+                parse_request, body, self.model, self._limits, pictures_first=self._pictures_first
+            )
             del body  # twenty megabytes that nobody needs while a picture waits
             chat = await job.in_time(parsing)
             if chat.picture is not None:
@@ -178,7 +182,9 @@ class _EventStream(StreamingResponse):
     """Server-sent events; the request is cancelled when the client goes, wherever the stream is then."""
 
     def __init__(self, events: AsyncIterator[bytes], job: Job) -> None:
-        super().__init__(events, media_type="text/event-stream", headers={"cache-control": "no-store"})
+        # The second: nginx would hold the pieces back until the answer is whole.
+        headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
+        super().__init__(events, media_type="text/event-stream", headers=headers)
         self._job = job
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from ipaddress import ip_address
 
 from starlette.datastructures import Headers
@@ -16,19 +17,20 @@ _PORT = re.compile(r":\d*$")
 
 
 class OwnHosts:
-    """Where the server listens on a loopback address, refuses requests whose `Host` is another than that, on any port.
+    """Where the server listens on loopback addresses alone, refuses requests whose `Host` is another than those, on any port.
 
     A web page may point its own name at 127.0.0.1 and would then count as this server's own page (DNS rebinding).
 
     Args:
         app: answers the rest.
-        address: that is listened on.
+        addresses: that are listened on.
     """
 
-    def __init__(self, app: ASGIApp, address: str) -> None:
+    def __init__(self, app: ASGIApp, addresses: Iterable[str]) -> None:
         self._app = app
-        own = f"[{address}]" if ":" in address else address
-        self._names = {"localhost", "127.0.0.1", "[::1]", own} if ip_address(address).is_loopback else None
+        own = {f"[{address}]" if ":" in address else address for address in addresses}
+        alone = all(ip_address(name.strip("[]").partition("%")[0]).is_loopback for name in own)
+        self._names = {"localhost", "127.0.0.1", "[::1]"} | own if alone else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Starlette's form of an application."""

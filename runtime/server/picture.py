@@ -6,6 +6,7 @@ import base64
 import binascii
 import re
 from dataclasses import dataclass, field
+from urllib.parse import unquote_to_bytes
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,10 @@ from switchkd.preprocess import Preprocess
 from switchkd.runtime.server.limits import Limits, RequestError
 
 PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
-_DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,", re.ASCII | re.IGNORECASE)
+# The media type says nothing: what a picture is, its bytes tell.
+_DATA_URL = re.compile(r"data:[^,]*;\s*base64\s*,", re.ASCII | re.IGNORECASE)
+_WHITE_SPACE = b" \t\r\n\f"
+_ALPHABET = bytes.maketrans(b"-_", b"+/")  # the URL-safe one to the usual one
 
 
 @dataclass(frozen=True)
@@ -42,14 +46,25 @@ class Picture:
                 "A picture comes in the request itself, as a URL like data:image/jpeg;base64,…; nothing is fetched."
             )
             raise RequestError(400, message, param=self.place)
-        if (len(self.url) - head.end()) // 4 * 3 > limits.picture_bytes + 2:  # up to two bytes of it are padding
-            message = f"The picture's file is larger than {limits.picture_bytes / 1e6:g} MB."
-            raise RequestError(413, message, param=self.place, code="picture_too_large")
         try:
-            data = base64.b64decode(self.url[head.end() :].encode("ascii"), validate=True)
+            text = _plain_base64(self.url[head.end() :])
+            if len(text) // 4 * 3 > limits.picture_bytes + 2:  # up to two bytes of it are padding
+                message = f"The picture's file is larger than {limits.picture_bytes / 1e6:g} MB."
+                raise RequestError(413, message, param=self.place, code="picture_too_large")
+            data = base64.b64decode(text, validate=True)
         except (binascii.Error, UnicodeEncodeError) as error:
             raise RequestError(400, "The picture's URL isn't valid base64.", param=self.place) from error
         try:
             return preprocess.resize(decode_image(data, formats=PICTURE_FORMATS, max_pixels=limits.picture_pixels))
         except DataError as error:
             raise RequestError(422, str(error), param=self.place, code="invalid_image") from error
+
+
+def _plain_base64(text: str) -> bytes:
+    """Base64 of any spelling in the usual one: with line breaks, of the URL-safe alphabet, without padding, with escapes
+    (`%2B`), as data URLs have it too."""
+    plain = text.encode("ascii")
+    if b"%" in plain:
+        plain = unquote_to_bytes(plain)
+    plain = plain.translate(_ALPHABET, _WHITE_SPACE)
+    return plain if plain.endswith(b"=") else plain + b"=" * (-len(plain) % 4)

@@ -19,30 +19,15 @@ from numpy.typing import NDArray
 from switchkd.preprocess import Preprocess
 from switchkd.prompt import Message
 from switchkd.runtime.engine import Timings
+from switchkd.runtime.picture_order import picture_first
+from switchkd.runtime.server import fields as known
+from switchkd.runtime.server.fields import require_known, shown
 from switchkd.runtime.server.limits import Limits, RequestError
 from switchkd.runtime.server.picture import Picture
 
 _MAX_STOPS = 4  # OpenAI's
 _MAX_VALUES = 100_000  # in a body's JSON; Python takes up to 60 bytes for one that is two long
 
-# Fields that a client may send with these values, which ask for what is done anyway.
-_NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "temperature": (0,),
-    "top_p": (1,),
-    "n": (1,),
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
-    "logit_bias": ({},),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "functions": ([],),
-    "modalities": (["text"],),
-    "response_format": ({"type": "text"},),
-}
-# Fields that can't change a greedy answer, whatever they say.
-_IGNORED = {"seed", "user", "metadata", "store", "service_tier", "parallel_tool_calls", "safety_identifier"}
 _HONOURED = {"model", "messages", "max_tokens", "max_completion_tokens", "stop", "stream", "stream_options"}
 
 
@@ -67,23 +52,24 @@ class ChatRequest:
         )
 
 
-def parse_request(body: bytes | bytearray, model: str, limits: Limits) -> ChatRequest:
+def parse_request(body: bytes | bytearray, model: str, limits: Limits, *, pictures_first: bool = True) -> ChatRequest:
     """Reads a request's body; its picture stays as it was sent.
 
     Args:
         model: the only name that `model` may be.
+        pictures_first: a picture goes before the words of its message, wherever it was sent.
 
     Raises:
         RequestError: 400 malformed or unsupported, 404 another model.
     """
     fields = _object(body)
-    _require_known(fields)
+    require_known(fields, _HONOURED, neutral=known.NEUTRAL, ignored=known.IGNORED)
     if not isinstance(fields.get("model"), str):
         raise RequestError(400, "The request names no model.", param="model")
     if fields["model"] != model:
-        message = f"There is no model {_shown(fields['model'])} here, only '{model}'."
+        message = f"There is no model {shown(fields['model'])} here, only '{model}'."
         raise RequestError(404, message, param="model", code="model_not_found")
-    messages, pictures = _messages(fields.get("messages"))
+    messages, pictures = _messages(fields.get("messages"), pictures_first)
     if len(pictures) > 1:
         message = f"The model sees one picture a conversation, not {len(pictures)}."
         raise RequestError(400, message, param=pictures[1].place)
@@ -147,21 +133,7 @@ def _object(body: bytes | bytearray) -> dict[str, Any]:
     return fields
 
 
-def _require_known(fields: dict[str, Any]) -> None:
-    for name, value in fields.items():
-        if value is None or name in _HONOURED or name in _IGNORED:
-            continue
-        if name not in _NEUTRAL:
-            raise RequestError(400, f"The field {_shown(name)} isn't supported.", code="unsupported_parameter")
-        allowed = _NEUTRAL[name]
-        if not any(value == known and isinstance(value, bool) == isinstance(known, bool) for known in allowed):
-            options = " or ".join(json.dumps(known) for known in allowed)
-            greedy = "; answers are greedy" if name in ("temperature", "top_p") else ""
-            message = f"'{name}' can't be {_shown(value)} here, only {options}{greedy}."
-            raise RequestError(400, message, param=name, code="unsupported_value")
-
-
-def _messages(value: Any) -> tuple[list[Message], list[Picture]]:
+def _messages(value: Any, pictures_first: bool) -> tuple[list[Message], list[Picture]]:
     """Messages as `ChatPrompt` takes them, and their pictures."""
     if not isinstance(value, list) or not value:
         raise RequestError(400, "'messages' is a list of at least one message.", param="messages")
@@ -174,11 +146,22 @@ def _messages(value: Any) -> tuple[list[Message], list[Picture]]:
         role = message.get("role")
         if role not in ("system", "developer", "user", "assistant"):
             roles = "system, developer, user or assistant"
-            raise RequestError(400, f"{place}: the role is {roles}, not {_shown(role)}.", param=f"{place}.role")
-        _require_only(message, {"role", "content"}, place)
+            raise RequestError(400, f"{place}: the role is {roles}, not {shown(role)}.", param=f"{place}.role")
+        require_known(
+            message,
+            {"role", "content"},
+            neutral=known.MESSAGE_NEUTRAL,
+            ignored=known.MESSAGE_IGNORED,
+            place=place,
+        )
+        if "content" not in message and role != "assistant":
+            raise RequestError(400, f"{place} has no content.", param=f"{place}.content")
         content = message.get("content")
         if isinstance(content, list):
             content = [_part(part, f"{place}.content[{index}]", role, pictures) for index, part in enumerate(content)]
+            content = picture_first(content) if pictures_first and len(pictures) <= 1 else content
+        elif content is None:
+            content = ""  # an answer of another model that was a call of a tool, or nothing
         elif not isinstance(content, str):
             raise RequestError(400, f"{place}: the content is text or a list of parts.", param=f"{place}.content")
         messages.append({"role": "system" if role == "developer" else role, "content": content})
@@ -188,7 +171,7 @@ def _messages(value: Any) -> tuple[list[Message], list[Picture]]:
 def _part(part: Any, place: str, role: str, pictures: list[Picture]) -> dict[str, str]:
     kind = part.get("type") if isinstance(part, dict) else None
     if kind in ("text", "image_url"):
-        _require_only(part, {"type", kind}, place)
+        require_known(part, {"type", kind}, ignored=known.PART_IGNORED, place=place)
     if kind == "text" and isinstance(part.get("text"), str):
         return {"type": "text", "text": part["text"]}
     if kind != "image_url":
@@ -197,19 +180,12 @@ def _part(part: Any, place: str, role: str, pictures: list[Picture]) -> dict[str
         raise RequestError(400, f"{place}: only a user's message can have a picture.", param=place)
     url = part.get("image_url")
     if isinstance(url, dict):
-        _require_only(url, {"url", "detail"}, f"{place}.image_url")  # whatever the detail, the tower has one size
+        require_known(url, {"url"}, ignored=known.PICTURE_IGNORED, place=f"{place}.image_url")
         url = url.get("url")
     if not isinstance(url, str):
         raise RequestError(400, f"{place}: image_url is an object with a url.", param=place)
     pictures.append(Picture(url, f"{place}.image_url"))
     return {"type": "image"}
-
-
-def _require_only(value: dict[str, Any], known: set[str], place: str) -> None:
-    """Refuses fields that say something and aren't known; clients send null and [] for what they don't mean."""
-    for name, content in value.items():
-        if name not in known and content is not None and content != []:
-            raise RequestError(400, f"{place}: {_shown(name)} isn't supported.", param=f"{place}.{name}")
 
 
 def _stream(fields: dict[str, Any]) -> tuple[bool, bool]:
@@ -222,7 +198,13 @@ def _stream(fields: dict[str, Any]) -> tuple[bool, bool]:
     usage = options.get("include_usage") if isinstance(options, dict) else ""
     if usage is not None and not isinstance(usage, bool):
         raise RequestError(400, "'stream_options' is an object like {\"include_usage\": true}.", param="stream_options")
-    _require_only(options, {"include_usage"}, "stream_options")
+    require_known(
+        options,
+        {"include_usage"},
+        neutral=known.STREAM_NEUTRAL,
+        ignored=known.STREAM_IGNORED,
+        place="stream_options",
+    )
     if not stream:
         raise RequestError(400, "'stream_options' is for answers with \"stream\": true.", param="stream_options")
     return True, bool(usage)
@@ -242,9 +224,3 @@ def _stops(value: Any) -> tuple[str, ...]:
     if not isinstance(stops, list) or len(stops) > _MAX_STOPS or not all(isinstance(s, str) and s for s in stops):
         raise RequestError(400, f"'stop' is a text or up to {_MAX_STOPS} texts, none empty.", param="stop")
     return tuple(stops)
-
-
-def _shown(value: Any) -> str:
-    """A client's value in an error message: short, one line, ASCII."""
-    text = ascii(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import uvicorn
@@ -14,6 +16,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from switchkd.errors import SkdError
 from switchkd.runtime.engine import Engine
 from switchkd.runtime.server.app import ChatApp
+from switchkd.runtime.server.ending import EndOnSignal
 from switchkd.runtime.server.hosts import OwnHosts
 from switchkd.runtime.server.limits import Limits
 
@@ -21,39 +24,102 @@ CONNECTIONS = 128  # more at once are answered 503
 STALL_SECONDS = 20.0  # for a request's head to arrive, and for a client to take what it was sent
 
 
-def serve(engine: Engine, host: str, port: int, limits: Limits, ready: Callable[[str], None]) -> None:
+def serve(
+    engine: Engine,
+    address: tuple[str, int],
+    limits: Limits,
+    ready: Callable[[str], None],
+    ending: EndOnSignal,
+    *,
+    pictures_first: bool = True,
+) -> None:
     """Answers requests until SIGTERM or Ctrl-C; then those that have arrived are still answered.
 
     Args:
         engine: of the model; not closed.
-        port: 0 takes any free one.
+        address: host and port; port 0 takes any free one.
         ready: called with the server's URL once it listens.
+        ending: under way, told here how to end.
+        pictures_first: see `ChatApp`.
 
     Raises:
         SkdError: the address can't be listened on.
     """
-    with listen(host, port) as listener:
-        app = ChatApp(engine, limits)
+    with listening(*address) as listeners:
+        app = ChatApp(engine, limits, pictures_first=pictures_first)
         try:
-            server = make_server(app, limits, listener)
-            ready(url_of(listener))
-            # uvicorn raises the signal again when all is done, which then ends this.
-            with contextlib.suppress(KeyboardInterrupt):
-                server.run(sockets=[listener])
+            server = make_server(app, limits, listeners)
+            # uvicorn takes the signals while it runs, and raises them again when all is done.
+            ending.stop = lambda: setattr(server, "should_exit", True)
+            ready(url_of(listeners[0]))
+            server.run(sockets=listeners)
         finally:
             app.close()
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises SkdError where the address can't be had."""
+@contextlib.contextmanager
+def listening(host: str, port: int) -> Iterator[list[socket.socket]]:
+    """Sockets that listen on all addresses of a host on one port: `localhost` has two, `::` stands for those of both
+    families.
+
+    Addresses of a family that this computer doesn't have are left out where there are others.
+
+    Raises:
+        SkdError: an address can't be had.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            listeners = _listeners(stack, host, port)
+        except (OSError, OverflowError, UnicodeError) as error:  # the last: a name that no domain can have
+            reason = getattr(error, "strerror", None) or error
+            raise SkdError(
+                f"{host} port {port} can't be listened on: {reason}; choose another --host or --port."
+            ) from error
+        yield listeners
+
+
+def _listeners(stack: contextlib.ExitStack, host: str, port: int) -> list[socket.socket]:
+    listeners: list[socket.socket] = []
+    absent: OSError | None = None
+    for family, address in _addresses(host, port):
+        # Where any port will do, it is the one that the first address got.
+        wanted = (address[0], port or (listeners[0].getsockname()[1] if listeners else 0), *address[2:])
+        try:
+            listeners.append(stack.enter_context(_listener(family, wanted)))
+        except OSError as error:
+            if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                raise
+            absent = error
+    if not listeners and absent is not None:
+        raise absent
+    return listeners
+
+
+def _addresses(host: str, port: int) -> list[tuple[int, tuple[Any, ...]]]:
+    """(family, address) of all that a host's name stands for. `localhost` has an address of each family, also on systems
+    whose list of names has one alone: what asks for it may try the other first."""
+    names = (host, "127.0.0.1", "::1") if host.lower() == "localhost" else (host,)
+    found: dict[tuple[int, tuple[Any, ...]], None] = {}
+    for name in names:
+        for family, _, _, _, address in socket.getaddrinfo(name, port, type=socket.SOCK_STREAM):
+            found[family, address] = None
+    return list(found)
+
+
+def _listener(family: int, address: tuple[Any, ...]) -> socket.socket:
+    listener = socket.socket(family, socket.SOCK_STREAM)
     try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family)
-    except (OSError, OverflowError, UnicodeError) as error:  # the last: a name that no domain can have
-        reason = getattr(error, "strerror", None) or error
-        raise SkdError(
-            f"{host} port {port} can't be listened on: {reason}; choose another --host or --port."
-        ) from error
+        if os.name == "posix":
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            both = address[0] == "::" and socket.has_dualstack_ipv6()
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not both)
+        listener.bind(address)
+        listener.listen()
+    except BaseException:
+        listener.close()
+        raise
+    return listener
 
 
 def url_of(listener: socket.socket) -> str:
@@ -62,10 +128,10 @@ def url_of(listener: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
 
 
-def make_server(app: ChatApp, limits: Limits, listener: socket.socket) -> uvicorn.Server:
+def make_server(app: ChatApp, limits: Limits, listeners: Sequence[socket.socket]) -> uvicorn.Server:
     """uvicorn around the application, without its own logs, signals left to it."""
     config = uvicorn.Config(
-        OwnHosts(app.asgi, listener.getsockname()[0]),
+        OwnHosts(app.asgi, [listener.getsockname()[0] for listener in listeners]),
         http=PatientProtocol,
         ws="none",
         loop="asyncio",

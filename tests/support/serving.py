@@ -19,7 +19,7 @@ from support.llava_models import picture
 from switchkd.runtime.engine import Engine
 from switchkd.runtime.server.app import ChatApp
 from switchkd.runtime.server.limits import Limits
-from switchkd.runtime.server.serve import listen, make_server, url_of
+from switchkd.runtime.server.serve import listening, make_server, url_of
 
 PATIENCE = 120  # seconds until a test that waits in vain fails
 HELLO = [{"role": "user", "content": "is it red ?"}]
@@ -76,15 +76,17 @@ class Served:
 
 
 @contextmanager
-def running(engine: Engine, *, host: str = "127.0.0.1", send_buffer: int = 0, **limits: Any) -> Iterator[Served]:
+def running(
+    engine: Engine, *, host: str = "127.0.0.1", send_buffer: int = 0, pictures_first: bool = True, **limits: Any
+) -> Iterator[Served]:
     """Serves in a thread of this process; `send_buffer`: bytes that the system takes of a client which doesn't read."""
-    with listen(host, 0) as listener:
-        if send_buffer:
+    with listening(host, 0) as listeners:
+        for listener in listeners if send_buffer else ():
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
-        url, port = url_of(listener), listener.getsockname()[1]
-        app = ChatApp(engine, replace(LIMITS, **limits))
-        server = make_server(app, app._limits, listener)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        url, port = url_of(listeners[0]), listeners[0].getsockname()[1]
+        app = ChatApp(engine, replace(LIMITS, **limits), pictures_first=pictures_first)
+        server = make_server(app, app._limits, listeners)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": listeners})
         thread.start()
         try:
             yield Served(app, url, port)

@@ -12,7 +12,7 @@ from support.serving import PATIENCE, about, data_url
 
 from switchkd.cli.main import main
 from switchkd.errors import SkdError
-from switchkd.runtime.server.serve import listen
+from switchkd.runtime.server.serve import listening
 
 
 def test_sigterm_lets_answers_end(student):
@@ -51,8 +51,8 @@ def test_numbers_that_are_none(option, number):
 
 def test_hosts_that_are_none():
     for host in ("x..y", "a" * 70, "no such host"):
-        with pytest.raises(SkdError, match=r"can't be listened on: .*--host") as error:
-            listen(host, 0)
+        with pytest.raises(SkdError, match=r"can't be listened on: .*--host") as error, listening(host, 0):
+            pass
         assert "\n" not in str(error.value)
 
 
