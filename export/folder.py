@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import switchkd
+from switchkd.disk import require_replaceable
 from switchkd.errors import SkdError
 from switchkd.export.checkpoint import Checkpoint
 from switchkd.export.exporter import Build, Exporter, exporter_for
@@ -81,6 +82,7 @@ def _check_target(out: Path, request: ExportRequest) -> None:
     """Raises SkdError unless the export may be put there: nothing but an older export is ever replaced."""
     if request.checkpoint.resolve().is_relative_to(out):
         raise SkdError(f"{request.out} holds the checkpoint itself; choose another --out.")
+    require_replaceable(out)
     if not out.exists():
         return
     if not request.force:

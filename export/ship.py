@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from switchkd.disk import require_replaceable
 from switchkd.errors import SkdError
 from switchkd.export import bill_of_materials as bill
 from switchkd.export.evidence import bench_evidence, target_evidence
@@ -79,6 +80,7 @@ def ship(request: ShipRequest, progress: Callable[[str], None] = lambda _: None)
     """
     if request.out.exists() and not request.force:
         raise SkdError(f"{request.out} is already there; replace it with --force or choose another --out.")
+    require_replaceable(request.out)
     progress("checking the variant")
     variant = request.variant.resolve()
     manifest = Manifest.load(variant)

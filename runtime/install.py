@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from switchkd.disk import flush_folder, remove_folder
 from switchkd.errors import SkdError
 from switchkd.runtime.exchange import exchange
 from switchkd.runtime.package import FOLDER_MODE, MANIFEST, SIGNATURE, PackageError, Targets, mode
@@ -154,13 +155,13 @@ class Installation:
             _write(partial / SIGNATURE, iter([reader.head.signature]), mode(SIGNATURE))
             partial.chmod(FOLDER_MODE)
             for name in reader.head.targets.folders:
-                _flush_folder(partial / name)
-            _flush_folder(partial)
+                flush_folder(partial / name)
+            flush_folder(partial)
             if folder.exists():
                 _replace_damaged(folder, partial)
             else:
                 partial.rename(folder)
-            _flush_folder(self._releases)
+            flush_folder(self._releases)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
@@ -170,21 +171,19 @@ class Installation:
         self._point("current", release)
         if previous is None:
             (self.folder / "previous").unlink(missing_ok=True)
-            _flush_folder(self.folder)
+            flush_folder(self.folder)
 
     def _point(self, link: str, release: int) -> None:
         partial = self.folder / f"{_PARTIAL}{link}"
         partial.unlink(missing_ok=True)
         partial.symlink_to(f"releases/{release}")
         partial.replace(self.folder / link)
-        _flush_folder(self.folder)
+        flush_folder(self.folder)
 
     def _prune(self) -> None:
         """Removes releases that nothing leads to; the highest stays, because no older one may follow it."""
         for release in self._numbers() - {self.current, self.previous, self.highest}:
-            gone = self._releases / f"{_PARTIAL}{release}"
-            self._folder(release).rename(gone)
-            shutil.rmtree(gone, ignore_errors=True)
+            remove_folder(self._folder(release), aside=self._releases / f"{_PARTIAL}{release}")
 
     def _numbers(self) -> set[int]:
         names = (path.name for path in self._releases.iterdir()) if self._releases.is_dir() else ()
@@ -265,13 +264,4 @@ def _make_folder(folder: Path) -> None:
     if not folder.is_dir():
         _make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
-        _flush_folder(folder.parent)
-
-
-def _flush_folder(folder: Path) -> None:
-    """Brings a folder's names onto the disk."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        flush_folder(folder.parent)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from switchkd.disk import put_in_place, require_replaceable, why_full
 from switchkd.errors import SkdError
 
 _BLOCK = 1 << 20
@@ -22,8 +23,9 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     An interrupted block leaves nothing; an existing folder is replaced only at the end.
 
     Raises:
-        SkdError: the folder can't be written (permissions, full disk).
+        SkdError: the folder can't be written (permissions, full disk, a mount point), also where what fails says otherwise.
     """
+    require_replaceable(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
@@ -32,13 +34,14 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     try:
         yield partial
         partial.chmod(0o755)
-        old = folder.with_name(f"{partial.name}.old")
-        if folder.exists():
-            folder.rename(old)
-        partial.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        raise SkdError(f"{folder} can't be written: {error.strerror or error}.") from error
+        put_in_place(partial, folder)
+    except Exception as error:
+        reason = why_full(error, partial)
+        if reason and not (isinstance(error, SkdError) and reason in str(error)):
+            raise SkdError(f"{folder} can't be written: {reason}. Nothing of it is left; make room.") from error
+        if isinstance(error, OSError):
+            raise SkdError(f"{folder} can't be written: {error.strerror or error}.") from error
+        raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -1,13 +1,16 @@
 """Installing: switching, going back, refusing."""
 
+import errno
 import os
 import shutil
+import stat
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from support import packages
+from support.mounts import layers, with_mounts
 
 from switchkd.errors import SkdError
 from switchkd.runtime import exchange, install
@@ -220,3 +223,34 @@ print(*{name.partition(".")[0] for name in sys.modules} & {
     result = subprocess.run([str(word) for word in command], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == ""
+
+
+def test_older_releases_out_of_a_lower_layer(device, shipped, keys, tmp_path):
+    """As in a container's image: they can't be renamed, and are removed all the same."""
+    device.install(shipped[2], [keys[1]])
+    mount, merged = layers(device.folder)
+    code = """
+import sys
+from pathlib import Path
+from switchkd.runtime.install import Installation
+from switchkd.runtime.signature import load_public_key
+device = Installation(Path(sys.argv[1]))
+for package in sys.argv[3:]:
+    done = device.install(Path(package), [load_public_key(Path(sys.argv[2]))])
+    print(done.targets.release, done.before, sorted(p.name for p in (device.folder / "releases").iterdir()))
+"""
+    process = with_mounts([mount], code, merged, keys[2], shipped[3], shipped[4], shipped[4])
+    assert process.stdout.splitlines() == ["3 2 ['2', '3']", "4 3 ['3', '4']", "4 4 ['3', '4']"]
+
+
+def test_a_file_system_that_flushes_no_folder(device, shipped, keys, monkeypatch):
+    fsync = os.fsync
+
+    def for_files(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", for_files)
+    device.install(shipped[2], [keys[1]])
+    assert packages.links(device) == (2, 1, {"1", "2"})
