@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import switchkd
+from switchkd.chat_template import inference_template
 from switchkd.disk import require_replaceable
 from switchkd.errors import SkdError
 from switchkd.export.checkpoint import Checkpoint
+from switchkd.export.companions import copy_companions
 from switchkd.export.exporter import Build, Exporter, exporter_for
 from switchkd.export.parity import ANSWER_TOKENS, ParityError, Reference, check_stages
 from switchkd.export.probes import Probe
@@ -30,19 +32,6 @@ from switchkd.runtime.variants import open_checkpoint, usable_processors
 
 # Speed is measured in this many rounds after one to warm up, fewer where seconds run out; the manifest says how many.
 _ROUNDS, _SPEED_SECONDS, _SPEED_TOKENS = 5, 20.0, 16
-# What makes the folder complete in itself, beside the weights.
-_COMPANIONS = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "preprocessor_config.json",
-    "processor_config.json",
-)
 
 
 @dataclass(frozen=True)
@@ -124,9 +113,7 @@ class _Export:
             if role in build.data:
                 build.data[role].rename((folder / name).with_name(build.data[role].name))
         shutil.rmtree(work)
-        for name in _COMPANIONS:
-            if (self._checkpoint.folder / name).is_file():
-                shutil.copyfile(self._checkpoint.folder / name, folder / name)
+        copy_companions(self._checkpoint.folder, folder)
         manifest = self._describe(
             folder, {"probes": len(proof.references), "too_long": too_long, "stages": stages, **losses}, measured
         )
@@ -236,7 +223,7 @@ class _Export:
             tools={"skd": switchkd.__version__, **self._exporter.tools()},
             files=files,
             image=ImageTokens(checkpoint.image_tokens, prompt.image_token, prompt.image_token_id),
-            prompt_template=prompt.template,
+            prompt_template=inference_template(prompt.template),
             end_tokens=sorted(end_token_ids(checkpoint.folder, prompt)),
             context=checkpoint.text["max_position_embeddings"],
             parity=parity,

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from switchkd.chat_template import inference_template
 from switchkd.errors import CheckpointError
 from switchkd.export.checkpoint import Checkpoint
 from switchkd.export.gguf_writer import Placed, new_writer, write_tensors
@@ -105,4 +106,4 @@ def _add_tokenizer(writer: Any, checkpoint: Checkpoint) -> None:
     if pad is not None:
         writer.add_pad_token_id(pad)
     writer.add_add_bos_token(False)
-    writer.add_chat_template(prompt.template)
+    writer.add_chat_template(inference_template(prompt.template))

@@ -95,3 +95,31 @@ def compile_template(template: str) -> jinja2.Template:
 def chatml_template() -> str:
     """This project's own template: Qwen's ChatML with pictures and a `{% generation %}` block."""
     return (Path(__file__).parent / "models" / "chatml.jinja").read_text(encoding="utf-8")
+
+
+# A template's pieces: comments, raw text, and what stands in braces, strings in it whole.
+_PIECES = re.compile(
+    r"""\{\#.*?\#\}
+      | \{%[-+]?\s*raw\s*[-+]?%\}.*?\{%[-+]?\s*endraw\s*[-+]?%\}
+      | \{\{(?:"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|(?!\}\}).)*\}\}
+      | \{%(?:"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|(?!%\}).)*%\}""",
+    re.DOTALL | re.VERBOSE,
+)
+_TAG = re.compile(r"(\{%[-+]?)(\s*)(end)?generation(\s*)([-+]?%\})")
+
+
+def inference_template(template: str) -> str:
+    """The same template without its `{% generation %}` blocks, which mark what is learned and which other readers of
+    templates don't know: as conditions that always hold, so that white space around them is handled as before.
+
+    It renders the same text.
+    """
+
+    def plain(piece: re.Match[str]) -> str:
+        tag = _TAG.fullmatch(piece[0])
+        if tag is None:
+            return piece[0]
+        opening, before, end, after, closing = tag.groups()
+        return f"{opening}{before}{'endif' if end else 'if true'}{after}{closing}"
+
+    return _PIECES.sub(plain, template)

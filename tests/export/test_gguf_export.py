@@ -12,6 +12,7 @@ from gguf import GGUFReader
 from support.answers import LIMITS, assert_says_the_same, mean_divergence
 from support.llava_models import picture
 
+from switchkd.chat_template import inference_template
 from switchkd.errors import CheckpointError, MissingDependencyError, SkdError
 from switchkd.export import gguf_exporter
 from switchkd.export.folder import ExportRequest, run_export
@@ -109,7 +110,7 @@ def test_the_file_carries_the_tokenizer(checkpoint, tmp_path):
     fields = GGUFReader(tmp_path / "out" / "language.gguf").fields
     tokens = fields["tokenizer.ggml.tokens"]
     assert len(tokens.data) == 410 and bytes(tokens.parts[tokens.data[-1]]) == b"[PAD409]"
-    assert fields["tokenizer.chat_template"].contents() == prompt.template
+    assert fields["tokenizer.chat_template"].contents() == inference_template(prompt.template)
 
 
 def test_an_existing_folder_is_kept_unless_forced(checkpoint, tmp_path):
