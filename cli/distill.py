@@ -17,11 +17,14 @@ def distill_command(
     Bare, it runs the built-in recipe: data, parts and teacher are made where they are missing. Running it again goes on
     where it stopped. The student lies in runs/NAME/student, a plain transformers folder.
     """
-    run = open_run(recipe, overrides, run_name, nproc, resume)
+    from switchkd.training.teaching import learned, require_student
+
+    run = open_run(recipe, overrides, run_name, nproc, resume, require_student)
     models = {"teacher": run.teacher()} if run.recipe.compare else {}
     if run.recipe.compare and run.recipe.student.baseline:
         models["SFT"] = run.baseline()
-    models["Switch-KD"] = run.student()
+    student = run.student()
+    models[learned(student).title] = student
     _report(run, models)
 
 
@@ -34,7 +37,10 @@ def train_command(
     role: str, recipe: str, overrides: tuple[str, ...], run_name: str | None, nproc: int | None, resume: bool
 ) -> None:
     """Train without distilling: the teacher, or the student's undistilled twin (PT, then SFT)."""
-    run = open_run(recipe, overrides, run_name, nproc, resume)
+    from switchkd.training.teaching import require_trained_teacher, require_twin
+
+    require = require_trained_teacher if role == "teacher" else require_twin
+    run = open_run(recipe, overrides, run_name, nproc, resume, require)
     models = {"teacher": run.teacher()} if role == "teacher" else {"SFT": run.baseline()}
     _report(run, models)
 

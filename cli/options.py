@@ -73,8 +73,19 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def open_run(recipe: str, overrides: tuple[str, ...], run_name: str | None, nproc: int | None, resume: bool) -> Any:
-    """The run that these options describe."""
+def open_run(
+    recipe: str,
+    overrides: tuple[str, ...],
+    run_name: str | None,
+    nproc: int | None,
+    resume: bool,
+    require: Callable[[Any], None] = lambda _: None,
+) -> Any:
+    """The run that these options describe.
+
+    Args:
+        require: raises where the command can't follow this recipe; called before anything is made.
+    """
     from rich.console import Console
 
     from switchkd.runs import run_folder
@@ -82,5 +93,6 @@ def open_run(recipe: str, overrides: tuple[str, ...], run_name: str | None, npro
     from switchkd.training.run import Run
 
     loaded = load_recipe(recipe, overrides)
+    require(loaded)
     folder = run_folder(run_name or loaded.name)
     return Run(folder, loaded, Console(), processes=nproc or 0, restart=not resume)

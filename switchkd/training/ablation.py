@@ -24,6 +24,7 @@ from switchkd.training.recipe import METHODS, Distillation, Recipe
 from switchkd.training.report import blind_scores, kept_answers
 from switchkd.training.run import Run
 from switchkd.training.stages import Interrupted
+from switchkd.training.teaching import require_twin, taught_by
 
 SFT, SWITCH = "sft", "dbild-rkl+switch"
 # The stage that distils without the switch, where a recipe has one: rates that suit the switch may not suit the rest.
@@ -51,12 +52,17 @@ def variant(name: str, recipe: Recipe) -> Variant:
     """
     base = recipe.distillation
     if name == SFT:
+        require_twin(recipe)
         return Variant(name, recipe.student.baseline, base)
     if name in SCHEMES:
         stages = tuple(name.split("-"))
         missing = [stage for stage in stages if stage not in recipe.stages]
         if missing:
             raise RecipeError(f"The scheme {name} needs a stage '{missing[0]}', which the recipe doesn't have.")
+        for stage in stages:
+            if recipe.stages[stage].distill != stage.startswith("d"):
+                whether = "doesn't distil" if stage.startswith("d") else "distils"
+                raise RecipeError(f"The scheme {name} means otherwise: the recipe's stage '{stage}' {whether}.")
         return Variant(name, stages, base)
     method, _, switch = name.partition("+")
     if method not in METHODS or switch not in ("", "switch"):
@@ -70,7 +76,14 @@ def variant(name: str, recipe: Recipe) -> Variant:
         raise RecipeError(f"{name} needs distillation.lambda_switch above 0.")
     if not method.startswith("dbild"):  # a knee's settings mean nothing to the other losses, which refuse them
         base = replace(base, knee_top=None, k_min=None, k_max=None)
-    return Variant(name, stages, replace(base, method=method, lambda_switch=weight))
+    objective = replace(base, method=method, lambda_switch=weight)
+    teaches = taught_by(recipe, stages, objective)
+    if not teaches or teaches.switch != bool(switch):
+        lacking = "through the switch" if switch and teaches else "from the teacher"
+        raise RecipeError(
+            f"The row {name} would learn nothing {lacking}: none of its stages ({', '.join(stages)}) does."
+        )
+    return Variant(name, stages, objective)
 
 
 def _require_equal(recipe: Recipe, *names: str) -> None:

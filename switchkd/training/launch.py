@@ -15,7 +15,15 @@ from rich.console import Console
 
 from switchkd.errors import MissingDependencyError, SkdError
 from switchkd.prompt import ChatPrompt
-from switchkd.training.stages import RECORD, STOP_REQUEST, Interrupted, StageJob, open_data, run_stage
+from switchkd.training.stages import (
+    RECORD,
+    STOP_REQUEST,
+    Interrupted,
+    StageJob,
+    open_data,
+    resumed_checkpoint,
+    run_stage,
+)
 
 # What workers leave for the parent: that they stopped, or what went wrong with the first that failed.
 STOP_NOTE = "stopped.txt"
@@ -34,6 +42,7 @@ def run_distributed(job: StageJob, console: Console) -> Path:
         import deepspeed  # noqa: F401
     except ImportError as error:
         raise MissingDependencyError("--nproc needs DeepSpeed: pip install 'switchkd[train]'.") from error
+    resumed_checkpoint(job)
     # Checked once and with a bar, before there are many processes; they read what is stored.
     open_data(job, ChatPrompt.load(job.student), console)
     path = job.save()
@@ -89,9 +98,13 @@ def main(path: Path) -> None:
         if rank == 0:
             (job.folder / STOP_NOTE).write_text(str(stop))
     except SkdError as error:
-        # Whichever fails first knows why; the others fail because of it.
-        with suppress(FileExistsError), (job.folder / FAILURE_NOTE).open("x") as note:
-            note.write(f"{error}" if rank == 0 else f"{error} (In process {rank} of {job.processes}.)")
+        told = f"{error}" if rank == 0 else f"{error} (In process {rank} of {job.processes}.)"
+        try:
+            # Whichever fails first knows why; the others fail because of it.
+            with suppress(FileExistsError), (job.folder / FAILURE_NOTE).open("x") as note:
+                note.write(told)
+        except OSError:  # the disk may be what failed
+            print(told, file=sys.stderr, flush=True)
         sys.exit(1)
     # A process that leaves while another still talks to it takes that one down.
     if torch.distributed.is_initialized():

@@ -45,7 +45,10 @@ class Stage:
     )
     batch_size: int = setting(128, low=1, help="Samples an optimizer step, over all processes.")
     micro_batch: int | None = setting(
-        None, low=1, help="Samples a process holds at once; the rest is accumulated. Default: its whole share."
+        None,
+        low=1,
+        affects_result=False,
+        help="Samples a process holds at once; the rest is accumulated. Default: its whole share.",
     )
     epochs: float = setting(1.0, low=0, help="Passes over the data.")
     steps: int | None = setting(None, low=1, help="Optimizer steps, instead of epochs.")
@@ -55,7 +58,7 @@ class Stage:
     beta2: float = setting(0.999, low=0, high=1, help="AdamW's second beta.")
     clip: float = setting(1.0, low=0, help="Largest gradient norm; 0 doesn't clip.")
     precision: str = setting("fp32", choices=("fp32", "bf16"), help="Arithmetic of forward and backward.")
-    gradient_checkpointing: bool = setting(False, help="Recompute activations to save memory.")
+    gradient_checkpointing: bool = setting(False, affects_result=False, help="Recompute activations to save memory.")
     group_by_length: bool = setting(
         True,
         help="Batches of samples of similar length: less padding. Where length tells what is asked, batches become one-sided "
@@ -123,7 +126,8 @@ class Model:
 
     checkpoint: str = setting(
         "",
-        help="A LLaVA folder, hub name or asset:NAME: a teacher is taken as it is, a student starts from it.",
+        help="A LLaVA folder, hub name or asset:NAME: a teacher is taken as it is, a student starts from it. Set on the command "
+        "line it takes the place of the recipe's parts, a teacher's of its stages too.",
     )
     vision: str = setting("", help="Vision part: folder, hub name, asset:NAME or part:NAME.")
     language: str = setting("", help="Language part: folder, hub name, asset:NAME or part:NAME.")

@@ -12,6 +12,9 @@ from switchkd.errors import RecipeError
 from switchkd.training.recipe import PARTS, Model, Part, Recipe
 from switchkd.training.settings import build
 
+# What a model's checkpoint takes the place of.
+_REPLACED = {"teacher": ("stages", "vision", "language"), "student": ("vision", "language")}
+
 
 def recipe_names() -> list[str]:
     """Names of the recipes that ship with the package."""
@@ -26,13 +29,17 @@ def load_recipe(name: str, overrides: tuple[str, ...] | list[str] = ()) -> Recip
         RecipeError: no such recipe, an unknown key, a value of the wrong type or out of range, an unknown reference.
     """
     values = read_recipe_values(name)
+    changed: set[str] = set()
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator:
             raise RecipeError(f"--set {override}: write it as key=value, e.g. distillation.temperature=2.")
+        changed.add(key.strip())
         _override(values, key.strip(), _parse_scalar(text, override))
+    _take_checkpoints(values, changed)
     recipe = build(Recipe, values, "")
     _check_references(recipe)
+    _check_origins(recipe)
     return recipe
 
 
@@ -81,6 +88,28 @@ def _override(values: dict[str, Any], key: str, value: Any) -> None:
         if not isinstance(values, dict):
             raise RecipeError(f"--set {key}: '{parent}' is a single value and has no parts.")
     values[last] = value
+
+
+def _take_checkpoints(values: dict[str, Any], changed: set[str]) -> None:
+    """A checkpoint that a person names takes the place of what the recipe would make the model of, unless that is named too."""
+    for owner, replaced in _REPLACED.items():
+        model = values.get(owner)
+        if f"{owner}.checkpoint" in changed and isinstance(model, dict) and model["checkpoint"]:
+            for name in replaced:
+                if f"{owner}.{name}" not in changed:
+                    model.pop(name, None)
+
+
+def _check_origins(recipe: Recipe) -> None:
+    """Raises RecipeError where a checkpoint stands beside what would be ignored because of it."""
+    for owner, replaced in _REPLACED.items():
+        model = getattr(recipe, owner)
+        ignored = [name for name in replaced if model.checkpoint and getattr(model, name)]
+        if ignored:
+            raise RecipeError(
+                f"Recipe: {owner}.{ignored[0]} would be ignored beside {owner}.checkpoint ({model.checkpoint}), from which the "
+                f"{owner} {'is taken as it is' if owner == 'teacher' else 'starts'}: leave one of them out."
+            )
 
 
 def _check_references(recipe: Recipe) -> None:

@@ -17,11 +17,12 @@ from switchkd.runs import data_folder, latest_run, recorded_recipe
 from switchkd.scoring import Score, is_right
 from switchkd.training.evaluate import Answerer
 from switchkd.training.run import Run
-from switchkd.training.stages import RECORD
+from switchkd.training.teaching import RECORD, learned
 
 _CURVES = {"loss": "loss", "ce": "cross entropy", "align": "Align", "vsd": "visual switch"}
 # Names that reports give to a run's models, and the links that the run keeps to them.
-_LINKS = {"teacher": "teacher", "SFT": "baseline", "Switch-KD": "student"}
+_LINKS = {"teacher": "teacher", "SFT": "baseline"}
+_STUDENT = "student"  # the link to it; its name tells what it learned from
 TEACHER = "teacher"
 
 
@@ -97,6 +98,8 @@ def recorded_conversations(run_folder: Path) -> tuple[Path, Path]:
 def run_models(run_folder: Path) -> dict[str, Path]:
     """The models that a run has, teacher first, by the names that reports give them."""
     models = {name: run_folder / link for name, link in _LINKS.items() if (run_folder / link).exists()}
+    if (student := run_folder / _STUDENT).exists():
+        models[learned(student).title] = student
     teacher = recorded_recipe(run_folder)["teacher"]
     if TEACHER not in models and teacher["checkpoint"]:
         models = {TEACHER: resolve_checkpoint(teacher["checkpoint"])} | models
@@ -176,7 +179,8 @@ def _draw_knees(axes: Any, title: str, log: list[dict[str, float]]) -> None:
 
 def where_things_lie(run_folder: Path, models: Mapping[str, Path]) -> str:
     """A few lines that tell where a run's models and reports are."""
-    lines = [f"  {name:16} {run_folder / _LINKS[name]}" for name in models if (run_folder / _LINKS[name]).exists()]
+    links = {name: run_folder / _LINKS.get(name, _STUDENT) for name in models}
+    lines = [f"  {name:16} {link}" for name, link in links.items() if link.exists()]
     for label, name in (("accuracy", "accuracy.json"), ("training curves", "training.png"), ("answers", "answers.png")):
         if (run_folder / "reports" / name).exists():
             lines.append(f"  {label:16} {run_folder / 'reports' / name}")

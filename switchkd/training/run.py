@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from filelock import FileLock, Timeout
 from rich.console import Console
 from transformers import AutoConfig
@@ -34,11 +33,15 @@ from switchkd.models.vlm import (
     save_vlm,
 )
 from switchkd.runs import RUNS
+from switchkd.training.checkpoints import INPUTS, newest_checkpoint, tell_orphans
 from switchkd.training.compatibility import check_compatibility
 from switchkd.training.launch import run_distributed
-from switchkd.training.recipe import DataSet, Distillation, Model, Part, Recipe
+from switchkd.training.recipe import DataSet, Distillation, Model, Part, Recipe, Stage
+from switchkd.training.run_links import RunLinks
 from switchkd.training.settings import result_settings, to_plain
-from switchkd.training.stages import RECORD, StageJob, run_stage
+from switchkd.training.stages import StageJob, run_stage
+from switchkd.training.teacher_sample import ask_teacher
+from switchkd.training.teaching import RECORD
 
 # Sentences that the small tokenizer is learned from.
 _TOKENIZER_SENTENCES = 4000
@@ -66,12 +69,13 @@ class Run:
         self.folder, self.recipe, self.console = folder, recipe, console
         self._processes, self.restart = processes, restart
         self._made: dict[str, Path] = {}
+        self._asked: set[str] = set()  # data sets that the teacher was asked about
         quiet()
         try:
             (folder / "stages").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise SkdError(f"The run's folder {folder} can't be made: {error.strerror}.") from error
-        write_text(folder / "recipe.yaml", yaml.safe_dump(to_plain(recipe), sort_keys=False, allow_unicode=True))
+        self._links = RunLinks(folder, recipe)
         if folder.parent == RUNS:
             point_to(RUNS / "latest", folder)
 
@@ -86,7 +90,7 @@ class Run:
         if not folder.exists():
             with self.console.status("drawing road scenes"):
                 write_roadscenes(folder, **settings)
-        point_to(self.folder / "data", folder)
+        self._links.point("data", folder)
         return folder
 
     def data_set(self, name: str) -> tuple[Path, Path]:
@@ -132,7 +136,7 @@ class Run:
         if name not in self._made:
             self._made[name] = make()
             if self._made[name].is_relative_to(self.folder):
-                point_to(self.folder / name, self._made[name])
+                self._links.point(name, self._made[name])
         return self._made[name]
 
     @property
@@ -149,7 +153,16 @@ class Run:
         if any(self.recipe.stages[name].distill for name in stages):
             # Found out now, not after the hours of an undistilled first stage.
             check_compatibility(self.teacher(), start)
+            first = next(name for name in stages if self.recipe.stages[name].distill)
+            self._ask_teacher(self.recipe.stages[first].data)
         return self._train(role, start, stages, settings)
+
+    def _ask_teacher(self, data: str) -> None:
+        """Before the hours of training: a teacher that knows nothing of the task spoils the student, and no loss shows it."""
+        file, images = self.data_set(data)
+        if data not in self._asked and file.is_file():
+            self._asked.add(data)
+            ask_teacher(self.teacher(), (file, images), self.folder / "reports" / "answers", self.console)
 
     def _resolve(self, reference: str) -> Path:
         kind, _, name = reference.partition(":")
@@ -244,9 +257,13 @@ class Run:
             "max_length": self.recipe.data.max_length,
             "seed": settings.seed,
         }
-        folder = self.folder / "stages" / f"{role}-{name}-{_fingerprint(inputs)}"
+        prefix = f"{role}-{name}"
+        folder = self._stage_folder(prefix, stage, inputs)
         if (folder / RECORD).exists():
             return folder / "model"
+        if settings == self._settings and newest_checkpoint(folder / "checkpoints") is None:
+            for line in tell_orphans(self.folder / "stages", prefix, inputs):
+                self.console.print(line, markup=False, highlight=False, soft_wrap=True)
         job = StageJob(
             title=f"{role} {name}",
             folder=folder,
@@ -269,11 +286,19 @@ class Run:
             with FileLock(folder.with_name(f"{folder.name}.lock"), timeout=0):
                 if self.restart:
                     shutil.rmtree(folder, ignore_errors=True)
+                write_text(folder / INPUTS, json.dumps(inputs, indent=1) + "\n")
                 return run_distributed(job, self.console) if self._processes else run_stage(job, self.console)
         except Timeout as error:
             raise SkdError(
                 f"Stage '{name}' of {self.folder} is being trained by another process: wait for it, or use another --run."
             ) from error
+
+    def _stage_folder(self, prefix: str, stage: Stage, inputs: dict[str, Any]) -> Path:
+        """The stage's own folder; what was begun before `micro_batch` and its like stopped counting lies under another name."""
+        folder = self.folder / "stages" / f"{prefix}-{_fingerprint(inputs)}"
+        spared = {"micro_batch": stage.micro_batch, "gradient_checkpointing": stage.gradient_checkpointing}
+        older = folder.with_name(f"{prefix}-{_fingerprint(inputs | {'stage': inputs['stage'] | spared})}")
+        return older if older.exists() and not folder.exists() else folder
 
 
 def _fingerprint(inputs: dict[str, Any]) -> str:

@@ -6,7 +6,9 @@ import dataclasses
 import json
 import shutil
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -23,6 +25,7 @@ from switchkd.data.checking import check_data
 from switchkd.data.index import Source
 from switchkd.data.llava import Collator, LlavaDataset
 from switchkd.data.report import Report, make_report
+from switchkd.disk import why_full
 from switchkd.errors import SkdError
 from switchkd.files import write_text
 from switchkd.losses.objective import Objective
@@ -34,12 +37,13 @@ from switchkd.models.vlm import load_vlm, save_vlm
 from switchkd.preprocess import Preprocess
 from switchkd.prompt import ChatPrompt
 from switchkd.training.callbacks import LastLog, ProgressBar, StopOnSignal
+from switchkd.training.checkpoints import newest_checkpoint, require_readable, step_of
 from switchkd.training.compatibility import check_compatibility, towers_equal
 from switchkd.training.recipe import Data, Distillation, Stage
 from switchkd.training.settings import build, to_plain
-from switchkd.training.trainer import COMPLETE, SwitchTrainer, freeze_parts
+from switchkd.training.teaching import LEARNED, RECORD, learned, taught
+from switchkd.training.trainer import SwitchTrainer, freeze_parts
 
-RECORD = "stage.json"
 JOB = "job.json"
 # Appears in a stage's folder to ask its processes to stop.
 STOP_REQUEST = "stop"
@@ -106,6 +110,7 @@ def run_stage(job: StageJob, console: Console, launcher: int | None = None) -> P
         keep_freed_memory()
     started = time.monotonic()
     stage = job.stage
+    checkpoint = resumed_checkpoint(job)
     prompt = ChatPrompt.load(job.student)
     # Of several processes none checks anything: they read what their launcher stored.
     dataset, report = open_data(job, prompt, console, workers=CHECKERS if job.processes == 1 else 0)
@@ -121,8 +126,7 @@ def run_stage(job: StageJob, console: Console, launcher: int | None = None) -> P
         rows=prompt.length,
         lengths=dataset.lengths,
         switch=_switch(job, student, prompt, console),
-        # The switch teaches the tower alone; where that is frozen, its pass is spared.
-        lambda_switch=job.distillation.lambda_switch if "vision" in stage.trainable else 0.0,
+        lambda_switch=job.distillation.lambda_switch if taught(stage, job.distillation).switch else 0.0,
         max_bad=job.data.max_bad,
         args=_arguments(job),
         train_dataset=dataset,
@@ -130,17 +134,47 @@ def run_stage(job: StageJob, console: Console, launcher: int | None = None) -> P
         callbacks=[stop, LastLog(), ProgressBar(job.title, console)],
     )
     _set_reporters(trainer, job)
-    checkpoint = newest_checkpoint(job.folder / "checkpoints")
     if checkpoint is not None and trainer.is_world_process_zero():
-        console.print(f"{job.title}  goes on from step {checkpoint.name.removeprefix('checkpoint-')}")
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        console.print(f"{job.title}  goes on from step {step_of(checkpoint)}")
+    with _told_in_a_line(job, stop):
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     _check_distribution(trainer, job)
     if stop.received is not None and trainer.state.global_step < trainer.state.max_steps:
         raise Interrupted(
             f"Stopped by {stop.received.name} after step {trainer.state.global_step} of {trainer.state.max_steps}; "
             "the same command goes on from there."
         )
-    return _finish(job, trainer, report, time.monotonic() - started, console)
+    with _told_in_a_line(job, stop):
+        return _finish(job, trainer, report, time.monotonic() - started, console)
+
+
+def resumed_checkpoint(job: StageJob) -> Path | None:
+    """The checkpoint that the stage goes on from. Raises SkdError where it is of another number of processes."""
+    checkpoint = newest_checkpoint(job.folder / "checkpoints")
+    if checkpoint is not None:
+        require_readable(checkpoint, job.title, processes=job.processes, deepspeed=job.deepspeed is not None)
+    return checkpoint
+
+
+@contextmanager
+def _told_in_a_line(job: StageJob, stop: StopOnSignal) -> Iterator[None]:
+    """What libraries make many lines of: a disk that is full, a process for reading data that a signal ended with us."""
+    try:
+        yield
+    except SkdError:
+        raise
+    except Exception as error:
+        whole = newest_checkpoint(job.folder / "checkpoints")
+        kept = "nothing is lost but its steps" if whole is None else f"the steps until {step_of(whole)} are kept"
+        if reason := why_full(error, job.folder):
+            raise SkdError(
+                f"{job.title} can't be written to {job.folder}: {reason}; {kept}. Make room: the same command goes on from there."
+            ) from error
+        if stop.received is not None and "DataLoader worker" in str(error):
+            raise Interrupted(
+                f"Stopped by {stop.received.name}; {kept}, and the same command goes on from there."
+            ) from error
+        raise
 
 
 def open_data(
@@ -238,17 +272,6 @@ def _set_reporters(trainer: SwitchTrainer, job: StageJob) -> None:
         trainer.add_callback(TensorBoardCallback(SummaryWriter(str(job.folder / "tensorboard"))))
 
 
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint; those cut short by a kill are removed."""
-    whole: list[Path] = []
-    for path in folder.glob("checkpoint-*"):
-        if (path / COMPLETE).exists():
-            whole.append(path)
-        else:
-            shutil.rmtree(path, ignore_errors=True)
-    return max(whole, key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)
-
-
 def _check_distribution(trainer: SwitchTrainer, job: StageJob) -> None:
     """A launcher that silently fell back to one process or to a plain optimizer is an error."""
     if trainer.accelerator.num_processes != job.processes:
@@ -282,6 +305,7 @@ def _finish(job: StageJob, trainer: SwitchTrainer, report: Report, seconds: floa
             },
             "data": {"total": report.total, "usable": report.usable, "unusable": report.bad},
             "unusable_while_training": trainer.unusable,
+            LEARNED: asdict(learned(job.student) | taught(job.stage, job.distillation)),
             "log": trainer.state.log_history,
         }
         write_text(job.folder / RECORD, json.dumps(record, indent=1) + "\n")

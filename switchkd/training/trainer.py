@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import signal
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_model, save_model
 from torch import Tensor
+from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
 
 from switchkd.data.sampler import LengthGroupedSampler
@@ -19,10 +22,9 @@ from switchkd.losses.objective import Objective, Terms
 from switchkd.models.layout import used_blocks
 from switchkd.models.switch import Switch, SwitchStudent, answer_positions
 from switchkd.models.vlm import part_modules
+from switchkd.training.checkpoints import mark_complete
 from switchkd.training.recipe import Stage
 
-# Written last into a checkpoint; one without it was cut short and is never resumed from.
-COMPLETE = "complete"
 _WEIGHTS = "model.safetensors"
 TERM_NAMES = ("ce", "align", "vsd")
 UNUSABLE = "unusable"  # in a log's entry: samples since the entry before whose pictures couldn't be read
@@ -42,6 +44,14 @@ def freeze_parts(student: SwitchStudent, trainable: Iterable[str]) -> None:
     unused += [getattr(tower, name) for name in ("post_layernorm", "head") if hasattr(tower, name)]
     for module in unused:
         module.requires_grad_(False)
+
+
+def _deaf_worker(prepare: Callable[[int], None] | None, number: int) -> None:
+    """A process that reads data doesn't end by a signal to the whole group: this one saves first, and then ends it."""
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, signal.SIG_IGN)
+    if prepare is not None:
+        prepare(number)
 
 
 class SamplerEpoch(TrainerCallback):
@@ -192,6 +202,12 @@ class SwitchTrainer(Trainer):
         self.add_callback(SamplerEpoch(sampler, math.ceil(len(self.lengths) / stage.batch_size)))
         return sampler
 
+    def get_train_dataloader(self) -> DataLoader:
+        """The usual one, whose processes leave a signal to this one."""
+        loader = super().get_train_dataloader()
+        loader.worker_init_fn = partial(_deaf_worker, loader.worker_init_fn)
+        return loader
+
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """A checkpoint's weights under the module's own names: Trainer would write the hub's names, and silently find
         none of them when it reads them back. DeepSpeed keeps the weights in its own files."""
@@ -208,4 +224,8 @@ class SwitchTrainer(Trainer):
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            (Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}" / COMPLETE).touch()
+            mark_complete(
+                Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}",
+                processes=self.accelerator.num_processes,
+                deepspeed=self.is_deepspeed_enabled,
+            )

@@ -1,0 +1,64 @@
+"""A run's links to its data and models, and recipe.yaml, which says how those were made: they change together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+from filelock import FileLock
+
+from switchkd.errors import SkdError
+from switchkd.files import point_to, write_text
+from switchkd.runs import recorded_recipe
+from switchkd.training.recipe import Recipe
+from switchkd.training.settings import build, to_plain
+
+_MODELS = ("student", "baseline", "teacher")
+_RESULTS = ("student", "baseline")  # what a recipe is followed for
+
+
+class RunLinks:
+    """The links of a run that follows a recipe.
+
+    As long as they show what another recipe has made, recipe.yaml stays that one's. When this one's first result differs, or
+    is the student, the links that it hasn't made go away with the other recipe; the stages that they showed are kept.
+    """
+
+    def __init__(self, folder: Path, recipe: Recipe) -> None:
+        self._folder, self._recipe = folder, recipe
+        self._ours: set[str] = set()
+        with self._locked():
+            if not any((folder / name).is_symlink() for name in _MODELS):
+                self._record()
+
+    def point(self, name: str, target: Path) -> None:
+        """Lets the link `name` show what this recipe has made."""
+        link = self._folder / name
+        self._ours.add(name)
+        with self._locked():
+            if not self._is_recorded():
+                if name not in _RESULTS and link.is_symlink() and link.resolve() == target.resolve():
+                    return
+                self._drop_others()
+                self._record()
+            point_to(link, target)
+
+    def _is_recorded(self) -> bool:
+        try:
+            return build(Recipe, recorded_recipe(self._folder), "") == self._recipe
+        except SkdError:
+            return False
+
+    def _record(self) -> None:
+        text = yaml.safe_dump(to_plain(self._recipe), sort_keys=False, allow_unicode=True)
+        write_text(self._folder / "recipe.yaml", text)
+
+    def _drop_others(self) -> None:
+        parts = [f"parts/{path.name}" for path in (self._folder / "parts").glob("*")]
+        for name in {*_MODELS, "data", *parts} - self._ours:
+            link = self._folder / name
+            if link.is_symlink():
+                link.unlink()
+
+    def _locked(self) -> FileLock:
+        return FileLock(self._folder / ".recipe.lock")
