@@ -100,6 +100,21 @@ class LastLog(TrainerCallback):
             control.should_log = True
 
 
+class _Children:
+    """Processes that read data leave a signal to the whole group to the one that trains, from their first moment on."""
+
+    shielded = False
+
+    @classmethod
+    def shield(cls) -> None:
+        if cls.shielded:
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_Children.shield)
+
+
 class StopOnSignal(TrainerCallback):
     """Ctrl-C and SIGTERM finish the step, save a checkpoint and end the training; a second Ctrl-C ends it at once.
 
@@ -114,6 +129,7 @@ class StopOnSignal(TrainerCallback):
         self._before: dict[signal.Signals, Any] = {}
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        _Children.shielded = True
         for number in (signal.SIGINT, signal.SIGTERM):
             self._before[number] = signal.signal(number, self._note)
 
@@ -148,5 +164,6 @@ class StopOnSignal(TrainerCallback):
         return False
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        _Children.shielded = False
         for number, handler in self._before.items():
             signal.signal(number, handler)

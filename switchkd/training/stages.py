@@ -164,9 +164,10 @@ def _told_in_a_line(job: StageJob, stop: StopOnSignal) -> Iterator[None]:
     except SkdError:
         raise
     except Exception as error:
+        reason = why_full(error, job.folder)  # asked first: the torn checkpoint that fills it goes away next
         whole = newest_checkpoint(job.folder / "checkpoints")
         kept = "nothing is lost but its steps" if whole is None else f"the steps until {step_of(whole)} are kept"
-        if reason := why_full(error, job.folder):
+        if reason:
             raise SkdError(
                 f"{job.title} can't be written to {job.folder}: {reason}; {kept}. Make room: the same command goes on from there."
             ) from error

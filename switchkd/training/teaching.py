@@ -66,7 +66,9 @@ def require_student(recipe: Recipe) -> None:
             "without a teacher by `skd train`."
         )
     if not recipe.teacher.checkpoint and not recipe.teacher.stages:
-        raise RecipeError("Recipe: the teacher has neither a checkpoint nor stages that train it: set teacher.checkpoint.")
+        raise RecipeError(
+            "Recipe: the teacher has neither a checkpoint nor stages that train it: set teacher.checkpoint."
+        )
     if recipe.compare and recipe.student.baseline:
         require_twin(recipe)
 
