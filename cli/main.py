@@ -42,7 +42,9 @@ _TRAINING = frozenset({"distill", "train", "ablate", "assets"})
 
 # Which extra brings a package that a command turned out to need.
 _EXTRAS = {
-    **dict.fromkeys(("torch", "transformers", "accelerate", "safetensors", "deepspeed", "matplotlib"), "train"),
+    **dict.fromkeys(
+        ("torch", "transformers", "accelerate", "safetensors", "deepspeed", "filelock", "matplotlib"), "train"
+    ),
     **dict.fromkeys(("gguf", "llama_cpp"), "gguf"),
     **dict.fromkeys(("onnx", "onnxruntime", "onnxruntime_genai"), "onnx"),
     "scipy": "eval",

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 import switchkd
 from switchkd.chat_template import inference_template
@@ -63,8 +66,26 @@ def run_export(request: ExportRequest, progress: Callable[[str], None] = lambda 
     job = _Export(request, progress)
     out = request.out.resolve()
     _check_target(out, request)
-    with replacing_folder(out) as folder:
+    with _alone(out), replacing_folder(out, replace=request.force) as folder:
         return job.fill(folder)
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """One export at a time into a folder. Raises SkdError where another is at work: it would lose its work, or this one."""
+    lock = FileLock(out.with_name(f".{out.name}.lock"), timeout=0)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        raise SkdError(f"Another export into {out} is at work: wait for it, or choose another --out.") from error
+    except OSError as error:
+        raise SkdError(f"{out} can't be written: {error.strerror or error}.") from error
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)  # still held: whoever opened it meanwhile is refused
+        lock.release()
 
 
 def _check_target(out: Path, request: ExportRequest) -> None:

@@ -43,11 +43,14 @@ class Content:
                 yield block
 
 
-def write_package(out: Path, targets: Targets, contents: Mapping[str, Content], signer: CryptoSigner) -> None:
+def write_package(
+    out: Path, targets: Targets, contents: Mapping[str, Content], signer: CryptoSigner, *, replace: bool = True
+) -> None:
     """Writes a package beside its place, reads it as a device would, and moves it there.
 
     Args:
         targets: what is signed, of just these contents.
+        replace: false: a package that somebody else has made there meanwhile is left.
 
     Raises:
         SkdError: the package can't be written, breaks a limit, or a file changed meanwhile. Nothing is left then.
@@ -72,7 +75,10 @@ def write_package(out: Path, targets: Targets, contents: Mapping[str, Content], 
             os.fsync(stream.fileno())
         verify_package(partial, [signer.public_key])
         partial.chmod(0o644)
-        partial.replace(out)
+        if replace:
+            partial.replace(out)
+        else:
+            _move_to_nothing(partial, out)
     except OSError as error:
         raise SkdError(f"{out} can't be written: {error.strerror or error}.") from error
     except PackageError as error:
@@ -80,3 +86,13 @@ def write_package(out: Path, targets: Targets, contents: Mapping[str, Content], 
     finally:
         if partial is not None:
             partial.unlink(missing_ok=True)
+
+
+def _move_to_nothing(partial: Path, out: Path) -> None:
+    """Gives a file a name that nothing has. Raises SkdError where something has it."""
+    try:
+        out.hardlink_to(partial)
+    except FileExistsError as error:
+        raise SkdError(f"{out} was made by somebody else meanwhile; it is left as it is.") from error
+    except OSError:  # a file system without hard links
+        partial.replace(out)

@@ -102,6 +102,6 @@ def ship(request: ShipRequest, progress: Callable[[str], None] = lambda _: None)
     files = {name: content.target for name, content in contents.items()}
     targets = Targets(variant.name, target.hardware_id, request.release, files)
     progress("writing and checking the package")
-    write_package(request.out, targets, contents, request.signer)
+    write_package(request.out, targets, contents, request.signer, replace=request.force)
     size, digest = request.out.stat().st_size, file_sha256(request.out)
     return Shipped(targets, size, digest, request.signer.public_key.keyid, target.fits, bench is not None)

@@ -103,7 +103,7 @@ def read_text(path: Path) -> str:
 
 def _own_paths(root: Path) -> dict[str, PurePosixPath]:
     """Controller → this process's group in its tree; "" for version 2's."""
-    paths = {}
+    paths: dict[str, PurePosixPath] = {}
     for line in read_text(root / "proc/self/cgroup").splitlines():
         _, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")

@@ -17,10 +17,13 @@ _BLOCK = 1 << 20
 
 
 @contextmanager
-def replacing_folder(folder: Path) -> Iterator[Path]:
+def replacing_folder(folder: Path, *, replace: bool = True) -> Iterator[Path]:
     """A new, empty folder beside `folder` that takes its place when the block ends without an error.
 
     An interrupted block leaves nothing; an existing folder is replaced only at the end.
+
+    Args:
+        replace: false: a folder that somebody else has made meanwhile is left, and this one's work is lost.
 
     Raises:
         SkdError: the folder can't be written (permissions, full disk, a mount point), also where what fails says otherwise.
@@ -34,6 +37,8 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     try:
         yield partial
         partial.chmod(0o755)
+        if not replace and folder.exists():
+            raise SkdError(f"{folder} was made by somebody else meanwhile; it is left as it is.")
         put_in_place(partial, folder)
     except Exception as error:
         reason = why_full(error, partial)

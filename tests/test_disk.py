@@ -167,3 +167,65 @@ def test_a_flush_that_fails_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", fsync)
     with pytest.raises(OSError, match="Input/output"):
         flush_folder(tmp_path)
+
+
+@pytest.mark.parametrize("made", ["folder", "empty", "file"])
+def test_what_somebody_else_made_meanwhile_is_left(tmp_path, made):
+    target = tmp_path / "out"
+    with (
+        pytest.raises(SkdError, match="was made by somebody else meanwhile"),
+        replacing_folder(target, replace=False) as new,
+    ):
+        (new / "file").write_text("ours")
+        if made == "file":
+            target.write_text("theirs")
+        else:
+            target.mkdir()
+            if made == "folder":
+                (target / "file").write_text("theirs")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert made == "empty" or (target if made == "file" else target / "file").read_text() == "theirs"
+
+
+QUANTIZE = """
+import sys
+from pathlib import Path
+import numpy as np
+from onnx import TensorProto, helper, numpy_helper
+from switchkd.export import onnx_quantize
+from switchkd.export.onnx_graph import save_graph, small_graph
+from switchkd.files import replacing_folder
+weights = np.random.default_rng(0).standard_normal((512, 1024)).astype(np.float32)
+model = small_graph(
+    [helper.make_node("MatMul", ["x", "w"], ["logits"], name="head")],
+    [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 512])],
+    [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 1024])],
+    [numpy_helper.from_array(weights, "w")],
+    "graph",
+)
+disk = Path(sys.argv[2])
+save_graph(model, disk / "plain.onnx")
+(disk / "out").mkdir()
+(disk / "out" / "old").touch()
+(disk / "fill").write_bytes(bytes(int(sys.argv[3])))
+try:
+    with replacing_folder(disk / "out") as partial:
+        getattr(onnx_quantize, sys.argv[1])(disk / "plain.onnx", partial / "small.onnx")
+    print("done")
+except Exception as error:
+    print(type(error).__name__, str(error))
+print(sorted(path.name for path in disk.rglob("*")))
+"""
+
+
+@pytest.mark.parametrize(
+    ("function", "filled"),
+    [("quantize_int8", 1_500_000), ("quantize_four_bits", 2_000_000), ("convert_half", 1_500_000)],
+)
+def test_quantizers_on_a_full_disk(tmp_path, function, filled):
+    """They find their own torn files; what is told is the disk. What was there stays."""
+    disk = tmp_path / "disk"
+    mounts = [small_disk(disk, "4m")]
+    said, left = with_mounts(mounts, QUANTIZE, function, disk, filled).stdout.splitlines()[-2:]
+    assert said.startswith("SkdError") and "No space left on device" in said, said
+    assert eval(left) == ["fill", "old", "out", "plain.onnx"]

@@ -5,6 +5,7 @@ import math
 import shutil
 
 import pytest
+from filelock import FileLock
 from gguf import GGUFReader
 from support.llava_models import make_checkpoint, picture, question
 
@@ -132,3 +133,14 @@ def test_a_refusal_says_where_no_precision_of_the_language_model_helps(checkpoin
     with pytest.raises(ParityError, match="the vision part in q4_0; take a finer --vision-quant"):
         export(checkpoint, tmp_path / "out", quant="f32", vision_quant="q4_0")
     assert not any(tmp_path.iterdir())
+
+
+def test_two_exports_into_one_folder(checkpoint, tmp_path):
+    """The second is refused before it computes, forced or not; afterwards there is nothing left of the first's lock."""
+    with FileLock(tmp_path / ".out.lock"):
+        for force in (False, True):
+            with pytest.raises(SkdError, match=r"Another export into .*out is at work"):
+                export(checkpoint, tmp_path / "out", force=force)
+        assert not (tmp_path / "out").exists()
+    export(checkpoint, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

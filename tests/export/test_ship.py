@@ -21,10 +21,12 @@ from switchkd.cli.main import main
 from switchkd.errors import SkdError
 from switchkd.export.bill_of_materials import _without_place, bill_of_materials
 from switchkd.export.folder import ExportRequest, run_export
+from switchkd.export.package_writer import Content, write_package
 from switchkd.export.provenance import Provenance, provenance
 from switchkd.files import file_sha256, folder_sha256
 from switchkd.manifest import FILE_NAME, Manifest
 from switchkd.runtime.install import Installation
+from switchkd.runtime.package import Targets
 from switchkd.runtime.package_reader import verify_folder
 from switchkd.runtime.signature import load_public_key
 from switchkd.runtime.variants import open_engine
@@ -326,3 +328,33 @@ def kill_installs(package: Path, device: Path, key: Path, expected: str, times: 
 )
 def test_the_bill_names_no_places(given, shown):
     assert _without_place(given) == shown
+
+
+@pytest.mark.parametrize("format", ["openvino", "mlx", ""])
+def test_formats_of_other_versions_are_refused_everywhere(run, format):
+    """Nothing is predicted or packed of what can't be run."""
+    path = run / "exports" / NAME / FILE_NAME
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": format}))
+    for command in (
+        ("chat", NAME, "--prompt", "hello"),
+        ("hardware", "fit", NAME),
+        ("ship", NAME, "--target", "raspberry-pi-5-16gb", "--key", "key"),
+    ):
+        assert f"'{format}'" in skd(*command, status=1), command
+    assert not (run / "packages").exists()
+
+
+def test_a_package_that_somebody_else_made_meanwhile_is_left(tmp_path):
+    """Two that pack into one file: neither was there when both began."""
+    signer, _ = packages.key_pair(tmp_path)
+    out = packages.write(tmp_path / "a.tar", signer, packages.files())
+    before = out.read_bytes()
+    contents = {"run": Content.of_bytes(b"other")}
+    targets = Targets("tiny", "board", 1, {"run": contents["run"].target})
+    with pytest.raises(SkdError, match="was made by somebody else meanwhile"):
+        write_package(out, targets, contents, signer, replace=False)
+    assert out.read_bytes() == before and {path.name for path in tmp_path.iterdir()} == {"a.tar", "key", "key.pub"}
+    write_package(out, targets, contents, signer)
+    assert out.read_bytes() != before
+    write_package(tmp_path / "b.tar", targets, contents, signer, replace=False)
+    assert (tmp_path / "b.tar").read_bytes() == out.read_bytes() and (tmp_path / "b.tar").stat().st_nlink == 1

@@ -1,5 +1,6 @@
 """`skd serve` as a process: what it prints, how it ends, what it says where it can't begin."""
 
+import errno
 import signal
 import socket
 import subprocess
@@ -66,3 +67,80 @@ main(["serve", "nothing"])
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 1 and result.stderr.count("\n") == 1
     assert "pip install 'switchkd[serve]'" in result.stderr
+
+
+# `skd serve`, to which a signal comes at a certain moment.
+AT = """
+import os, signal, sys
+import click
+from switchkd.cli.main import main
+number, moment, student = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+def now(function):
+    def first(*arguments, **options):
+        os.kill(os.getpid(), number)
+        return function(*arguments, **options)
+    return first
+if moment == "listening":
+    click.echo = now(click.echo)
+elif moment == "loading":
+    from switchkd.runtime import variants
+    variants.find_variant = now(variants.find_variant)
+elif moment == "closing":
+    from switchkd.runtime.server.app import ChatApp
+    click.echo = now(click.echo)
+    ChatApp.close = now(ChatApp.close)
+main(["serve", student, "--port", "0", "--threads", "1"])
+"""
+
+
+@pytest.mark.parametrize("moment", ["loading", "listening", "closing"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_at_any_moment_is_no_error(student, number, moment):
+    process = subprocess.run(
+        [sys.executable, "-c", AT, str(int(number)), moment, str(student)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert (process.returncode, process.stderr) == (0, ""), process.stderr
+    assert bool(process.stdout) == (moment != "loading")
+
+
+@pytest.mark.parametrize("host", ["localhost", "LocalHost", "::", "127.0.0.1", "::1"])
+def test_addresses_of_both_families(host):
+    """A client may try either first."""
+    if not socket.has_ipv6:
+        pytest.skip("this computer has one family alone")
+    with listening(host, 0) as listeners:
+        port = listeners[0].getsockname()[1]
+        answered = set()
+        for address in ("127.0.0.1", "::1"):
+            try:
+                socket.create_connection((address, port), PATIENCE).close()
+                answered.add(address)
+            except OSError:
+                pass
+    assert answered == ({host} if host[0] in "1:" and host != "::" else {"127.0.0.1", "::1"})
+
+
+def test_a_name_of_which_one_address_is_taken():
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(SkdError, match=f"localhost port {port} can't be listened on"), listening("localhost", port):
+            pass
+
+
+def test_a_family_that_this_computer_lacks(monkeypatch):
+    """Its addresses are left out; where there are no others, that is the reason."""
+    made = socket.socket
+
+    def without(family=-1, *rest, **options):
+        if family == socket.AF_INET6:
+            raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+        return made(family, *rest, **options)
+
+    monkeypatch.setattr(socket, "socket", without)
+    with listening("localhost", 0) as listeners:
+        assert [listener.getsockname()[0] for listener in listeners] == ["127.0.0.1"]
+    with pytest.raises(SkdError, match="Address family not supported"), listening("::1", 0):
+        pass

@@ -136,3 +136,17 @@ def wait_for_job(served):
     while (job := served.app._line._current) is None:
         served.client.models.list()
     return job
+
+
+@pytest.mark.parametrize("host", ["localhost", "::1"])
+def test_own_names_on_addresses_of_both_families(engine, host):
+    """Loopback addresses alone: other names are refused as on one of them."""
+    with running(engine, host=host) as served:
+        assert served.client.models.list().data
+        for name, status in (("localhost", 200), ("[::1]", 200), ("127.0.0.1:9", 200), ("evil.example", 421)):
+            request = urllib.request.Request(served.url.replace("/v1", "/health"), headers={"host": name})
+            try:
+                with urllib.request.urlopen(request) as response:
+                    assert response.status == status
+            except urllib.error.HTTPError as error:
+                assert error.code == status
