@@ -128,6 +128,15 @@ class Run:
         settings = _Settings(distillation or self.recipe.distillation, self.recipe.seed if seed is None else seed)
         return self._model("student", self.recipe.student, stages, settings)
 
+    def ask_teacher(self, stages: tuple[str, ...]) -> None:
+        """Asks the teacher, once, a sample of what the first of these stages that distils learns from. Before the hours of
+        training: a teacher that knows nothing of the task spoils the student, and no loss shows it."""
+        data = next(self.recipe.stages[name].data for name in stages if self.recipe.stages[name].distill)
+        file, images = self.data_set(data)
+        if data not in self._asked and file.is_file():
+            self._asked.add(data)
+            ask_teacher(self.teacher(), (file, images), self.folder / "reports" / "answers", self.console)
+
     def part(self, name: str) -> Path:
         """A part that the recipe trains from nothing."""
         return self._once(f"parts/{name}", lambda: self._part(name, self.recipe.parts[name]))
@@ -153,16 +162,8 @@ class Run:
         if any(self.recipe.stages[name].distill for name in stages):
             # Found out now, not after the hours of an undistilled first stage.
             check_compatibility(self.teacher(), start)
-            first = next(name for name in stages if self.recipe.stages[name].distill)
-            self._ask_teacher(self.recipe.stages[first].data)
+            self.ask_teacher(stages)
         return self._train(role, start, stages, settings)
-
-    def _ask_teacher(self, data: str) -> None:
-        """Before the hours of training: a teacher that knows nothing of the task spoils the student, and no loss shows it."""
-        file, images = self.data_set(data)
-        if data not in self._asked and file.is_file():
-            self._asked.add(data)
-            ask_teacher(self.teacher(), (file, images), self.folder / "reports" / "answers", self.console)
 
     def _resolve(self, reference: str) -> Path:
         kind, _, name = reference.partition(":")

@@ -338,7 +338,7 @@ def test_formats_of_other_versions_are_refused_everywhere(run, format):
     for command in (
         ("chat", NAME, "--prompt", "hello"),
         ("hardware", "fit", NAME),
-        ("ship", NAME, "--target", "raspberry-pi-5-16gb", "--key", "key"),
+        ("ship", NAME, "--target", "sa8155p", "--key", "key"),
     ):
         assert f"'{format}'" in skd(*command, status=1), command
     assert not (run / "packages").exists()
