@@ -14,11 +14,12 @@ _CONTEXT.set_forkserver_preload(["switchkd.cli.distill", "switchkd.training.run"
 
 
 class Command:
-    """`skd` with these arguments, under way; what it prints goes into a file."""
+    """`skd` with these arguments, under way; what it prints goes into a file. `group`: it leads a process group of its own."""
 
-    def __init__(self, output: Path, *arguments: object) -> None:
+    def __init__(self, output: Path, *arguments: object, group: bool = False) -> None:
         self._output = output
-        self._process: Any = _CONTEXT.Process(target=_run, args=(str(output), [str(each) for each in arguments]))
+        words = [str(each) for each in arguments]
+        self._process: Any = _CONTEXT.Process(target=_run, args=(str(output), words, group))
         self._process.start()
 
     @property
@@ -34,6 +35,10 @@ class Command:
         """Sends a signal to it alone."""
         os.kill(self._process.pid, number)
 
+    def send_to_group(self, number: signal.Signals) -> None:
+        """Sends a signal to it and all processes that it started."""
+        os.killpg(self._process.pid, number)
+
     def finish(self, status: int = 0, seconds: float = 300) -> str:
         """All that it printed; its exit status has to be `status`, minus the signal's number where one killed it."""
         assert self.ends_within(seconds), "it goes on for ever"
@@ -42,7 +47,9 @@ class Command:
         return printed
 
 
-def _run(output: str, arguments: list[str]) -> None:
+def _run(output: str, arguments: list[str], group: bool) -> None:
+    if group:
+        os.setsid()
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)

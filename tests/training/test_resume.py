@@ -1,6 +1,8 @@
 """Interrupted runs end with the same weights as uninterrupted ones, bit for bit."""
 
 import random
+import re
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -8,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from support.forked import Command
+from support.mounts import small_disk, with_mounts
 from support.training import write_mixed
 
 KILLS = 10
@@ -42,8 +45,9 @@ def whole(tmp_path_factory, recipe) -> bytes:
     return weights(run)
 
 
-def start(recipe: Path, run: Path) -> Command:
-    return Command(run.with_suffix(".log"), "distill", "--recipe", recipe, "--run", run)
+def start(recipe: Path, run: Path, *settings: str, group: bool = False) -> Command:
+    changed = [word for setting in settings for word in ("--set", setting)]
+    return Command(run.with_suffix(".log"), "distill", "--recipe", recipe, "--run", run, *changed, group=group)
 
 
 def weights(run: Path) -> bytes:
@@ -96,3 +100,61 @@ def test_two_processes_cannot_train_one_stage(tmp_path, recipe, whole):
     assert "being trained by another process" in output and "Traceback" not in output
     first.finish()
     assert weights(tmp_path / "run") == whole
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+def test_a_signal_to_all_processes_of_a_group(tmp_path, recipe, number):
+    """As service managers, `timeout` and terminals send it: those that read data leave it to the one that trains."""
+    command = start(recipe, tmp_path / "run", "stages.dft.workers=2", "stages.dft.save_every=2", group=True)
+    assert wait_for(command, tmp_path / "run", 2, 0.0)
+    command.send_to_group(number)
+    output = command.finish(1)
+    stopped = re.search(rf"Stopped by {number.name} after step (\d+) of 60", output)
+    assert stopped and "Traceback" not in output and len(output.splitlines()) < 12, output
+    assert steps_done(tmp_path / "run") == int(stopped[1])
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory, recipe) -> Path:
+    """A run that was stopped after a few steps."""
+    run = tmp_path_factory.mktemp("runs") / "interrupted"
+    command = start(recipe, run)
+    assert wait_for(command, run, 3, 0.0)
+    command.send(signal.SIGTERM)
+    command.finish(1)
+    return run
+
+
+@pytest.fixture
+def copied(interrupted, tmp_path) -> Path:
+    return Path(shutil.copytree(interrupted, tmp_path / "run", symlinks=True))
+
+
+def test_less_memory_goes_on_from_the_same_step(recipe, copied):
+    """What is advised where memory doesn't suffice changes no result, and so no folder."""
+    changed = ("stages.dft.micro_batch=1", "stages.dft.gradient_checkpointing=true", "stages.dft.workers=1")
+    output = start(recipe, copied, *changed, "stages.dft.save_every=50").finish()
+    assert "goes on from step" in output and "other settings" not in output
+    assert len(list((copied / "stages").glob("student-dft-*/"))) == 1
+
+
+def test_a_stage_with_other_settings_tells_of_the_one_left_behind(recipe, copied):
+    reached = steps_done(copied)
+    changed = ("stages.dft.steps=1", "stages.dft.learning_rate=2e-3", "distillation.temperature=2")
+    output = start(recipe, copied, *changed).finish()
+    assert f"stopped after step {reached} with other settings" in output
+    assert {"distillation.temperature", "stage.learning_rate", "stage.steps"} <= set(re.split(r"[(),\s]+", output)), (
+        output
+    )
+
+
+@pytest.mark.parametrize("size", ["4m", *(pytest.param(size, marks=pytest.mark.slow) for size in ("7m", "9m"))])
+def test_a_full_disk_is_one_line(tmp_path, recipe, size):
+    """Wherever the room ends."""
+    run = tmp_path / "disk"
+    code = "import sys\nfrom switchkd.cli.main import main\nmain(sys.argv[1:])"
+    words = ["distill", "--recipe", recipe, "--run", run / "run", "--set", "stages.dft.steps=30"]
+    process = with_mounts([small_disk(run, size)], code, *words, check=False)
+    lines = (process.stdout + process.stderr).splitlines()
+    assert process.returncode == 1 and "No space left on device" in lines[-1], lines
+    assert "Traceback" not in process.stderr and len(process.stderr.splitlines()) == 1, lines
