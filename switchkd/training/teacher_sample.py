@@ -77,7 +77,7 @@ def ask_teacher(teacher: Path, data: tuple[Path, Path], folder: Path, console: C
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-    knowledge = judge([(row["answer"], row["expected"]) for row in read_answers(kept)])
+    knowledge = judge([(row["answer"] or "", row["expected"]) for row in read_answers(kept)])
     style, mark = ("yellow", "warning: ") if knowledge.doubtful else (None, "")
     end = ". What it gets wrong the student learns from it" if knowledge.doubtful else ""
     console.print(f"{mark}{knowledge}{end}", style=style, markup=False, highlight=False)
