@@ -26,7 +26,7 @@ class RunLinks:
 
     def __init__(self, folder: Path, recipe: Recipe) -> None:
         self._folder, self._recipe = folder, recipe
-        self._ours: set[str] = set()
+        self._ours: dict[str, Path] = {}
         with self._locked():
             if not any((folder / name).is_symlink() for name in _MODELS):
                 self._record()
@@ -34,13 +34,15 @@ class RunLinks:
     def point(self, name: str, target: Path) -> None:
         """Lets the link `name` show what this recipe has made."""
         link = self._folder / name
-        self._ours.add(name)
+        self._ours[name] = target
         with self._locked():
             if not self._is_recorded():
                 if name not in _RESULTS and link.is_symlink() and link.resolve() == target.resolve():
                     return
-                self._drop_others()
+                self._drop_all()
                 self._record()
+                for made, there in self._ours.items():  # another run here may have replaced them
+                    point_to(self._folder / made, there)
             point_to(link, target)
 
     def _is_recorded(self) -> bool:
@@ -53,9 +55,9 @@ class RunLinks:
         text = yaml.safe_dump(to_plain(self._recipe), sort_keys=False, allow_unicode=True)
         write_text(self._folder / "recipe.yaml", text)
 
-    def _drop_others(self) -> None:
+    def _drop_all(self) -> None:
         parts = [f"parts/{path.name}" for path in (self._folder / "parts").glob("*")]
-        for name in {*_MODELS, "data", *parts} - self._ours:
+        for name in (*_MODELS, "data", *parts):
             link = self._folder / name
             if link.is_symlink():
                 link.unlink()
