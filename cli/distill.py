@@ -21,7 +21,7 @@ def distill_command(
 
     run = open_run(recipe, overrides, run_name, nproc, resume, require_student)
     models = {"teacher": run.teacher()} if run.recipe.compare else {}
-    run.ask_teacher(run.recipe.student.stages)
+    run.check_student()
     if run.recipe.compare and run.recipe.student.baseline:
         models["SFT"] = run.baseline()
     student = run.student()

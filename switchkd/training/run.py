@@ -128,14 +128,9 @@ class Run:
         settings = _Settings(distillation or self.recipe.distillation, self.recipe.seed if seed is None else seed)
         return self._model("student", self.recipe.student, stages, settings)
 
-    def ask_teacher(self, stages: tuple[str, ...]) -> None:
-        """Asks the teacher, once, a sample of what the first of these stages that distils learns from. Before the hours of
-        training: a teacher that knows nothing of the task spoils the student, and no loss shows it."""
-        data = next(self.recipe.stages[name].data for name in stages if self.recipe.stages[name].distill)
-        file, images = self.data_set(data)
-        if data not in self._asked and file.is_file():
-            self._asked.add(data)
-            ask_teacher(self.teacher(), (file, images), self.folder / "reports" / "answers", self.console)
+    def check_student(self) -> None:
+        """Before any training, a twin's included: whether the student can learn from its teacher, and what that one knows."""
+        self._start("student", self.recipe.student, self.recipe.student.stages, self._settings)
 
     def part(self, name: str) -> Path:
         """A part that the recipe trains from nothing."""
@@ -153,17 +148,29 @@ class Run:
         return _Settings(self.recipe.distillation, self.recipe.seed)
 
     def _model(self, role: str, model: Model, stages: tuple[str, ...], settings: _Settings) -> Path:
+        return self._train(role, self._start(role, model, stages, settings), stages, settings)
+
+    def _start(self, role: str, model: Model, stages: tuple[str, ...], settings: _Settings) -> Path:
+        """The model before its first stage. What speaks against distilling it is found out now, not after the hours of an
+        undistilled first stage."""
         if model.checkpoint:
             start = self._resolve(model.checkpoint)
         elif model.vision and model.language:
             start = self._assemble(role, model, settings.seed)
         else:
             raise RecipeError(f"{role} needs a checkpoint, or a vision and a language part.")
-        if any(self.recipe.stages[name].distill for name in stages):
-            # Found out now, not after the hours of an undistilled first stage.
+        distilling = [name for name in stages if self.recipe.stages[name].distill]
+        if distilling:
             check_compatibility(self.teacher(), start)
-            self.ask_teacher(stages)
-        return self._train(role, start, stages, settings)
+            self._ask_teacher(self.recipe.stages[distilling[0]].data)
+        return start
+
+    def _ask_teacher(self, data: str) -> None:
+        """A teacher that knows nothing of the task spoils the student, and no loss shows it."""
+        file, images = self.data_set(data)
+        if data not in self._asked and file.is_file():
+            self._asked.add(data)
+            ask_teacher(self.teacher(), (file, images), self.folder / "reports" / "answers", self.console)
 
     def _resolve(self, reference: str) -> Path:
         kind, _, name = reference.partition(":")
