@@ -79,6 +79,7 @@ def open_engine(
 
 def _open_export(folder: Path, threads: int, context: int, verify: bool, traced: bool, device: str) -> Engine:
     manifest = Manifest.load(folder, verify=verify)
+    manifest.require_known_format(folder)
     preprocess = Preprocess.load(folder)
     vision: VisionEncoder
     language: LanguageModel
@@ -88,10 +89,8 @@ def _open_export(folder: Path, threads: int, context: int, verify: bool, traced:
     elif manifest.format == "hybrid":
         _require_cpu(device, folder, "hybrid export")
         vision, language = _load_hybrid(folder, manifest, preprocess, threads, context)
-    elif manifest.format == "onnx":
-        vision, language = _load_onnx(folder, manifest, preprocess, threads, context, device)
     else:
-        raise SkdError(f"{folder} is of the format '{manifest.format}', which this version of skd can't run.")
+        vision, language = _load_onnx(folder, manifest, preprocess, threads, context, device)
     return Engine(
         folder.name,
         ChatPrompt.load(folder),

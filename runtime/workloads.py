@@ -25,6 +25,7 @@ def read_workload(variant: str | Path) -> Workload:
     """
     folder = find_variant(variant)
     manifest = Manifest.load(folder, verify=False)
+    manifest.require_known_format(folder)
     config = read_layout(folder)
     try:
         language, tower = _language(config), _tower(config, manifest)
