@@ -171,7 +171,8 @@ def _told_in_a_line(job: StageJob, stop: StopOnSignal) -> Iterator[None]:
             raise SkdError(
                 f"{job.title} can't be written to {job.folder}: {reason}; {kept}. Make room: the same command goes on from there."
             ) from error
-        if stop.received is not None and "DataLoader worker" in str(error):
+        lost_reader = isinstance(error, EOFError | ConnectionError) or "DataLoader worker" in str(error)
+        if stop.received is not None and lost_reader:
             raise Interrupted(
                 f"Stopped by {stop.received.name}; {kept}, and the same command goes on from there."
             ) from error
