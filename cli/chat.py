@@ -66,7 +66,7 @@ def _ask(engine: Engine, messages: list[dict[str, Any]], features: Floats | None
 
 def _question(text: str, *, with_picture: bool) -> dict[str, Any]:
     """The question's message, the picture in front of its words as in training, also where the text has a place for it."""
-    from switchkd.data.records import MARKER
+    from switchkd.data.talks import MARKER
     from switchkd.runtime.picture_order import marked_question, picture_first
 
     if MARKER not in text:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from switchkd.data.records import MARKER
+from switchkd.data.talks import MARKER
 
 
 def picture_first(parts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -15,11 +15,12 @@ from rich.console import Console
 from switchkd.data.answers import answer_all, read_answers, write_answers
 from switchkd.data.index import RecordFile
 from switchkd.data.questions import Question
-from switchkd.data.records import BadRecordError, picture_path, read_record
+from switchkd.data.reasons import BadRecordError
+from switchkd.data.records import picture_path, read_record
 from switchkd.data.scan import scan_records
 from switchkd.errors import DataError, SkdError
 from switchkd.files import file_sha256, folder_sha256
-from switchkd.preprocess import open_image
+from switchkd.pictures import open_image
 from switchkd.scoring import is_right, normalise
 from switchkd.training.evaluate import Answerer
 
