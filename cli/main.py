@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import signal
@@ -111,7 +112,8 @@ def main(debug: bool) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that lacks a letter is no reason to stop
     if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="surrogateescape")  # nor are bytes of another encoding; who reads them tells
+        with contextlib.suppress(io.UnsupportedOperation):  # a program that calls this one has read from it
+            sys.stdin.reconfigure(errors="surrogateescape")  # nor are bytes of another encoding; who reads them tells
     # An asked-for end cleans up like Ctrl-C; training replaces this by a handler that saves first.
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)
