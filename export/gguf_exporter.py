@@ -18,7 +18,7 @@ from switchkd.export.gguf_writer import check_complete, gguf_library
 from switchkd.export.importance import ImportanceCollector, collect, kept
 from switchkd.manifest import TensorCount
 from switchkd.runtime.engine import Engine
-from switchkd.runtime.llama_engine import LlamaModel, load_parts
+from switchkd.runtime.llama_engine import LlamaModel, is_rearranged, load_parts
 from switchkd.runtime.llama_library import Observer, library
 
 LANGUAGE_FILE = "language.gguf"
@@ -120,6 +120,7 @@ class GgufExporter:
             build.files["language"],
             checkpoint.prompt.image_token_id,
             threads=threads,
+            mapped=not is_rearranged(tensor_types(build.files["language"])),
             exact=(build.precision["language"] == "f32", build.precision["vision"] == "f32"),
             traced=traced,
             observe=observe,

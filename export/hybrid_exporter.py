@@ -17,7 +17,7 @@ from switchkd.export.onnx_exporter import VISION_QUANTS, build_of, convert, onnx
 from switchkd.export.onnx_vision import write_vision
 from switchkd.manifest import TensorCount
 from switchkd.runtime.engine import Engine
-from switchkd.runtime.llama_engine import load_language
+from switchkd.runtime.llama_engine import is_rearranged, load_language
 from switchkd.runtime.llama_library import Observer
 from switchkd.runtime.onnx_engine import OnnxVision
 
@@ -91,6 +91,7 @@ class HybridExporter:
             build.files["language"],
             checkpoint.prompt.image_token_id,
             threads=threads,
+            mapped=not is_rearranged(gguf_quantize.tensor_types(build.files["language"])),
             exact=build.precision["language"] == "f32",
             observe=observe,
         )

@@ -7,7 +7,7 @@ tokenize without NFC (it gets ids), keep an older picture in its memory (see `Ll
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from switchkd.errors import SkdError
-from switchkd.manifest import FileEntry
+from switchkd.manifest import TensorCount
 from switchkd.runtime.engine import DEFAULT_CONTEXT, Floats, picture_span
 from switchkd.runtime.llama_build import can_rearrange_weights
 from switchkd.runtime.llama_library import Observer, failure, library, observer_callback
@@ -26,9 +26,13 @@ _F32, _F16 = 0, 1  # ggml_type
 _REARRANGED = frozenset({"Q4_0", "Q4_K", "IQ4_NL"})
 
 
-def is_rearranged(entry: FileEntry) -> bool:
-    """Whether llama.cpp copies the larger part of a language file's quantized weights, so that mapping it costs memory."""
-    counts = {name: count.bytes for name, count in entry.tensor_types.items() if name not in ("F32", "F16")}
+def is_rearranged(types: Mapping[str, TensorCount]) -> bool:
+    """Whether llama.cpp copies the larger part of a language file's quantized weights, so that mapping it costs memory.
+
+    Args:
+        types: the file's tensors, by ggml's name of their type.
+    """
+    counts = {name: count.bytes for name, count in types.items() if name not in ("F32", "F16")}
     return 2 * sum(size for name, size in counts.items() if name in _REARRANGED) > sum(counts.values())
 
 

@@ -113,7 +113,7 @@ def _load_gguf(
         manifest.image.token_id,
         threads=threads,
         context=context,
-        mapped=not is_rearranged(manifest.files[manifest.file_of("language")]),
+        mapped=not is_rearranged(manifest.files[manifest.file_of("language")].tensor_types),
         # Float32 files are there to be exact; half a key-value cache would undo that.
         exact=(manifest.quant == "f32", manifest.vision_quant == "f32"),
         traced=traced,
@@ -150,7 +150,7 @@ def _load_hybrid(
         manifest.image.token_id,
         threads=threads,
         context=context,
-        mapped=not is_rearranged(manifest.files[manifest.file_of("language")]),
+        mapped=not is_rearranged(manifest.files[manifest.file_of("language")].tensor_types),
         exact=manifest.quant == "f32",
     )
     return vision, language

@@ -15,10 +15,13 @@ from support.llava_models import picture
 from switchkd.chat_template import inference_template
 from switchkd.errors import CheckpointError, MissingDependencyError, SkdError
 from switchkd.export import gguf_exporter
+from switchkd.export.checkpoint import Checkpoint
+from switchkd.export.exporter import Build
 from switchkd.export.folder import ExportRequest, run_export
 from switchkd.export.parity import ParityError
 from switchkd.export.probes import synthetic_probes
 from switchkd.manifest import Manifest
+from switchkd.runtime import llama_engine
 from switchkd.runtime.variants import open_engine
 
 SHAPES = {
@@ -270,6 +273,8 @@ import resource, signal
 from pathlib import Path
 from switchkd.errors import SkdError
 from switchkd.export import gguf_exporter
+from switchkd.export.checkpoint import Checkpoint
+from switchkd.export.exporter import Build
 from switchkd.export.folder import ExportRequest, run_export
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -328,3 +333,26 @@ def test_older_names_and_newer_names_export_alike(checkpoint, tmp_path):
         assert first.keys() == second.keys()
         for tensor in first:
             np.testing.assert_array_equal(first[tensor], second[tensor])
+
+
+@pytest.mark.parametrize("quant", ["q4_0", "q8"])
+def test_an_export_is_measured_as_it_is_run(shelf, monkeypatch, quant):
+    """The same ways to hold its weights and its memory, or its speed would be another configuration's."""
+    folder, checkpoint = shelf.export("gguf", quant), Checkpoint(shelf.checkpoint())
+    manifest = Manifest.load(folder)
+    files = {role: folder / manifest.file_of(role) for role in ("language", "vision")}
+    build = Build(files, {"language": manifest.quant, "vision": manifest.vision_quant})
+    ways = []
+    for kind in (llama_engine.LlamaModel, llama_engine.LlamaLanguage):
+        usual = kind.__init__
+
+        def noted(self, *arguments, usual=usual, **settings):
+            plain = [each for each in arguments if not isinstance(each, llama_engine.LlamaModel)]
+            ways.append((type(self), plain, settings))
+            usual(self, *arguments, **settings)
+
+        monkeypatch.setattr(kind, "__init__", noted)
+    with gguf_exporter.EXPORTER.open(checkpoint, build, threads=1, traced=False):
+        measured, ways = ways, []
+    with open_engine(folder, threads=1):
+        assert ways == measured and ways[0][2]["mapped"] == (quant == "q8")
