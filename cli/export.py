@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
-    help="Questions to compare on: LLaVA JSON of one turn each. Default: the run's test split, else made-up pictures.",
+    help="Questions to compare on: LLaVA JSON of one turn each. Default: the run's test split, else what the model writes itself.",
 )
 @click.option(
     "--images", type=click.Path(path_type=Path), help="Picture folder. Default: images/ beside each data file."
