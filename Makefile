@@ -47,7 +47,7 @@ test-all: lint gguf
 # lmms-eval's own list of requirements has torchvision and dozens more, which its image tasks don't import.
 test-lmms: gguf
 	@$(PIP) install --quiet --no-deps --requirement lmms-eval.txt
-	$(PYTEST) tests/runtime/test_lmms.py
+	$(PYTEST) tests/runtime/lmms/test_lmms.py
 
 VARIANTS ?=
 

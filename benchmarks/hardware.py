@@ -35,12 +35,12 @@ from switchkd.hardware.fit import Fit, fit, seconds
 from switchkd.hardware.profile import Figure, Profile, load_profile
 from switchkd.hardware.rates import ACCELERATOR, CPU, rates_of
 from switchkd.hardware.workload import GGUF, Language, Part, Workload
-from switchkd.runtime.local import processor_name
-from switchkd.runtime.measure import measure
-from switchkd.runtime.probe import describe, probe_local
-from switchkd.runtime.speed import TEXT_TOKENS, take_turns, time_request
-from switchkd.runtime.variants import open_engine, usable_processors
-from switchkd.runtime.workloads import read_workload
+from switchkd.runtime.bench.speed import TEXT_TOKENS, take_turns, time_request
+from switchkd.runtime.computer.local import processor_name
+from switchkd.runtime.computer.measure import measure
+from switchkd.runtime.computer.profile import describe, probe_local
+from switchkd.runtime.computer.workloads import read_workload
+from switchkd.runtime.engines.opening import open_engine, usable_processors
 
 AIM = 0.3  # of the measured value, for encode and decode
 MEASURED = ("memory_read_gbps", "matrix_f32_gmacs", "matrix_int8_gmacs", "vector_int8_gmacs")

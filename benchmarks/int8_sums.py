@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import onnxruntime
 
-from switchkd.runtime.onnx_bytes import LARGEST_WEIGHT, int8_product
+from switchkd.runtime.computer.onnx_bytes import LARGEST_WEIGHT, int8_product
 
 DEPTH, WIDTH = 256, 48
 

@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 
 from switchkd.manifest import Manifest
 from switchkd.runtime.bench.machine import machine_facts
-from switchkd.runtime.engine import Engine
-from switchkd.runtime.speed import TEXT_TOKENS
-from switchkd.runtime.variants import open_engine, usable_processors
+from switchkd.runtime.bench.speed import TEXT_TOKENS
+from switchkd.runtime.engines.engine import Engine
+from switchkd.runtime.engines.opening import open_engine, usable_processors
 
 Floats = NDArray[np.float32]
 

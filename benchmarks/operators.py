@@ -17,8 +17,8 @@ import numpy as np
 import onnxruntime
 from PIL import Image
 
-from switchkd.runtime.speed import time_request
-from switchkd.runtime.variants import open_engine, usable_processors
+from switchkd.runtime.bench.speed import time_request
+from switchkd.runtime.engines.opening import open_engine, usable_processors
 
 Profile = Counter[str]  # operator → microseconds
 _DECODED = 16

@@ -26,10 +26,10 @@ from typing import Any
 import numpy as np
 
 from switchkd.runtime.bench.machine import machine_facts
-from switchkd.runtime.engine import Engine
-from switchkd.runtime.llama_engine import LlamaLanguage
-from switchkd.runtime.onnx_engine import OnnxLanguage
-from switchkd.runtime.variants import open_engine, usable_processors
+from switchkd.runtime.engines.engine import Engine
+from switchkd.runtime.engines.llama.engine import LlamaLanguage
+from switchkd.runtime.engines.onnx.engine import OnnxLanguage
+from switchkd.runtime.engines.opening import open_engine, usable_processors
 from switchkd.scoring import mean_interval
 
 PROMPT_TOKENS = 64

@@ -22,8 +22,8 @@ from PIL import Image
 
 from switchkd.errors import SkdError
 from switchkd.pictures import open_image
-from switchkd.runtime.engine import Engine
-from switchkd.runtime.variants import open_engine
+from switchkd.runtime.engines.engine import Engine
+from switchkd.runtime.engines.opening import open_engine
 
 TEXTS = ("what is this ?", "how many cars are there ?", "is it day or night ?", "what does the sign say ?")
 MOST_DIVERGENCE = 1e-4  # nats, mean; clipped int8 sums made seven times as much (docs/results/processors.md)

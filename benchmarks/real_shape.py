@@ -39,7 +39,7 @@ import json, sys, time
 from pathlib import Path
 
 from switchkd.export.folder import ExportRequest, run_export
-from switchkd.export.probes import synthetic_probes
+from switchkd.export.samples import synthetic_probes
 
 student, out, format, quant, threads = sys.argv[1:]
 start, marks = time.time(), {}

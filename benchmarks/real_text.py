@@ -37,9 +37,9 @@ from switchkd.computer import usable_processors
 from switchkd.files import file_sha256
 from switchkd.manifest import FILE_NAME, Manifest
 from switchkd.prompt import ChatPrompt
-from switchkd.runtime.divergence import divergence
-from switchkd.runtime.engine import LanguageModel
-from switchkd.runtime.variants import open_checkpoint, open_engine
+from switchkd.runtime.bench.divergence import divergence
+from switchkd.runtime.engines.engine import LanguageModel
+from switchkd.runtime.engines.opening import open_checkpoint, open_engine
 
 Floats = NDArray[np.float32]
 PIECE_TOKENS, PIECE_LETTERS = 192, 1400
@@ -170,11 +170,11 @@ def opened(path: Path, image_token_id: int, threads: int) -> Iterator[LanguageMo
         return
     language: LanguageModel
     if path.suffix == ".gguf":
-        from switchkd.runtime.llama_engine import load_language
+        from switchkd.runtime.engines.llama.engine import load_language
 
         language = load_language(path, image_token_id, threads=threads, context=CONTEXT)
     else:
-        from switchkd.runtime.onnx_engine import OnnxLanguage
+        from switchkd.runtime.engines.onnx.engine import OnnxLanguage
 
         language = OnnxLanguage(path, embedding_of(path), image_token_id, threads=threads, context=CONTEXT)
     try:

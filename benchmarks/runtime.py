@@ -20,8 +20,8 @@ from pathlib import Path
 
 from switchkd.runtime.bench.machine import machine_facts
 from switchkd.runtime.bench.memory import resident
-from switchkd.runtime.speed import PHASES, TEXT_TOKENS, Seconds, medians, take_turns
-from switchkd.runtime.variants import open_engine, usable_processors
+from switchkd.runtime.bench.speed import PHASES, TEXT_TOKENS, Seconds, medians, take_turns
+from switchkd.runtime.engines.opening import open_engine, usable_processors
 
 PACKAGES = ("torch", "onnxruntime", "llama-cpp-python", "numpy")
 HEADS = {"encode": "encode, s", "prefill": "prefill, s", "first_token": "first token, s", "decode": "decode, ms/token"}

@@ -14,10 +14,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from switchkd.export.package_writer import Content, write_package
-from switchkd.export.signing import load_signer, make_key
+from switchkd.export.shipping.signing import load_signer, make_key
+from switchkd.export.shipping.writer import Content, write_package
 from switchkd.files import file_sha256
-from switchkd.runtime.package import Target, Targets
+from switchkd.runtime.packages.format import Target, Targets
 
 _FILES = 4
 

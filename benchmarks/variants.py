@@ -13,7 +13,7 @@ from pathlib import Path
 
 from switchkd.data.questions import Question, read_questions
 from switchkd.pictures import open_image
-from switchkd.runtime.variants import open_engine
+from switchkd.runtime.engines.opening import open_engine
 from switchkd.scoring import is_right, pair
 
 

@@ -40,8 +40,8 @@ def ablate_command(
     """
     from rich.markdown import Markdown
 
+    from switchkd.analysis.ablation import LOSSES, SCHEMES, draw_ablation, markdown_table, run_ablation
     from switchkd.files import write_text
-    from switchkd.training.ablation import LOSSES, SCHEMES, draw_ablation, markdown_table, run_ablation
 
     if nproc and jobs > 1:
         raise click.UsageError(

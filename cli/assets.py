@@ -21,6 +21,6 @@ def assets_command(out: Path, run_name: str, overrides: tuple[str, ...]) -> None
     Takes hours on two cores, can be interrupted and started again; each gets a card with its accuracy. Recipes refer to
     those under switchkd/assets as asset:NAME.
     """
-    from switchkd.training.assets import make_assets
+    from switchkd.analysis.assets import make_assets
 
     make_assets(open_run("assets", overrides, run_name, None, True), out)

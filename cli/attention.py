@@ -20,9 +20,9 @@ def attention_command(models: tuple[str, ...], image: Path, prompt: str, layer: 
     """
     from rich.console import Console
 
+    from switchkd.analysis.attention import draw_looks, look
+    from switchkd.analysis.report import named_models
     from switchkd.runs import RUNS, latest_run
-    from switchkd.training.attention import draw_looks, look
-    from switchkd.training.report import named_models
 
     folders = named_models(models)
     looks = {name: look(folder, image, prompt, layer) for name, folder in folders.items()}

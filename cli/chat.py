@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from switchkd.runtime.engine import Engine, Floats
+    from switchkd.runtime.engines.engine import Engine, Floats
 
 
 @click.command("chat")
@@ -28,7 +28,7 @@ def chat_command(
     The answer appears as it is generated.
     """
     from switchkd.pictures import open_image
-    from switchkd.runtime.variants import open_engine
+    from switchkd.runtime.engines.opening import open_engine
 
     picture = open_image(image) if image else None
     with open_engine(variant, threads=threads, device=device) as engine:
@@ -67,7 +67,7 @@ def _ask(engine: Engine, messages: list[dict[str, Any]], features: Floats | None
 def _question(text: str, *, with_picture: bool) -> dict[str, Any]:
     """The question's message, the picture in front of its words as in training, also where the text has a place for it."""
     from switchkd.data.talks import MARKER
-    from switchkd.runtime.picture_order import marked_question, picture_first
+    from switchkd.runtime.engines.picture_order import marked_question, picture_first
 
     if MARKER not in text:
         picture = [{"type": "image"}] if with_picture else []

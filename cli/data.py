@@ -87,13 +87,13 @@ def check_command(
     """
     from rich.console import Console
 
+    from switchkd.architecture.endings import require_learned_end
+    from switchkd.architecture.layout import image_tokens, read_layout
+    from switchkd.architecture.references import resolve_checkpoint
     from switchkd.cli.tables import data_table
     from switchkd.data.checking import check_data
     from switchkd.data.index import Source
     from switchkd.data.report import make_report
-    from switchkd.models.endings import require_learned_end
-    from switchkd.models.layout import image_tokens, read_layout
-    from switchkd.models.references import resolve_checkpoint
     from switchkd.prompt import ChatPrompt
     from switchkd.runs import latest_run
 

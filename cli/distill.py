@@ -47,9 +47,9 @@ def train_command(
 
 
 def _report(run, models) -> None:  # type: ignore[no-untyped-def]
+    from switchkd.analysis.gallery import draw_gallery
+    from switchkd.analysis.report import agreement, blind_scores, draw_curves, evaluate_models, where_things_lie
     from switchkd.cli.tables import accuracy_table
-    from switchkd.training.gallery import draw_gallery
-    from switchkd.training.report import agreement, blind_scores, draw_curves, evaluate_models, where_things_lie
 
     results = evaluate_models(run, models)
     if results is not None:

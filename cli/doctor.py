@@ -67,7 +67,7 @@ def _version(package: str) -> str | None:
 
 def _lmms_eval() -> tuple[str, str]:
     """What of it is there, and whether the suite can run; it is no extra, as its own requirements are too many."""
-    from switchkd.runtime.benchmarks import LMMS_EVAL
+    from switchkd.runtime.lmms.benchmarks import LMMS_EVAL
 
     version = _version("lmms-eval")
     listed = f"lmms-eval {version}" if version else ""
@@ -105,7 +105,7 @@ def _accelerator() -> str:
 def _llama() -> str:
     if _version("llama-cpp-python") is None:
         return ""
-    from switchkd.runtime.llama_build import can_rearrange_weights, lacking_instructions, unused_instructions
+    from switchkd.runtime.engines.llama.build import can_rearrange_weights, lacking_instructions, unused_instructions
 
     if lacking := lacking_instructions():
         needs = f"compiled for {', '.join(lacking)}, which this processor lacks"
@@ -121,7 +121,7 @@ def _llama() -> str:
 def _devices() -> str:
     if _version("onnxruntime") is None:
         return ""
-    from switchkd.runtime.onnx_session import devices
+    from switchkd.runtime.engines.onnx.session import devices
 
     return f"--device of ONNX exports: {', '.join(devices())}"
 

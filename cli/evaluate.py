@@ -152,10 +152,10 @@ def _find_models(names: tuple[str, ...]) -> dict[str, Path]:
 
 
 def _find_model(name: str) -> Path:
+    from switchkd.architecture.weights import refuse_other_kinds
     from switchkd.errors import SkdError
     from switchkd.manifest import FILE_NAME
-    from switchkd.models.weights import refuse_other_kinds
-    from switchkd.runtime.variants import find_variant
+    from switchkd.runtime.engines.opening import find_variant
 
     folder = find_variant(name)
     if not any((folder / file).exists() for file in (FILE_NAME, "config.json")):
@@ -202,8 +202,8 @@ def _ask(
     from switchkd.data.answers import answer_all
     from switchkd.errors import MissingDependencyError, SkdError
     from switchkd.manifest import FILE_NAME
-    from switchkd.runtime.answers import EngineAnswers
-    from switchkd.runtime.variants import open_engine
+    from switchkd.runtime.engines.answers import EngineAnswers
+    from switchkd.runtime.engines.opening import open_engine
 
     title = f"asking {folder.name}"
     exports = [path for path in (folder, teacher) if path is not None and (path / FILE_NAME).exists()]
@@ -213,7 +213,7 @@ def _ask(
         with open_engine(folder, threads=threads) as engine:
             return answer_all(EngineAnswers(engine), questions, console, title=title, **settings | {"batch_size": 1})
     try:
-        from switchkd.training.evaluate import Answerer
+        from switchkd.analysis.evaluate import Answerer
     except ImportError as error:
         raise MissingDependencyError(
             f"{folder} is a PyTorch checkpoint, which needs an extra: pip install 'switchkd[train]'."

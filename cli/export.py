@@ -86,9 +86,9 @@ def export_command(
     from rich.console import Console
     from rich.markup import escape
 
+    from switchkd.architecture.references import model_name, resolve_checkpoint
     from switchkd.export.folder import ExportRequest, run_export
-    from switchkd.export.probes import calibration_probes, held_out_probes
-    from switchkd.models.references import model_name, resolve_checkpoint
+    from switchkd.export.samples import calibration_probes, held_out_probes
 
     console = Console()
     run = _run_of(checkpoint, run_name)
@@ -181,7 +181,7 @@ def _speed(out: Path) -> Table:
     """The export among those beside it that it can be compared with."""
     from rich.table import Table
 
-    from switchkd.runtime.speed import siblings, strengths
+    from switchkd.runtime.bench.speed import siblings, strengths
 
     variants = siblings(out)
     best = strengths(variants)

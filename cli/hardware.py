@@ -31,7 +31,7 @@ def hardware_group() -> None:
 def list_command() -> None:
     """List the computers that skd knows, and this one."""
     from switchkd.hardware.profile import FIELDS, LOCAL, ProfileError, profile_names, shipped_profile
-    from switchkd.runtime.probe import kept_local
+    from switchkd.runtime.computer.profile import kept_local
 
     table = _table("Target computers (– unknown)", "name", "computer", "cores", "RAM, GB", "GB/s", "int8 TOPS", "known")
     for name in profile_names():
@@ -54,7 +54,7 @@ def list_command() -> None:
 @click.argument("name")
 def show_command(name: str) -> None:
     """Show every figure of NAME with its source, and what is unknown with the reason. A .toml file of yours is checked too."""
-    from switchkd.runtime.probe import find_profile
+    from switchkd.runtime.computer.profile import find_profile
 
     _show(find_profile(name))
 
@@ -66,7 +66,7 @@ def probe_command(threads: int | None) -> None:
 
     What else runs meanwhile makes it look slower. The result is kept for `--target local`.
     """
-    from switchkd.runtime.probe import cache_file, probe_local
+    from switchkd.runtime.computer.profile import cache_file, probe_local
 
     with _console(stderr=True).status("measuring"):
         profile = probe_local(threads=threads)
@@ -113,8 +113,8 @@ def fit_command(
     from switchkd.errors import SkdError
     from switchkd.hardware.fit import FitError, fit
     from switchkd.hardware.profile import profile_names
-    from switchkd.runtime.probe import find_profile
-    from switchkd.runtime.workloads import read_workload
+    from switchkd.runtime.computer.profile import find_profile
+    from switchkd.runtime.computer.workloads import read_workload
 
     errors: dict[str, None] = {}  # each once, in order
 

@@ -19,8 +19,8 @@ def install_command(paths: tuple[Path, ...], keys: tuple[Path, ...], target: str
     A power cut at any moment leaves the old or the new release, whole. The release before stays for --rollback. FOLDER/current/run
     starts the variant.
     """
-    from switchkd.runtime.install import Installation
-    from switchkd.runtime.signature import load_public_key
+    from switchkd.runtime.packages.install import Installation
+    from switchkd.runtime.packages.signature import load_public_key
 
     if len(paths) != (1 if rollback else 2):
         wanted = "FOLDER alone" if rollback else "PACKAGE and FOLDER"

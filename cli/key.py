@@ -17,7 +17,7 @@ def key_command(file: Path, encrypt: bool) -> None:
 
     Keep FILE secret: who has it can sign packages that your devices install. OpenSSL's keys serve as well.
     """
-    from switchkd.export.signing import make_key
+    from switchkd.export.shipping.signing import make_key
 
     key_id = make_key(file, ask_passphrase(confirm=True) if encrypt else None)
     click.echo(f"{file}      private{'' if encrypt else ', not encrypted'}: keep it secret")

@@ -23,10 +23,10 @@ def probe_command(models: tuple[str, ...], pictures: int, questions: int, json_f
 
     from rich.console import Console
 
+    from switchkd.analysis.probe import overall, probe_run
+    from switchkd.analysis.report import named_models, student_before
     from switchkd.files import write_text
     from switchkd.runs import latest_run
-    from switchkd.training.probe import overall, probe_run
-    from switchkd.training.report import named_models, student_before
 
     console, run = Console(), latest_run()
     folders = named_models(models)

@@ -97,9 +97,9 @@ def serve_command(
     from switchkd.runtime.server.ending import EndOnSignal
 
     with EndOnSignal() as ending:
+        from switchkd.runtime.engines.opening import open_engine
         from switchkd.runtime.server.limits import Limits
         from switchkd.runtime.server.serve import serve
-        from switchkd.runtime.variants import open_engine
 
         limits = Limits(
             waiting=queue,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from switchkd.export.ship import Shipped
+    from switchkd.export.shipping.ship import Shipped
 
 
 @click.command("ship")
@@ -56,10 +56,10 @@ def ship_command(
     from rich.console import Console
 
     from switchkd.cli.key import ask_passphrase
-    from switchkd.export.bill_of_materials import MODEL
-    from switchkd.export.ship import ShipRequest, ship
-    from switchkd.export.signing import load_signer
-    from switchkd.runtime.variants import find_variant
+    from switchkd.export.shipping.bill_of_materials import MODEL
+    from switchkd.export.shipping.ship import ShipRequest, ship
+    from switchkd.export.shipping.signing import load_signer
+    from switchkd.runtime.engines.opening import find_variant
 
     folder = find_variant(variant)
     if out is None:

@@ -13,8 +13,8 @@ import click
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from switchkd.runtime.benchmark_run import Result
-    from switchkd.runtime.benchmarks import Benchmark
+    from switchkd.runtime.lmms.benchmarks import Benchmark
+    from switchkd.runtime.lmms.run import Result
 
     Results = dict[str, dict[str, Result]]  # model → title → result
 
@@ -38,7 +38,7 @@ def run_suite(options: SuiteOptions, folders: dict[str, Path], console: Console)
     The scores so far are in the JSON file after every benchmark, and in a table also after Ctrl-C.
     """
     from switchkd.cli.tables import suite_table
-    from switchkd.runtime.benchmarks import choose, has_data, require_lmms_eval
+    from switchkd.runtime.lmms.benchmarks import choose, has_data, require_lmms_eval
 
     chosen = choose(options.suite, options.benchmark)
     require_lmms_eval()
@@ -63,8 +63,8 @@ def _run_all(
     from rich.markup import escape
 
     from switchkd.errors import SkdError
-    from switchkd.runtime.benchmark_run import Job, Result, model_sha256
-    from switchkd.runtime.benchmarks import result_folders
+    from switchkd.runtime.lmms.benchmarks import result_folders
+    from switchkd.runtime.lmms.run import Job, Result, model_sha256
 
     into = result_folders([*folders.values()])
     _write(options, results)  # a file that can't be written is told of now, not after hours

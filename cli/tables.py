@@ -13,8 +13,8 @@ from switchkd.scoring import Paired, Score
 
 if TYPE_CHECKING:
     from switchkd.runtime.bench.grids import Grid
-    from switchkd.runtime.benchmark_run import Result
-    from switchkd.runtime.benchmarks import Benchmark
+    from switchkd.runtime.lmms.benchmarks import Benchmark
+    from switchkd.runtime.lmms.run import Result
 
 
 def accuracy_table(results: Mapping[str, Mapping[str, Score]], blind: Mapping[str, float] | None = None) -> Table:

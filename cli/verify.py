@@ -39,9 +39,9 @@ def verify_command(package: Path, keys: tuple[Path, ...], target: str | None, in
 
     Nothing is written. Ends with status 0 where all is right, else with 1 and the reason in one line.
     """
-    from switchkd.runtime.install import installed_release
-    from switchkd.runtime.package_reader import verify_folder, verify_package
-    from switchkd.runtime.signature import load_public_key
+    from switchkd.runtime.packages.install import installed_release
+    from switchkd.runtime.packages.reader import verify_folder, verify_package
+    from switchkd.runtime.packages.signature import load_public_key
 
     trusted = [load_public_key(key) for key in keys]
     verify = verify_folder if package.is_dir() else verify_package

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from switchkd.architecture.config_json import read_config_json
+from switchkd.architecture.layout import used_blocks
 from switchkd.errors import CheckpointError
 from switchkd.export.tensors import Stored, stored_tensors
 from switchkd.files import folder_sha256
-from switchkd.models.config_json import read_config_json
-from switchkd.models.layout import used_blocks
 from switchkd.preprocess import Preprocess
 from switchkd.prompt import ChatPrompt
 

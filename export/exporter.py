@@ -8,12 +8,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol
 
+from switchkd.architecture.endings import end_token_ids
 from switchkd.errors import SkdError
 from switchkd.export.checkpoint import Checkpoint
-from switchkd.export.probes import Probe
+from switchkd.export.samples import Probe
 from switchkd.manifest import TensorCount
-from switchkd.models.endings import end_token_ids
-from switchkd.runtime.engine import Engine, LanguageModel, VisionEncoder
+from switchkd.runtime.engines.engine import Engine, LanguageModel, VisionEncoder
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,8 @@ class Exporter(Protocol):
 
 
 _MODULES = {
-    "gguf": "switchkd.export.gguf_exporter",
-    "onnx": "switchkd.export.onnx_exporter",
+    "gguf": "switchkd.export.gguf.exporter",
+    "onnx": "switchkd.export.onnx.exporter",
     "hybrid": "switchkd.export.hybrid_exporter",
 }
 FORMATS = tuple(_MODULES)

@@ -14,6 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 import switchkd
+from switchkd.architecture.endings import end_token_ids
 from switchkd.chat_template import inference_template
 from switchkd.disk import require_replaceable
 from switchkd.errors import SkdError
@@ -21,17 +22,16 @@ from switchkd.export.checkpoint import Checkpoint
 from switchkd.export.companions import copy_companions
 from switchkd.export.exporter import Build, Exporter, exporter_for
 from switchkd.export.parity import ANSWER_TOKENS, ParityError, Reference, check_stages
-from switchkd.export.probes import Probe
 from switchkd.export.proof import Proof
+from switchkd.export.samples import Probe
 from switchkd.export.trials import Trials
 from switchkd.files import file_sha256, replacing_folder
 from switchkd.manifest import FILE_NAME, FileEntry, ImageTokens, Manifest, Source
-from switchkd.models.endings import end_token_ids
 from switchkd.passages import CALIBRATION, passages
 from switchkd.runtime.bench.machine import machine_facts
-from switchkd.runtime.engine import DEFAULT_CONTEXT
-from switchkd.runtime.speed import TEXT_TOKENS, medians, take_turns
-from switchkd.runtime.variants import open_checkpoint, usable_processors
+from switchkd.runtime.bench.speed import TEXT_TOKENS, medians, take_turns
+from switchkd.runtime.engines.engine import DEFAULT_CONTEXT
+from switchkd.runtime.engines.opening import open_checkpoint, usable_processors
 
 # Speed is measured in this many rounds after one to warm up, fewer where seconds run out; the manifest says how many.
 _ROUNDS, _SPEED_SECONDS, _SPEED_TOKENS = 5, 20.0, 16

@@ -6,20 +6,23 @@ from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from switchkd.export import gguf_exporter, gguf_quantize, onnx_exporter, onnx_graph
 from switchkd.export.checkpoint import Checkpoint
 from switchkd.export.exporter import Build, Contract, Plan, Quantization, engine_of
-from switchkd.export.gguf_exporter import LANGUAGE_FILE, LANGUAGE_QUANTS
-from switchkd.export.gguf_language import language_tensors
-from switchkd.export.gguf_vision import vision_tensors
-from switchkd.export.gguf_writer import check_complete
-from switchkd.export.onnx_exporter import VISION_QUANTS, build_of, convert, onnx_file, vision_file
-from switchkd.export.onnx_vision import write_vision
+from switchkd.export.gguf import exporter as gguf_exporter
+from switchkd.export.gguf import quantize as gguf_quantize
+from switchkd.export.gguf.exporter import LANGUAGE_FILE, LANGUAGE_QUANTS
+from switchkd.export.gguf.language import language_tensors
+from switchkd.export.gguf.vision import vision_tensors
+from switchkd.export.gguf.writer import check_complete
+from switchkd.export.onnx import exporter as onnx_exporter
+from switchkd.export.onnx import graph as onnx_graph
+from switchkd.export.onnx.exporter import VISION_QUANTS, build_of, convert, onnx_file, vision_file
+from switchkd.export.onnx.vision import write_vision
 from switchkd.manifest import TensorCount
-from switchkd.runtime.engine import Engine
-from switchkd.runtime.llama_engine import is_rearranged, load_language
-from switchkd.runtime.llama_library import Observer
-from switchkd.runtime.onnx_engine import OnnxVision
+from switchkd.runtime.engines.engine import Engine
+from switchkd.runtime.engines.llama.engine import is_rearranged, load_language
+from switchkd.runtime.engines.llama.library import Observer
+from switchkd.runtime.engines.onnx.engine import OnnxVision
 
 
 class HybridExporter:

@@ -22,11 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from switchkd.errors import CheckpointError, SkdError
-from switchkd.export.probes import Probe
-from switchkd.runtime.divergence import divergence, log_softmax, summarise_divergence
-from switchkd.runtime.engine import Engine
-from switchkd.runtime.torch_engine import quiet_transformers
-from switchkd.runtime.variants import open_checkpoint
+from switchkd.export.samples import Probe
+from switchkd.runtime.bench.divergence import divergence, log_softmax, summarise_divergence
+from switchkd.runtime.engines.engine import Engine
+from switchkd.runtime.engines.opening import open_checkpoint
+from switchkd.runtime.engines.pytorch import quiet_transformers
 from switchkd.scoring import is_right
 
 Floats = NDArray[np.float32]

@@ -19,11 +19,11 @@ import numpy as np
 
 from switchkd.export.checkpoint import Checkpoint
 from switchkd.export.parity import Reference, measure_loss, refer_all, write_freely
-from switchkd.export.probes import Probe, synthetic_probes
-from switchkd.runtime.divergence import entropy
-from switchkd.runtime.engine import DEFAULT_CONTEXT, Engine
-from switchkd.runtime.reading import Page, Readings, TextReference, compare_reading, keep_reading
-from switchkd.runtime.variants import open_checkpoint
+from switchkd.export.samples import Probe, synthetic_probes
+from switchkd.runtime.bench.divergence import entropy
+from switchkd.runtime.bench.reading import Page, Readings, TextReference, compare_reading, keep_reading
+from switchkd.runtime.engines.engine import DEFAULT_CONTEXT, Engine
+from switchkd.runtime.engines.opening import open_checkpoint
 
 # Probes whose logits are compared at every position, which at a vocabulary of 152,000 takes half a gigabyte each.
 WHOLE_PROBES = 2

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from switchkd.architecture.weights import read_header, weight_files
 from switchkd.errors import CheckpointError
-from switchkd.models.weights import read_header, weight_files
 
 # bfloat16 has no numpy type: it is the upper half of a float32.
 _TYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}

@@ -10,8 +10,8 @@ from pathlib import Path
 from switchkd.errors import SkdError
 from switchkd.export.checkpoint import Checkpoint
 from switchkd.export.exporter import Build, Exporter, Plan, Quantization
-from switchkd.export.probes import Probe
 from switchkd.export.proof import Loss, Proof
+from switchkd.export.samples import Probe
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,7 @@ def profile_names() -> list[str]:
 def load_profile(name: str) -> Profile:
     """A target by its name, or by the path of a TOML file of one's own.
 
-    `local` is a profile without figures here; `switchkd.runtime.probe.find_profile` fills it in.
+    `local` is a profile without figures here; `switchkd.runtime.computer.profile.find_profile` fills it in.
 
     Raises:
         ProfileError: there is no such profile, or it breaks a rule.

@@ -23,9 +23,9 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from switchkd.architecture.weights import refuse_other_kinds
 from switchkd.chat_template import CUT, MARK, Layout, compile_template, read_marks
 from switchkd.errors import CheckpointError, DataError
-from switchkd.models.weights import refuse_other_kinds
 
 Message = Mapping[str, Any]
 ROLES = ("system", "user", "assistant", "tool")

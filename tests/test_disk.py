@@ -192,8 +192,8 @@ import sys
 from pathlib import Path
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
-from switchkd.export import onnx_quantize
-from switchkd.export.onnx_graph import save_graph, small_graph
+from switchkd.export.onnx import quantize as onnx_quantize
+from switchkd.export.onnx.graph import save_graph, small_graph
 from switchkd.files import replacing_folder
 weights = np.random.default_rng(0).standard_normal((512, 1024)).astype(np.float32)
 model = small_graph(

@@ -18,14 +18,14 @@ from support.llava_models import make_checkpoint
 from support.pictures import encoded, noise
 from support.tokenizers import small_prompt
 
+from switchkd.architecture.endings import require_learned_end
+from switchkd.architecture.layout import feature_width, image_tokens, read_layout
 from switchkd.data.index import Source, build_index
 from switchkd.data.llava import LlavaDataset
 from switchkd.data.report import make_report
 from switchkd.errors import DataError, SkdError
 from switchkd.export.checkpoint import Checkpoint
 from switchkd.export.exporter import exporter_for
-from switchkd.models.endings import require_learned_end
-from switchkd.models.layout import feature_width, image_tokens, read_layout
 from switchkd.models.vlm import read_config
 from switchkd.pictures import check_image_header, decode_image, open_image
 from switchkd.preprocess import Preprocess

@@ -133,7 +133,7 @@ def test_hardware_imports_the_standard_library_only():
 
 
 def test_runtime_imports_hardware_and_torch_free_modules():
-    reference, figures = "switchkd.runtime.torch_engine", "switchkd.runtime.bench.figures"
+    reference, figures = "switchkd.runtime.engines.pytorch", "switchkd.runtime.bench.figures"
     for module in modules_of("switchkd.runtime"):
         assert not loaded_by(module) & TRAINING_PACKAGES, f"importing {module} loads training packages"
         for name in all_imports(module) - {module}:

@@ -97,7 +97,13 @@ assert "torch" not in sys.modules
 
 
 def test_torch_free_modules_import_without_torch(device: Path, tmp_path: Path):
-    modules = ("switchkd", "switchkd.manifest", "switchkd.prompt", "switchkd.preprocess", "switchkd.runtime.engine")
+    modules = (
+        "switchkd",
+        "switchkd.manifest",
+        "switchkd.prompt",
+        "switchkd.preprocess",
+        "switchkd.runtime.engines.engine",
+    )
     run(device / "python", "-c", f"import {', '.join(modules)}", cwd=tmp_path)
 
 
@@ -110,13 +116,13 @@ def test_training_without_torch_says_what_to_install(device: Path, tmp_path: Pat
 
 # What an engine needs beside the package, and what it loads.
 ENGINES = {
-    "onnx": "from switchkd.runtime.onnx_session import onnx_runtime; onnx_runtime()",
-    "gguf": "from switchkd.runtime.llama_library import library; library()",
+    "onnx": "from switchkd.runtime.engines.onnx.session import onnx_runtime; onnx_runtime()",
+    "gguf": "from switchkd.runtime.engines.llama.library import library; library()",
 }
 LOADING = """
 import resource, sys, time
 start, work = time.perf_counter(), time.process_time()
-import switchkd.runtime.variants
+import switchkd.runtime.engines.opening
 {engine}
 print(time.perf_counter() - start, time.process_time() - work, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6)
 assert not {{"torch", "transformers"}} & set(sys.modules)

@@ -6,11 +6,11 @@ import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
+from switchkd.architecture.references import model_name
 from switchkd.errors import SkdError
 from switchkd.manifest import FILE_NAME
-from switchkd.models.references import model_name
-from switchkd.runtime.engine import CPU
-from switchkd.runtime.variants import find_variant
+from switchkd.runtime.engines.engine import CPU
+from switchkd.runtime.engines.opening import find_variant
 
 
 def line_up(names: Sequence[str], reference: str | None, run: Path | None) -> dict[str, Path]:
@@ -66,7 +66,7 @@ def require_device(device: str) -> None:
     """Raises SkdError unless engines can run on it here."""
     if device == CPU:
         return
-    from switchkd.runtime.onnx_session import devices
+    from switchkd.runtime.engines.onnx.session import devices
 
     known = devices()
     if device not in known:

@@ -13,9 +13,9 @@ from switchkd.files import file_sha256
 from switchkd.manifest import FILE_NAME, Manifest
 from switchkd.runtime.bench.memory import judge_growth
 from switchkd.runtime.bench.quality import Divergences, accuracy, agreement, difference, right_answers
+from switchkd.runtime.bench.reading import Readings, TextReference
 from switchkd.runtime.bench.scenario import CameraLog
 from switchkd.runtime.bench.statistics import SAMPLES_NEEDED, drift, noise, summarise
-from switchkd.runtime.reading import Readings, TextReference
 
 SINGLE, CAMERA = "single", "camera"
 # Scenario → the settings that are its own.

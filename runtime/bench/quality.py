@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from switchkd.data.questions import Question
-from switchkd.runtime.divergence import summarise_divergence
+from switchkd.runtime.bench.divergence import summarise_divergence
 from switchkd.scoring import Score, is_right, pair, score_by_kind
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from switchkd.prompt import ChatPrompt
 from switchkd.runtime.bench.measurement import Bench, Measurement
+from switchkd.runtime.bench.reading import Page, Readings, TextReference
 from switchkd.runtime.bench.session import Session
-from switchkd.runtime.reading import Page, Readings, TextReference
 
 Sessions = dict[str, Session]
 

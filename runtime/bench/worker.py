@@ -25,11 +25,11 @@ from switchkd.files import file_sha256
 from switchkd.manifest import FILE_NAME, Manifest
 from switchkd.pictures import open_image
 from switchkd.prompt import Message
-from switchkd.runtime.divergence import divergence
-from switchkd.runtime.engine import Engine, Floats, Timings
-from switchkd.runtime.idling import rest
-from switchkd.runtime.reading import compare_reading, keep_reading
-from switchkd.runtime.variants import open_engine
+from switchkd.runtime.bench.divergence import divergence
+from switchkd.runtime.bench.reading import compare_reading, keep_reading
+from switchkd.runtime.engines.engine import Engine, Floats, Timings
+from switchkd.runtime.engines.idling import rest
+from switchkd.runtime.engines.opening import open_engine
 
 
 class Worker:

@@ -16,7 +16,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from switchkd.runtime.engine import Engine
+from switchkd.runtime.engines.engine import Engine
 from switchkd.runtime.server.answer import Outcome
 from switchkd.runtime.server.limits import Limits, RequestError
 from switchkd.runtime.server.line import CLIENT_GONE, Event, Job, Line

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from switchkd.computer import return_freed_memory
 from switchkd.errors import SkdError
-from switchkd.runtime.engine import Engine
+from switchkd.runtime.engines.engine import Engine
 from switchkd.runtime.server.answer import Outcome, answer
 from switchkd.runtime.server.limits import RequestError
 from switchkd.runtime.server.protocol import ChatRequest

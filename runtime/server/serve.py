@@ -14,7 +14,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from switchkd.errors import SkdError
-from switchkd.runtime.engine import Engine
+from switchkd.runtime.engines.engine import Engine
 from switchkd.runtime.server.app import ChatApp
 from switchkd.runtime.server.ending import EndOnSignal
 from switchkd.runtime.server.hosts import OwnHosts

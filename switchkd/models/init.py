@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from transformers import AutoConfig, LlavaForConditionalGeneration, LlavaProcessor
 
+from switchkd.architecture.references import resolve_checkpoint
+from switchkd.architecture.weights import refuse_other_kinds
 from switchkd.data.roadscenes import corpus
 from switchkd.errors import CheckpointError
-from switchkd.models.references import resolve_checkpoint
 from switchkd.models.shapes import load_shape, shape_names, shrink_shape
 from switchkd.models.tokenizer import save_tokenizer, train_tokenizer
 from switchkd.models.vlm import (
@@ -22,7 +23,6 @@ from switchkd.models.vlm import (
     load_tokenizer,
     load_vision,
 )
-from switchkd.models.weights import refuse_other_kinds
 
 _SENTENCES, _ROWS = 2000, 512
 

@@ -24,11 +24,11 @@ from transformers import (
     SiglipVisionModel,
 )
 
+from switchkd.architecture.layout import used_blocks
+from switchkd.architecture.weights import refuse_other_kinds, weight_files
 from switchkd.errors import CheckpointError
 from switchkd.files import replacing_folder
-from switchkd.models.layout import used_blocks
 from switchkd.models.tokenizer import IMAGE_PAD
-from switchkd.models.weights import refuse_other_kinds, weight_files
 
 VISION_CLASSES: dict[str, type] = {"siglip_vision_model": SiglipVisionModel, "clip_vision_model": CLIPVisionModel}
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from switchkd.architecture.layout import feature_width, image_tokens, read_layout, used_blocks
 from switchkd.errors import CompatibilityError
-from switchkd.models.layout import feature_width, image_tokens, read_layout, used_blocks
 from switchkd.preprocess import Preprocess
 
 

@@ -16,11 +16,11 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from transformers import AutoConfig
 
+from switchkd.architecture.references import resolve_checkpoint
 from switchkd.data.roadscenes import corpus, write_roadscenes
 from switchkd.errors import RecipeError, SkdError
 from switchkd.files import file_sha256, folder_sha256, point_to, replacing_folder, write_text
 from switchkd.models.environment import quiet
-from switchkd.models.references import resolve_checkpoint
 from switchkd.models.tokenizer import save_tokenizer, train_tokenizer
 from switchkd.models.vlm import (
     assemble,

@@ -20,6 +20,8 @@ from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback
 
 import switchkd
+from switchkd.architecture.endings import require_learned_end
+from switchkd.architecture.layout import image_tokens, read_layout
 from switchkd.computer import usable_processors
 from switchkd.data.checking import check_data
 from switchkd.data.index import Source
@@ -29,9 +31,7 @@ from switchkd.disk import why_full
 from switchkd.errors import SkdError
 from switchkd.files import write_text
 from switchkd.losses.objective import Objective
-from switchkd.models.endings import require_learned_end
 from switchkd.models.environment import keep_freed_memory, quiet
-from switchkd.models.layout import image_tokens, read_layout
 from switchkd.models.switch import Switch, SwitchStudent, as_student
 from switchkd.models.vlm import load_vlm, save_vlm
 from switchkd.preprocess import Preprocess

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from switchkd.analysis.evaluate import Answerer
 from switchkd.data.answers import answer_all, read_answers, write_answers
 from switchkd.data.index import RecordFile
 from switchkd.data.questions import Question
@@ -22,7 +23,6 @@ from switchkd.errors import DataError, SkdError
 from switchkd.files import file_sha256, folder_sha256
 from switchkd.pictures import open_image
 from switchkd.scoring import is_right, normalise
-from switchkd.training.evaluate import Answerer
 
 SAMPLE = 64  # questions
 _FEWEST = 8  # that say something

@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
 
+from switchkd.architecture.layout import used_blocks
 from switchkd.data.sampler import LengthGroupedSampler
 from switchkd.errors import DataError
 from switchkd.losses.objective import Objective, Terms
-from switchkd.models.layout import used_blocks
 from switchkd.models.switch import Switch, SwitchStudent, answer_positions
 from switchkd.models.vlm import part_modules
 from switchkd.training.checkpoints import mark_complete

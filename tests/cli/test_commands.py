@@ -18,7 +18,7 @@ from switchkd import processor
 from switchkd.cli import doctor
 from switchkd.cli.main import main
 from switchkd.models.vlm import load_vlm
-from switchkd.runtime import llama_build
+from switchkd.runtime.engines.llama import build as llama_build
 
 
 @pytest.fixture(autouse=True)

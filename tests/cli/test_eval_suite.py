@@ -1,4 +1,4 @@
-"""`skd eval --suite` around a stand-in for lmms-eval that gives every task a score; tests/runtime/test_lmms.py has the real one."""
+"""`skd eval --suite` around a stand-in for lmms-eval that scores every task; the real one is in tests/runtime/lmms/test_lmms.py."""
 
 import importlib.util
 import json
@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from support.lmms_stand_in import calls, install_stand_in
 
 from switchkd.cli.main import main
-from switchkd.runtime.benchmarks import LMMS_EVAL, PAPER
+from switchkd.runtime.lmms.benchmarks import LMMS_EVAL, PAPER
 
 INSTALLED = importlib.util.find_spec("lmms_eval") is not None
 SUITE = ("--suite", "paper", "--download")

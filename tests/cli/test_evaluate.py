@@ -9,12 +9,12 @@ import pytest
 from click.testing import CliRunner
 from support.llava_models import make_checkpoint, picture
 
+from switchkd.analysis.evaluate import Answerer
 from switchkd.cli.main import main
 from switchkd.data.questions import read_questions
 from switchkd.export.folder import ExportRequest, run_export
-from switchkd.runtime.variants import open_engine
+from switchkd.runtime.engines.opening import open_engine
 from switchkd.scoring import Paired, is_right
-from switchkd.training.evaluate import Answerer
 
 
 def skd(*arguments: object, fails: bool = False) -> str:
@@ -174,7 +174,7 @@ def test_one_bad_model_doesnt_lose_the_others_scores(tmp_path, accuracy):
 
 def test_whatever_a_library_raises_doesnt_lose_the_others_scores(monkeypatch, accuracy):
     """Memory that isn't there, a file of an unknown operator, …"""
-    import switchkd.runtime.variants as variants
+    import switchkd.runtime.engines.opening as variants
 
     def open_or_die(folder, **settings):
         if folder.name == "q4":

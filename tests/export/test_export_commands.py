@@ -10,7 +10,7 @@ from switchkd.cli.chat import chat_command
 from switchkd.cli.export import export_command
 from switchkd.errors import SkdError
 from switchkd.manifest import Manifest
-from switchkd.runtime.variants import open_engine
+from switchkd.runtime.engines.opening import open_engine
 
 
 @pytest.fixture(scope="module")

@@ -15,12 +15,13 @@ from support.llava_models import make_checkpoint, picture, question
 
 from switchkd.cli.export import export_command
 from switchkd.errors import MissingDependencyError, SkdError
-from switchkd.export import gguf_exporter, hybrid_exporter
+from switchkd.export import hybrid_exporter
 from switchkd.export.folder import ExportRequest, run_export
+from switchkd.export.gguf import exporter as gguf_exporter
 from switchkd.export.parity import ParityError
-from switchkd.export.probes import synthetic_probes
+from switchkd.export.samples import synthetic_probes
 from switchkd.manifest import FILE_NAME, Manifest
-from switchkd.runtime.variants import open_engine
+from switchkd.runtime.engines.opening import open_engine
 
 SHAPES = {
     "siglip-tied": {"tied": True, "feature_layer": -2},

@@ -11,7 +11,7 @@ from support.llava_models import picture, question
 
 from switchkd.export.checkpoint import Checkpoint
 from switchkd.export.exporter import Build
-from switchkd.export.gguf_exporter import EXPORTER
+from switchkd.export.gguf.exporter import EXPORTER
 from switchkd.export.parity import (
     ParityError,
     check_stages,
@@ -20,8 +20,8 @@ from switchkd.export.parity import (
     run_reference,
     write_freely,
 )
-from switchkd.export.probes import Probe, synthetic_probes
-from switchkd.runtime.variants import open_checkpoint
+from switchkd.export.samples import Probe, synthetic_probes
+from switchkd.runtime.engines.opening import open_checkpoint
 
 
 def test_relative_error():
@@ -108,7 +108,7 @@ def test_damage_is_named_by_its_stage(exported, tmp_path, role, change, stage):
 
 
 def test_a_stage_that_is_not_shown_does_not_pass(exported, monkeypatch):
-    from switchkd.runtime import llama_vision
+    from switchkd.runtime.engines.llama import vision as llama_vision
 
     monkeypatch.setattr(llama_vision, "_stage", lambda tensor: None)
     with pytest.raises(ParityError, match="first in its pixels: relative error nan"):
@@ -117,7 +117,7 @@ def test_a_stage_that_is_not_shown_does_not_pass(exported, monkeypatch):
 
 def test_a_faulty_cache_shows_in_the_greedy_tokens(exported, monkeypatch):
     """Every prompt is read rightly, but the tokens after it at wrong positions."""
-    from switchkd.runtime.llama_engine import LlamaLanguage
+    from switchkd.runtime.engines.llama.engine import LlamaLanguage
 
     def forgetful(self, token):
         self._forget_to(3)

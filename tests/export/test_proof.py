@@ -10,15 +10,15 @@ from gguf import GGUFReader
 from support.llava_models import make_checkpoint, picture, question
 
 from switchkd.errors import SkdError
-from switchkd.export import gguf_exporter
 from switchkd.export.checkpoint import Checkpoint
 from switchkd.export.folder import ExportRequest, run_export
+from switchkd.export.gguf import exporter as gguf_exporter
 from switchkd.export.parity import ParityError
-from switchkd.export.probes import Probe
 from switchkd.export.proof import Proof
+from switchkd.export.samples import Probe
 from switchkd.manifest import FILE_NAME
-from switchkd.runtime import reading
-from switchkd.runtime.variants import open_checkpoint
+from switchkd.runtime.bench import reading
+from switchkd.runtime.engines.opening import open_checkpoint
 
 TEXT = Probe([{"role": "user", "content": "how many cars ?"}], None, "two")
 

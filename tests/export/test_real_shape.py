@@ -10,7 +10,7 @@ import pytest
 from support.llava_models import picture, question
 
 from switchkd.manifest import Manifest
-from switchkd.runtime.variants import open_engine
+from switchkd.runtime.engines.opening import open_engine
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "real_shape.py"
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from support.llava_models import make_model
 
+from switchkd.architecture.layout import image_tokens, read_layout
 from switchkd.data.index import Source, build_index
 from switchkd.data.llava import Collator, LlavaDataset
 from switchkd.losses.objective import Objective
-from switchkd.models.layout import image_tokens, read_layout
 from switchkd.models.switch import Switch, answer_logits, answer_positions, as_student, vision_features
 from switchkd.models.vlm import load_vlm
 from switchkd.preprocess import Preprocess

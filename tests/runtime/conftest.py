@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from support import packages
 
-from switchkd.runtime.install import Installation
+from switchkd.runtime.packages.install import Installation
 
 
 @pytest.fixture(scope="module")

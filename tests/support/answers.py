@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image
 
 from support.llava_models import picture, question
-from switchkd.runtime.divergence import divergence
-from switchkd.runtime.engine import Engine
+from switchkd.runtime.bench.divergence import divergence
+from switchkd.runtime.engines.engine import Engine
 
 # What rounding may cost these models, in nats of the next word. Their logits spread by 0.6; some twenty products in a row,
 # each wrong by a hundredth (8 bits) or a tenth (4 bits), make them wrong by a thirtieth or a third of that, and half its

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["switchkd.cli.distill", "switchkd.training.run", "switchkd.training.gallery"])
+_CONTEXT.set_forkserver_preload(["switchkd.cli.distill", "switchkd.training.run", "switchkd.analysis.gallery"])
 
 
 class Command:

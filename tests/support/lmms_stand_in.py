@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from switchkd.runtime.benchmarks import LMMS_EVAL, PAPER
+from switchkd.runtime.lmms.benchmarks import LMMS_EVAL, PAPER
 
 # What it does otherwise is said by environment variables, which it inherits.
 _MAIN = """

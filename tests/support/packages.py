@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from switchkd.export.package_writer import Content, write_package
-from switchkd.export.signing import load_signer, make_key
-from switchkd.runtime.install import Installation
-from switchkd.runtime.package import RUN, PackageError, Targets
-from switchkd.runtime.package_reader import verify_package
-from switchkd.runtime.signature import load_public_key
+from switchkd.export.shipping.signing import load_signer, make_key
+from switchkd.export.shipping.writer import Content, write_package
+from switchkd.runtime.packages.format import RUN, PackageError, Targets
+from switchkd.runtime.packages.install import Installation
+from switchkd.runtime.packages.reader import verify_package
+from switchkd.runtime.packages.signature import load_public_key
 
 
 def key_pair(folder: Path, name: str = "key"):
@@ -81,7 +81,9 @@ def refused(content: bytes, key, folder: Path) -> str:
 _INSTALLER = """
 import os, sys
 from switchkd.cli.main import main
-from switchkd.runtime import install, package_reader, signature
+from switchkd.runtime.packages import install
+from switchkd.runtime.packages import reader as package_reader
+from switchkd.runtime.packages import signature
 import securesystemslib.dsse, securesystemslib.signer
 
 for line in sys.stdin:

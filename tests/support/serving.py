@@ -16,7 +16,7 @@ import openai
 import pytest
 
 from support.llava_models import picture
-from switchkd.runtime.engine import Engine
+from switchkd.runtime.engines.engine import Engine
 from switchkd.runtime.server.app import ChatApp
 from switchkd.runtime.server.limits import Limits
 from switchkd.runtime.server.serve import listening, make_server, url_of

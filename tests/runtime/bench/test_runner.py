@@ -14,19 +14,18 @@ import pytest
 
 from switchkd.data.questions import read_questions
 from switchkd.export.parity import measure_loss, run_reference
-from switchkd.export.probes import Probe
+from switchkd.export.samples import Probe
 from switchkd.files import file_sha256
 from switchkd.manifest import FILE_NAME
 from switchkd.passages import PROVING, passages
 from switchkd.pictures import open_image
-from switchkd.runtime import reading
-from switchkd.runtime.bench import runner
+from switchkd.runtime.bench import reading, runner
+from switchkd.runtime.bench.divergence import divergence
 from switchkd.runtime.bench.grids import grids
 from switchkd.runtime.bench.measurement import Bench, Measurement, Settings, summarise_bench
 from switchkd.runtime.bench.memory import process_tree
 from switchkd.runtime.bench.session import Session
-from switchkd.runtime.divergence import divergence
-from switchkd.runtime.variants import open_engine
+from switchkd.runtime.engines.opening import open_engine
 
 # One worker runs them all: the models that they share take half a minute to make.
 pytestmark = pytest.mark.xdist_group("bench")

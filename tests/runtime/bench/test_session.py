@@ -6,7 +6,7 @@ import pytest
 from switchkd.errors import SkdError
 from switchkd.runtime.bench import session, worker
 from switchkd.runtime.bench.session import QuestionError, Session, SessionError
-from switchkd.runtime.variants import open_engine
+from switchkd.runtime.engines.opening import open_engine
 
 # With the runner's tests, whose models they share.
 pytestmark = pytest.mark.xdist_group("bench")

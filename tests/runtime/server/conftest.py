@@ -8,8 +8,8 @@ import pytest
 from support.llava_models import make_checkpoint
 from support.serving import Gate, Served, running
 
-from switchkd.runtime.engine import Engine
-from switchkd.runtime.variants import open_engine
+from switchkd.runtime.engines.engine import Engine
+from switchkd.runtime.engines.opening import open_engine
 
 
 @pytest.fixture(scope="session")

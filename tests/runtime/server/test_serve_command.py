@@ -83,7 +83,7 @@ def now(function):
 if moment == "listening":
     click.echo = now(click.echo)
 elif moment == "loading":
-    from switchkd.runtime import variants
+    from switchkd.runtime.engines import opening as variants
     variants.find_variant = now(variants.find_variant)
 elif moment == "closing":
     from switchkd.runtime.server.app import ChatApp

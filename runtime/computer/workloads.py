@@ -1,0 +1,136 @@
+"""A variant's workload: its shapes from config.json, its real bytes from the manifest. No weights are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from switchkd.architecture.layout import feature_width, read_layout, used_blocks
+from switchkd.errors import CheckpointError, SkdError
+from switchkd.hardware.kernels import KERNELS
+from switchkd.hardware.workload import GGUF, ONNX, Language, Part, Tower, Workload
+from switchkd.manifest import FileEntry, Manifest
+from switchkd.runtime.engines.opening import find_variant
+
+_WIDE = ("f32", "f16", "q8_0")  # types that a 4- or 5-bit mixture has in its norms and head alone
+_CACHE_BYTES = {ONNX: 4, GGUF: 2}  # of a key or value
+_OTHER_CACHE_BYTES = {(ONNX, "fp16"): 2, (GGUF, "f32"): 4}
+
+
+def read_workload(variant: str | Path) -> Workload:
+    """What an export folder, or the name of one of the newest run's exports, computes and keeps.
+
+    Raises:
+        SkdError: there is no such variant, or its manifest or config.json can't be used.
+    """
+    folder = find_variant(variant)
+    manifest = Manifest.load(folder, verify=False)
+    manifest.require_known_format(folder)
+    config = read_layout(folder)
+    try:
+        language, tower = _language(config), _tower(config, manifest)
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise CheckpointError(f"{folder}/config.json lacks a shape: {type(error).__name__} {error}.") from error
+    tokenizer, text = manifest.files.get("tokenizer.json"), _text(manifest, config, language)
+    return Workload(
+        name=folder.resolve().name,
+        language=language,
+        text=text,
+        tower=tower,
+        image=_image(manifest),
+        image_tokens=manifest.image.tokens,
+        cache_bytes=_OTHER_CACHE_BYTES.get((text.format, manifest.quant), _CACHE_BYTES[text.format]),
+        trained_context=manifest.context,
+        tokenizer_bytes=tokenizer.bytes if tokenizer else 0,
+        tied=_is_tied(config),
+    )
+
+
+def _language(config: dict[str, Any]) -> Language:
+    text = config["text_config"]
+    heads, width = int(text["num_attention_heads"]), int(text["hidden_size"])
+    return Language(
+        layers=int(text["num_hidden_layers"]),
+        width=width,
+        feed_forward=int(text["intermediate_size"]),
+        heads=heads,
+        kv_heads=int(text["num_key_value_heads"]),
+        head_width=int(text.get("head_dim") or width // heads),
+        rows=int(text["vocab_size"]),
+    )
+
+
+def _tower(config: dict[str, Any], manifest: Manifest) -> Tower:
+    vision = config["vision_config"]
+    layers = int(vision["num_hidden_layers"])
+    patches = (int(vision["image_size"]) // int(vision["patch_size"])) ** 2
+    return Tower(
+        layers=used_blocks(config.get("vision_feature_layer", -2), layers),  # those after it are cut off
+        width=int(vision["hidden_size"]),
+        feed_forward=int(vision["intermediate_size"]),
+        tokens=max(patches, manifest.image.tokens) + (vision["model_type"] == "clip_vision_model"),
+        patch_values=int(vision.get("num_channels", 3)) * int(vision["patch_size"]) ** 2,
+        projected=int(config["text_config"]["hidden_size"]),
+        features=feature_width(config),
+        heads=int(vision["num_attention_heads"]),
+    )
+
+
+def _text(manifest: Manifest, config: dict[str, Any], language: Language) -> Part:
+    """The language model, with its embedding where that is a file of its own."""
+    entry = manifest.files[manifest.file_of("language")]
+    tensors = _tensor_bytes(entry)
+    embedding = any(each.role == "embedding" for each in manifest.files.values())
+    read = tensors
+    if not embedding and not _is_tied(config):
+        # The file holds the embedding beside the head, and of that one row a token is read.
+        read -= min(tensors, tensors * language.head_weights // (language.token_weights + language.head_weights))
+    resident = _file_bytes(manifest, "language") + (_file_bytes(manifest, "embedding") if embedding else 0)
+    return Part(
+        _format(manifest.file_of("language"), manifest), manifest.quant, read, resident, _blocks(manifest, entry)
+    )
+
+
+def _blocks(manifest: Manifest, entry: FileEntry) -> str:
+    """What the blocks of a mixture are mostly made of, which is what its speed goes by: "q4_k_m" holds slower types where rows
+    can't be cut into K-blocks. Empty where the precision's name says it. A head of 8 bits, as large as it may be, is no block.
+    """
+    if (GGUF, manifest.quant) in KERNELS or _format(manifest.file_of("language"), manifest) != GGUF:
+        return ""
+    stored = {name.lower(): count.bytes for name, count in entry.tensor_types.items()}
+    known = [name for name in stored if (GGUF, name) in KERNELS and name not in _WIDE]
+    return max(known, key=stored.__getitem__, default="")
+
+
+def _is_tied(config: dict[str, Any]) -> bool:
+    return bool(config.get("tie_word_embeddings", config["text_config"].get("tie_word_embeddings", False)))
+
+
+def _image(manifest: Manifest) -> Part:
+    name = manifest.file_of("vision")
+    return Part(
+        _format(name, manifest),
+        manifest.vision_quant,
+        _tensor_bytes(manifest.files[name]),
+        _file_bytes(manifest, "vision"),
+    )
+
+
+def _format(name: str, manifest: Manifest) -> str:
+    """Which runtime runs a file: a folder may hold a tower of one format and a language model of the other."""
+    formats = {".onnx": ONNX, ".gguf": GGUF}
+    suffix = Path(name).suffix
+    if suffix not in formats:
+        raise SkdError(f"Nothing is known of how fast {manifest.format} files like {name} are; known: GGUF and ONNX.")
+    return formats[suffix]
+
+
+def _tensor_bytes(entry: FileEntry) -> int:
+    return sum(count.bytes for count in entry.tensor_types.values()) or entry.bytes
+
+
+def _file_bytes(manifest: Manifest, role: str) -> int:
+    """A file and, in ONNX, the data file beside it."""
+    name = manifest.file_of(role)
+    data = manifest.files.get(f"{name}_data")
+    return manifest.files[name].bytes + (data.bytes if data else 0)

@@ -1,0 +1,187 @@
+"""What a finished run shows: accuracy of its models, training curves, where things lie."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from switchkd.analysis.evaluate import Answerer
+from switchkd.architecture.references import resolve_checkpoint
+from switchkd.data.answers import answer_all, plain_scores, read_answers, read_scores, write_answers
+from switchkd.data.questions import read_questions
+from switchkd.errors import SkdError
+from switchkd.files import file_sha256, folder_sha256, write_text
+from switchkd.runs import data_folder, latest_run, recorded_recipe
+from switchkd.scoring import Score, is_right
+from switchkd.training.run import Run
+from switchkd.training.teaching import RECORD, learned
+
+_CURVES = {"loss": "loss", "ce": "cross entropy", "align": "Align", "vsd": "visual switch"}
+# Names that reports give to a run's models, and the links that the run keeps to them.
+_LINKS = {"teacher": "teacher", "SFT": "baseline"}
+_STUDENT = "student"  # the link to it; its name tells what it learned from
+TEACHER = "teacher"
+
+
+def evaluate_models(run: Run, models: Mapping[str, Path]) -> dict[str, dict[str, Score]] | None:
+    """Scores of each model on the recipe's test split, by question kind; None where there is no test split.
+
+    Answers are kept under reports/answers/ and read again for the same model and questions.
+    """
+    file, _ = run.questions("test")
+    if not file.is_file():
+        return None
+    results = {name: read_scores(kept_answers(run, folder, "test", name)) for name, folder in models.items()}
+    plain: dict[str, Any] = {name: plain_scores(scores) for name, scores in results.items()}
+    plain |= {"agreement_with_teacher": agreement(run, models)}
+    write_text(run.folder / "reports" / "accuracy.json", json.dumps(plain, indent=2) + "\n")
+    return results
+
+
+def agreement(run: Run, models: Mapping[str, Path]) -> dict[str, float]:
+    """Share of the test questions that each student answers like the teacher, right or wrong, after normalisation;
+    empty where the teacher is not among the models."""
+    if TEACHER not in models:
+        return {}
+    answers = {name: read_answers(kept_answers(run, folder, "test", name)) for name, folder in models.items()}
+    teacher = [row["answer"] for row in answers.pop(TEACHER)]
+    return {
+        name: sum(_agree(row["answer"], other) for row, other in zip(rows, teacher, strict=True)) / len(teacher)
+        for name, rows in answers.items()
+    }
+
+
+def _agree(answer: str | None, other: str | None) -> bool:
+    """Whether two models say the same; what one of them couldn't be asked is no agreement."""
+    return answer is not None and other is not None and is_right(answer, other)
+
+
+def kept_answers(run: Run, model: Path, split: str, name: str) -> Path:
+    """The file with a model's answers to a split's questions; asked now where they weren't before."""
+    file, images = run.questions(split)
+    kept = run.folder / "reports" / "answers" / f"{folder_sha256(model)[:12]}-{file_sha256(file)[:12]}.json"
+    if not kept.exists():
+        questions = read_questions(file, images, follow_links=run.recipe.data.follow_links)
+        answers = answer_all(Answerer(model), questions, run.console, title=f"asking {name}")
+        write_answers(kept, questions, answers)
+    return kept
+
+
+def blind_scores(run: Run) -> dict[str, float] | None:
+    """What answering by habit scores on the built-in task's test split, by question kind and in "all"."""
+    if run.recipe.data.source != "roadscenes":
+        return None
+    blind = json.loads((run.data() / "roadscenes.json").read_text(encoding="utf-8"))["blind"]
+    return blind["by_kind"] | {"all": blind["overall"]}
+
+
+def recorded_conversations(run_folder: Path) -> tuple[Path, Path]:
+    """File and picture folder of the conversations that a run's student (or, without one, its teacher) ends with.
+
+    Raises:
+        SkdError: the run trains neither, or the file is gone.
+    """
+    recipe = recorded_recipe(run_folder)
+    stages = recipe["student"]["stages"] or recipe["teacher"]["stages"]
+    if not stages:
+        raise SkdError(f"The run {run_folder} trains no model, so it has no conversations.")
+    entry = recipe["data"]["sets"][recipe["stages"][stages[-1]]["data"]]
+    folder = data_folder(run_folder, recipe["data"])
+    if not (folder / entry["file"]).is_file():
+        raise SkdError(f"The run {run_folder} was trained on {folder / entry['file']}, which is gone.")
+    return folder / entry["file"], folder / entry["images"]
+
+
+def run_models(run_folder: Path) -> dict[str, Path]:
+    """The models that a run has, teacher first, by the names that reports give them."""
+    models = {name: run_folder / link for name, link in _LINKS.items() if (run_folder / link).exists()}
+    if (student := run_folder / _STUDENT).exists():
+        models[learned(student).title] = student
+    teacher = recorded_recipe(run_folder)["teacher"]
+    if TEACHER not in models and teacher["checkpoint"]:
+        models = {TEACHER: resolve_checkpoint(teacher["checkpoint"])} | models
+    return models
+
+
+def student_before(run_folder: Path) -> Path | None:
+    """The student as it was before its first stage; None in a run without one."""
+    if reference := recorded_recipe(run_folder)["student"]["checkpoint"]:
+        return resolve_checkpoint(reference)
+    starts = sorted((run_folder / "stages").glob("student-start-*/model"), key=lambda path: path.stat().st_mtime)
+    return starts[-1] if starts else None
+
+
+def named_models(references: Sequence[str]) -> dict[str, Path]:
+    """Models that a person named, under names short enough for a table; those of the newest run where none is named.
+
+    Raises:
+        SkdError: no such model, or no run yet.
+    """
+    if not references:
+        models = run_models(latest_run())
+        if not models:
+            raise SkdError(f"The run {latest_run()} has no model yet; name a model folder.")
+        return models
+    folders = {reference: resolve_checkpoint(reference) for reference in references}
+    short = {reference: Path(reference).name for reference in folders}
+    unique = len(set(short.values())) == len(short)
+    return {short[reference] if unique else reference: folder for reference, folder in folders.items()}
+
+
+def draw_curves(run_folder: Path) -> Path | None:
+    """reports/training.png: each stage's named losses, and the knees' mean between their p10 and p90."""
+    records = sorted((run_folder / "stages").glob(f"*/{RECORD}"), key=lambda path: path.stat().st_mtime)
+    stages = [json.loads(path.read_text(encoding="utf-8")) for path in records]
+    if not stages:
+        return None
+    from matplotlib.figure import Figure
+
+    panels: list[Callable[[Any], None]] = []
+    for stage in stages:
+        log = [entry for entry in stage["log"] if "loss" in entry]
+        panels.append(partial(_draw_losses, title=stage["title"], log=log))
+        if any("k_teacher_mean" in entry for entry in log):
+            panels.append(partial(_draw_knees, title=f"{stage['title']}: k, mean and p10 to p90", log=log))
+    rows = -(-len(panels) // 2)
+    figure = Figure(figsize=(9, 2.4 * rows), layout="constrained")
+    for number, draw in enumerate(panels, 1):
+        draw(figure.add_subplot(rows, 2, number))
+    path = run_folder / "reports" / "training.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    return path
+
+
+def _draw_losses(axes: Any, title: str, log: list[dict[str, float]]) -> None:
+    for key, label in _CURVES.items():
+        points = [(entry["step"], entry[key]) for entry in log if key in entry]
+        if points and (key != "ce" or any("align" in entry for entry in log)):
+            axes.plot(*zip(*points, strict=True), label=label, linewidth=1.2)
+    axes.set(title=title, xlabel="step", yscale="log")
+    axes.legend(fontsize=7)
+    axes.grid(alpha=0.3)
+
+
+def _draw_knees(axes: Any, title: str, log: list[dict[str, float]]) -> None:
+    for key, label in (("k_teacher", "teacher's k"), ("k_student", "student's k")):
+        rows = [entry for entry in log if f"{key}_mean" in entry]
+        steps = [entry["step"] for entry in rows]
+        (line,) = axes.plot(steps, [entry[f"{key}_mean"] for entry in rows], label=label, linewidth=1.2)
+        low, high = ([entry[f"{key}_{quantile}"] for entry in rows] for quantile in ("p10", "p90"))
+        axes.fill_between(steps, low, high, alpha=0.2, color=line.get_color())
+    axes.set(title=title, xlabel="step")
+    axes.legend(fontsize=7)
+    axes.grid(alpha=0.3)
+
+
+def where_things_lie(run_folder: Path, models: Mapping[str, Path]) -> str:
+    """A few lines that tell where a run's models and reports are."""
+    links = {name: run_folder / _LINKS.get(name, _STUDENT) for name in models}
+    lines = [f"  {name:16} {link}" for name, link in links.items() if link.exists()]
+    for label, name in (("accuracy", "accuracy.json"), ("training curves", "training.png"), ("answers", "answers.png")):
+        if (run_folder / "reports" / name).exists():
+            lines.append(f"  {label:16} {run_folder / 'reports' / name}")
+    return "\n".join(lines)
