@@ -87,8 +87,8 @@ def check_command(
     """
     from rich.console import Console
 
+    from switchkd.architecture.architecture import Architecture
     from switchkd.architecture.endings import require_learned_end
-    from switchkd.architecture.layout import image_tokens, read_layout
     from switchkd.architecture.references import resolve_checkpoint
     from switchkd.cli.tables import data_table
     from switchkd.data.checking import check_data
@@ -106,7 +106,7 @@ def check_command(
         file,
         images or file.parent / "images",
         prompt,
-        image_tokens=image_tokens(read_layout(folder)),
+        image_tokens=Architecture.read(folder).image_tokens,
         max_length=max_length,
         verify="full" if verify == "full" else "header",
         follow_links=follow_links,

@@ -1,10 +1,4 @@
-"""A LLaVA checkpoint as every exporter reads it: one spelling of its configuration and of its tensors' names.
-
-Checkpoints in the wild spell both in several ways: configurations leave default values out, and tensor names changed
-with transformers 5. Here `vision` and `text` are complete, and tensors are named
-
-    vision_tower.{embeddings, encoder.layers.N, …}   multi_modal_projector.linear_{1,2}   language_model.{…}   lm_head
-"""
+"""A LLaVA checkpoint as every exporter reads it: complete settings, and tensors by the names of `switchkd.architecture.names`."""
 
 from __future__ import annotations
 
@@ -16,45 +10,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from switchkd.architecture.config_json import read_config_json
-from switchkd.architecture.layout import used_blocks
+from switchkd.architecture.architecture import Architecture
+from switchkd.architecture.family import Tensor
+from switchkd.architecture.names import plain_name
 from switchkd.errors import CheckpointError
 from switchkd.export.tensors import Stored, stored_tensors
 from switchkd.files import folder_sha256
 from switchkd.preprocess import Preprocess
 from switchkd.prompt import ChatPrompt
 
-# What transformers assumes where config.json says nothing.
-_TEXT_DEFAULTS = {
-    "vocab_size": 151936,
-    "hidden_size": 4096,
-    "intermediate_size": 22016,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 32,
-    "rms_norm_eps": 1e-6,
-    "rope_theta": 10000.0,
-    "max_position_embeddings": 32768,
-    "hidden_act": "silu",
-}
-_VISION_DEFAULTS = {
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "image_size": 224,
-}
-_VISION_FAMILIES = {
-    "siglip_vision_model": {"patch_size": 16, "layer_norm_eps": 1e-6, "hidden_act": "gelu_pytorch_tanh"},
-    "clip_vision_model": {"patch_size": 32, "layer_norm_eps": 1e-5, "hidden_act": "quick_gelu"},
-}
-
-# Tensors that no answer depends on: the pooling head, the norm after the hidden states, CLIP's text side's leftovers.
-_UNUSED = re.compile(r"vision_tower\.(head\.|post_layernorm\.|embeddings\.position_ids)|.*rotary_emb\.inv_freq$")
-
 
 class Checkpoint:
-    """A LLaVA model folder: SigLIP or CLIP tower, two-layer projector, Qwen2.
+    """A LLaVA model folder of known families, each with settings that can be exported.
 
     Raises:
         CheckpointError: something is missing, torn, or of a kind that isn't supported, by name.
@@ -64,9 +31,10 @@ class Checkpoint:
         if not folder.is_dir():
             raise CheckpointError(f"There is no model folder {folder}.")
         self.folder = folder
-        self.config = read_config_json(folder)
-        self.vision: dict[str, Any] = _vision_config(self.config, folder)
-        self.text: dict[str, Any] = _text_config(self.config, folder)
+        self.architecture = Architecture.read(folder)
+        self.vision: dict[str, Any] = self.architecture.vision
+        self.text: dict[str, Any] = self.architecture.text
+        _check_exportable(self.architecture, folder)
         self.prompt = ChatPrompt.load(folder)
         self.preprocess = Preprocess.load(folder)
         self._check_pictures()
@@ -76,19 +44,9 @@ class Checkpoint:
             )
 
     @property
-    def is_clip(self) -> bool:
-        """CLIP's tower has a class token, which the projector never sees; SigLIP's has none."""
-        return self.vision["model_type"] == "clip_vision_model"
-
-    @property
     def image_tokens(self) -> int:
         """Tokens that one picture becomes."""
-        return (self.vision["image_size"] // self.vision["patch_size"]) ** 2
-
-    @property
-    def used_layers(self) -> int:
-        """How many of the tower's blocks the chosen feature layer needs."""
-        return _used_layers(self.config, self.vision, self.folder)
+        return self.architecture.image_tokens
 
     @cached_property
     def sha256(self) -> str:
@@ -102,7 +60,7 @@ class Checkpoint:
         Raises:
             CheckpointError: the file and its configuration contradict each other.
         """
-        flag = bool(self.config.get("tie_word_embeddings") or self.config["text_config"].get("tie_word_embeddings"))
+        flag = self.architecture.says_tied
         if "lm_head.weight" not in self.tensors:
             return flag
         if not flag:
@@ -121,9 +79,32 @@ class Checkpoint:
             plain = plain_name(name)
             if plain in found:
                 raise CheckpointError(f"{self.folder} holds {plain} twice, under an older and a newer name.")
-            if not _UNUSED.match(plain) and not self._beyond_feature_layer(plain):
+            if not self._is_unused(plain):
                 found[plain] = stored
         return found
+
+    @cached_property
+    def vision_tensors(self) -> list[Tensor]:
+        """What tower and projector consist of by the configuration."""
+        return [*self.architecture.vision_tensors()]
+
+    @cached_property
+    def language_tensors(self) -> list[Tensor]:
+        """What the language model consists of by the configuration."""
+        return [*self.architecture.language_tensors(tied=self.tied)]
+
+    def check_complete(self) -> None:
+        """Raises CheckpointError unless the files hold every tensor that the configuration means, in its shape, and no other."""
+        meant = {tensor.name: tensor for tensor in (*self.vision_tensors, *self.language_tensors)}
+        present = set(self.tensors) - ({"lm_head.weight"} if self.tied else set())
+        for kind, names in (("lacks", set(meant) - present), ("has unexpected", present - set(meant))):
+            if names:
+                raise CheckpointError(f"{self.folder} {kind} tensors: {len(names)}, first {min(names)}.")
+        for name, tensor in meant.items():
+            if self.tensors[name].shape != tensor.shape:
+                raise CheckpointError(
+                    f"{self.folder}: {name} is {list(self.tensors[name].shape)}, its config.json means {list(tensor.shape)}."
+                )
 
     def read(self, name: str) -> NDArray[np.float32]:
         """One tensor's values.
@@ -138,9 +119,16 @@ class Checkpoint:
             raise CheckpointError(f"{self.folder}: {name} holds values that aren't finite.")
         return values
 
-    def _beyond_feature_layer(self, name: str) -> bool:
-        match = re.match(r"vision_tower\.encoder\.layers\.(\d+)\.", name)
-        return match is not None and self.used_layers <= int(match[1]) < self.vision["num_hidden_layers"]
+    def _is_unused(self, name: str) -> bool:
+        """Whether no answer depends on a tensor: what no feature passes through, and tables that are computed."""
+        tower = self.architecture.tower
+        if name.endswith("rotary_emb.inv_freq") or any(
+            f"{name}.".startswith(f"{tower.prefix}{each}.") for each in tower.unused
+        ):
+            return True
+        block = re.escape(tower.prefix + tower.blocks[0]).replace(r"\{layer\}", r"(\d+)")
+        match = re.match(block, name)
+        return match is not None and self.architecture.used_layers <= int(match[1]) < self.vision["num_hidden_layers"]
 
     def _check_pictures(self) -> None:
         side = self.vision["image_size"]
@@ -153,57 +141,20 @@ class Checkpoint:
             raise CheckpointError(f"{self.folder}: image_size {side} is smaller than one patch.")
 
 
-def plain_name(name: str) -> str:
-    """The one spelling of a tensor's name, from transformers 4's, 5's or a state dict's."""
-    name = name.removeprefix("model.")
-    name = re.sub(r"^vision_tower\.vision_model\.", "vision_tower.", name)
-    name = re.sub(r"^language_model\.lm_head\.", "lm_head.", name)
-    return re.sub(r"^language_model\.model\.", "language_model.", name)
-
-
-def _vision_config(config: dict[str, Any], folder: Path) -> dict[str, Any]:
-    given = config["vision_config"]
-    family = given.get("model_type")
-    if family not in _VISION_FAMILIES:
-        raise CheckpointError(f"The tower of {folder} is a '{family}'; supported are {', '.join(_VISION_FAMILIES)}.")
-    vision = {**_VISION_DEFAULTS, **_VISION_FAMILIES[family], **given}
-    layer = config.get("vision_feature_layer", -2)
-    if not isinstance(layer, int):
-        raise CheckpointError(f"{folder} joins several feature layers ({layer}); only one is supported.")
-    _used_layers(config, vision, folder)
-    wanted = "default" if family == "clip_vision_model" else "full"
-    strategy = config.get("vision_feature_select_strategy", "default")
-    if strategy != wanted:
+def _check_exportable(architecture: Architecture, folder: Path) -> None:
+    """Raises CheckpointError for settings with which training works and no exporter does."""
+    layers, tower = architecture.feature_layers, architecture.tower
+    if not isinstance(layers, int):
+        raise CheckpointError(f"{folder} joins several feature layers ({layers}); only one is supported.")
+    _ = architecture.used_layers  # refuses a layer that isn't there
+    if architecture.select_strategy != architecture.patches_alone:
         raise CheckpointError(
-            f"{folder} says vision_feature_select_strategy = {strategy}; with a {family} only '{wanted}' is supported, "
-            "which passes every patch and no class token."
+            f"{folder} says vision_feature_select_strategy = {architecture.select_strategy}; with a {tower.name} only "
+            f"'{architecture.patches_alone}' is supported, which passes every patch and no class token."
         )
-    if not config.get("multimodal_projector_bias", True):
-        raise CheckpointError(f"The projector of {folder} has no biases; that isn't supported.")
-    activation = config.get("projector_hidden_act", "gelu")
-    if activation != "gelu":
-        raise CheckpointError(f"The projector of {folder} has the activation '{activation}'; only gelu is supported.")
-    return vision
-
-
-def _used_layers(config: dict[str, Any], vision: dict[str, Any], folder: Path) -> int:
-    return used_blocks(config.get("vision_feature_layer", -2), vision["num_hidden_layers"], folder)
-
-
-def _text_config(config: dict[str, Any], folder: Path) -> dict[str, Any]:
-    given = config["text_config"]
-    if given.get("model_type") != "qwen2":
-        raise CheckpointError(f"The language model of {folder} is a '{given.get('model_type')}'; supported is qwen2.")
-    text = {**_TEXT_DEFAULTS, **given}
-    rope = given.get("rope_parameters") or given.get("rope_scaling") or {}
-    text["rope_theta"] = rope.get("rope_theta", text["rope_theta"])
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind != "default":
-        raise CheckpointError(f"{folder} scales its positions ({kind}); that isn't supported.")
-    if text.get("use_sliding_window"):
-        raise CheckpointError(f"{folder} attends through a sliding window; that isn't supported.")
-    if text["hidden_act"] != "silu":
-        raise CheckpointError(f"The language model of {folder} has the activation '{text['hidden_act']}', not silu.")
-    if text["hidden_size"] % text["num_attention_heads"]:
+    tower.refuse(architecture.vision, folder)
+    architecture.projector.refuse(architecture.projector.complete(architecture.config), folder)
+    text = architecture.text
+    architecture.language.refuse(text, folder)
+    if not text.get("head_dim") and text["hidden_size"] % text["num_attention_heads"]:
         raise CheckpointError(f"{folder}: hidden_size {text['hidden_size']} isn't a multiple of its attention heads.")
-    return text

@@ -11,9 +11,6 @@ from switchkd.export.exporter import Build, Contract, Plan, Quantization, engine
 from switchkd.export.gguf import exporter as gguf_exporter
 from switchkd.export.gguf import quantize as gguf_quantize
 from switchkd.export.gguf.exporter import LANGUAGE_FILE, LANGUAGE_QUANTS
-from switchkd.export.gguf.language import language_tensors
-from switchkd.export.gguf.vision import vision_tensors
-from switchkd.export.gguf.writer import check_complete
 from switchkd.export.onnx import exporter as onnx_exporter
 from switchkd.export.onnx import graph as onnx_graph
 from switchkd.export.onnx.exporter import VISION_QUANTS, build_of, convert, onnx_file, vision_file
@@ -35,7 +32,7 @@ class HybridExporter:
     def plan(self, checkpoint: Checkpoint, quant: str, vision_quant: str | None) -> Plan:
         """See `Exporter.plan`."""
         quant = gguf_exporter.plan_language(checkpoint, quant)
-        check_complete(checkpoint, language_tensors(checkpoint), vision_tensors(checkpoint))
+        checkpoint.check_complete()
         vision_quant = onnx_exporter.plan_vision(vision_quant or "q8")
         plain = {"language": gguf_exporter.plain_precision(quant), "vision": "fp32"}
         side = checkpoint.vision["image_size"]

@@ -1,7 +1,7 @@
 """Picture to pixels: exactly what a checkpoint's image processor in transformers does, with Pillow and numpy only.
 
 Two stages, because llama.cpp takes the first one's result: `resize` gives bytes, `normalize` gives the floats that a
-vision tower reads. Both equal transformers' SiglipImageProcessor and CLIPImageProcessor (Pillow backend) bit by bit.
+vision tower reads. Both equal the towers' image processors in transformers (Pillow backend) bit by bit.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from switchkd.architecture.families import known
+from switchkd.architecture.family import Tower
 from switchkd.errors import CheckpointError
 from switchkd.pictures import check_size, to_rgb
-
-_PROCESSORS = ("SiglipImageProcessor", "CLIPImageProcessor")
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,7 @@ class Preprocess:
 
     height: int  # of the result, in pixels
     width: int
-    shortest_edge: (
-        int | None
-    )  # None: stretch to height × width (SigLIP); else resize to it, then crop the centre (CLIP)
+    shortest_edge: int | None  # None: stretch to height × width; else resize to it, then crop the centre
     resample: int  # Pillow's filter: 2 bilinear, 3 bicubic
     rescale_factor: float  # 1/255: bytes to 0 … 1
     mean: tuple[float, float, float]  # subtracted after rescaling, red, green, blue
@@ -72,16 +70,17 @@ class Preprocess:
             raise CheckpointError(f"{source} isn't a JSON object.")
         named = config.get("image_processor_type") or config.get("feature_extractor_type")  # the latter before 2023
         kind = str(named).replace("FeatureExtractor", "ImageProcessor").removesuffix("Fast").removesuffix("Pil")
-        if kind not in _PROCESSORS:
+        crops = {tower.processor_class: tower.crops for tower in known(Tower)}
+        if kind not in crops:
             raise CheckpointError(
-                f"{source}: image_processor_type {named} isn't supported, only {' and '.join(_PROCESSORS)}."
+                f"{source}: image_processor_type {named} isn't supported, only {' and '.join(crops)}."
             )
         wanted = {"do_resize": True, "do_rescale": True, "do_normalize": True, "do_pad": False}
         for name, value in wanted.items():
             if (config.get(name, value) or False) is not value:
                 raise CheckpointError(f"{source}: {name} = {config[name]} isn't supported, only {value}.")
         try:
-            height, width, shortest_edge = _geometry(config, kind)
+            height, width, shortest_edge = _geometry(config, crops[kind])
             return cls(
                 height=height,
                 width=width,
@@ -128,9 +127,10 @@ class Preprocess:
         return (rescaled - mean) / std
 
 
-def _geometry(config: Mapping[str, Any], kind: str) -> tuple[int, int, int | None]:
-    """(height, width, shortest edge) from size and crop_size, in today's form or CLIP's older one of plain numbers."""
-    crops = config.get("do_center_crop", kind == "CLIPImageProcessor")
+def _geometry(config: Mapping[str, Any], usually: bool) -> tuple[int, int, int | None]:
+    """(height, width, shortest edge) from size and crop_size, in today's form or an older one of plain numbers; `usually`: whether
+    pictures are cropped where do_center_crop isn't there."""
+    crops = config.get("do_center_crop", usually)
     size: Any = config["size"]
     crop: Any = config["crop_size"] if crops else None
     size = {"shortest_edge": size} if isinstance(size, int) else size

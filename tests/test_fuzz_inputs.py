@@ -18,8 +18,8 @@ from support.llava_models import make_checkpoint
 from support.pictures import encoded, noise
 from support.tokenizers import small_prompt
 
+from switchkd.architecture.architecture import Architecture
 from switchkd.architecture.endings import require_learned_end
-from switchkd.architecture.layout import feature_width, image_tokens, read_layout
 from switchkd.data.index import Source, build_index
 from switchkd.data.llava import LlavaDataset
 from switchkd.data.report import make_report
@@ -316,8 +316,8 @@ def test_json_of_models(data, file, new, remove, model, tmp_path):
         prompt = ChatPrompt.load(folder)
         require_learned_end(folder, prompt)
         Preprocess.load(folder)
-        layout = read_layout(folder)
-        assert feature_width(layout) > 0 and image_tokens(layout) > 0
+        architecture = Architecture.read(folder)
+        assert architecture.feature_width > 0 and architecture.image_tokens > 0
         read_config(folder)
     except SkdError as error:
         one_line(error)

@@ -11,11 +11,11 @@ from switchkd.errors import CheckpointError, SkdError
 from switchkd.export.checkpoint import Checkpoint
 from switchkd.export.exporter import Build, Contract, Plan, Quantization, engine_of
 from switchkd.export.gguf.importance import ImportanceCollector, collect, kept
-from switchkd.export.gguf.language import check_tokenizer, language_tensors, write_language
+from switchkd.export.gguf.language import check_tokenizer, write_language
 from switchkd.export.gguf.mixtures import BLOCK, MIXTURES, default_mixture
 from switchkd.export.gguf.quantize import Importance, quantize, tensor_types
-from switchkd.export.gguf.vision import check_vision, vision_tensors, write_vision
-from switchkd.export.gguf.writer import check_complete, gguf_library
+from switchkd.export.gguf.vision import check_vision, write_vision
+from switchkd.export.gguf.writer import gguf_library
 from switchkd.manifest import TensorCount
 from switchkd.runtime.engines.engine import Engine
 from switchkd.runtime.engines.llama.engine import LlamaModel, is_rearranged, load_parts
@@ -70,7 +70,7 @@ class GgufExporter:
         check_vision(checkpoint)
         vision_quant = vision_quant or ("f32" if quant == "f32" else "f16")
         _check_blocks("tower", vision_quant, checkpoint.vision["hidden_size"])
-        check_complete(checkpoint, language_tensors(checkpoint), vision_tensors(checkpoint))
+        checkpoint.check_complete()
         plain = {"language": plain_precision(quant), "vision": plain_precision(vision_quant)}
         tolerance = TOLERANCE["f16" if "f16" in plain.values() else "f32"]
         limit = max(MAX_DIVERGENCE[quant], MAX_DIVERGENCE[vision_quant])

@@ -1,4 +1,4 @@
-"""The language model's GGUF file: architecture `qwen2`, as llama.cpp names and reads it.
+"""The language model's GGUF file, as llama.cpp names and reads its family.
 
 Keys and tensor names: github.com/ggml-org/ggml/blob/master/docs/gguf.md and llama.cpp's src/llama-arch.cpp.
 """
@@ -12,53 +12,28 @@ from typing import Any
 from switchkd.chat_template import inference_template
 from switchkd.errors import CheckpointError
 from switchkd.export.checkpoint import Checkpoint
-from switchkd.export.gguf.writer import Placed, new_writer, write_tensors
+from switchkd.export.gguf.writer import new_writer, write_tensors
 
-# Splits of text into words that llama.cpp knows by name (its src/llama-vocab.cpp).
-_SPLITS = {
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+": "qwen2"
-}
 _NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5  # gguf.TokenType
-
-
-def language_tensors(checkpoint: Checkpoint) -> dict[str, Placed]:
-    """Where every tensor of the language model goes: name in the file → tensor of the checkpoint."""
-    text = checkpoint.text
-    width, ffn = text["hidden_size"], text["intermediate_size"]
-    kv_width = width // text["num_attention_heads"] * text["num_key_value_heads"]
-    rows = (text["vocab_size"], width)
-    placed = {"token_embd.weight": Placed("language_model.embed_tokens.weight", rows)}
-    for layer in range(text["num_hidden_layers"]):
-        source, target = f"language_model.layers.{layer}.", f"blk.{layer}."
-        placed[f"{target}attn_norm.weight"] = Placed(f"{source}input_layernorm.weight", (width,), exact=True)
-        for short, out in (("q", width), ("k", kv_width), ("v", kv_width)):
-            attention = f"{source}self_attn.{short}_proj."
-            placed[f"{target}attn_{short}.weight"] = Placed(f"{attention}weight", (out, width))
-            placed[f"{target}attn_{short}.bias"] = Placed(f"{attention}bias", (out,), exact=True)
-        placed[f"{target}attn_output.weight"] = Placed(f"{source}self_attn.o_proj.weight", (width, width))
-        placed[f"{target}ffn_norm.weight"] = Placed(f"{source}post_attention_layernorm.weight", (width,), exact=True)
-        for short, shape in (("gate", (ffn, width)), ("up", (ffn, width)), ("down", (width, ffn))):
-            placed[f"{target}ffn_{short}.weight"] = Placed(f"{source}mlp.{short}_proj.weight", shape)
-    placed["output_norm.weight"] = Placed("language_model.norm.weight", (width,), exact=True)
-    if not checkpoint.tied:
-        placed["output.weight"] = Placed("lm_head.weight", rows)
-    return placed
 
 
 def write_language(checkpoint: Checkpoint, path: Path, precision: str) -> None:
     """Writes the language model with its tokenizer in `precision` f16 or f32."""
-    text = checkpoint.text
-    writer = new_writer(path, "qwen2", checkpoint.folder.name, precision)
+    text, architecture = checkpoint.text, checkpoint.architecture
+    writer = new_writer(path, architecture.language.gguf_architecture, checkpoint.folder.name, precision)
     writer.add_block_count(text["num_hidden_layers"])
     writer.add_context_length(text["max_position_embeddings"])
     writer.add_embedding_length(text["hidden_size"])
     writer.add_feed_forward_length(text["intermediate_size"])
     writer.add_head_count(text["num_attention_heads"])
     writer.add_head_count_kv(text["num_key_value_heads"])
+    if architecture.head_width * text["num_attention_heads"] != text["hidden_size"]:
+        writer.add_key_length(architecture.head_width)
+        writer.add_value_length(architecture.head_width)
     writer.add_layer_norm_rms_eps(text["rms_norm_eps"])
     writer.add_rope_freq_base(text["rope_theta"])
     _add_tokenizer(writer, checkpoint)
-    write_tensors(writer, checkpoint, language_tensors(checkpoint), precision)
+    write_tensors(writer, checkpoint, checkpoint.language_tensors, precision)
 
 
 def check_tokenizer(checkpoint: Checkpoint) -> str:
@@ -75,11 +50,13 @@ def check_tokenizer(checkpoint: Checkpoint) -> str:
     splitter = tokenizer.get("pre_tokenizer") or {}
     steps = splitter.get("pretokenizers", [splitter])
     patterns = [step["pattern"].get("Regex") for step in steps if step.get("type") == "Split"]
-    if len(patterns) != 1 or patterns[0] not in _SPLITS or not any(step.get("type") == "ByteLevel" for step in steps):
+    family = checkpoint.architecture.language
+    split = family.gguf_splits.get(patterns[0]) if len(patterns) == 1 else None
+    if split is None or not any(step.get("type") == "ByteLevel" for step in steps):
         raise CheckpointError(
-            f"The tokenizer of {checkpoint.folder} doesn't split text as Qwen2's does; GGUF needs that."
+            f"The tokenizer of {checkpoint.folder} doesn't split text as {family.title}'s does; GGUF needs that."
         )
-    return _SPLITS[patterns[0]]
+    return split
 
 
 def _add_tokenizer(writer: Any, checkpoint: Checkpoint) -> None:

@@ -10,9 +10,6 @@ from pathlib import Path
 from switchkd.errors import CheckpointError, SkdError
 from switchkd.export.checkpoint import Checkpoint
 from switchkd.export.exporter import Build, Contract, Plan, Quantization, engine_of
-from switchkd.export.gguf.language import language_tensors
-from switchkd.export.gguf.vision import vision_tensors
-from switchkd.export.gguf.writer import check_complete
 from switchkd.export.onnx.calibration import calibrate, language_examples, vision_examples
 from switchkd.export.onnx.graph import data_path, require_packages, tensor_types
 from switchkd.export.onnx.kernels import BLOCK
@@ -57,7 +54,7 @@ class OnnxExporter:
                     f"The language model's {name} {checkpoint.text[name]} isn't a multiple of {BLOCK}, the block of "
                     "q4; take q8."
                 )
-        check_complete(checkpoint, language_tensors(checkpoint), vision_tensors(checkpoint))
+        checkpoint.check_complete()
         precision = _precision(quant, vision_quant)
         files = {role: onnx_file(role, precision[role]) for role in _NAMES}
         limit = max(MAX_DIVERGENCE[quant], MAX_DIVERGENCE[vision_quant])
@@ -162,7 +159,7 @@ def _inputs(checkpoint: Checkpoint) -> dict[str, tuple[int | str, ...]]:
     """Every input of the three graphs; words are dynamic axes."""
     text, side = checkpoint.text, checkpoint.vision["image_size"]
     width, heads = text["hidden_size"], text["num_key_value_heads"]
-    cache = ("batch_size", heads, "past_sequence_length", width // text["num_attention_heads"])
+    cache = ("batch_size", heads, "past_sequence_length", checkpoint.architecture.head_width)
     return {
         "pixel_values": ("batch_size", 3, side, side),
         "input_ids": ("batch_size", "sequence_length"),

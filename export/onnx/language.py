@@ -1,4 +1,4 @@
-"""The language model as ONNX: onnxruntime-genai's builder writes the decoder, from a plain Qwen2 folder made for it."""
+"""The language model as ONNX: onnxruntime-genai's builder writes the decoder, from a folder of the language model alone."""
 
 from __future__ import annotations
 
@@ -22,10 +22,7 @@ KEEP = "num_logits_to_keep"
 
 def check_language(checkpoint: Checkpoint) -> None:
     """Raises CheckpointError for a shape that ONNX Runtime's fused attention doesn't take, naming it."""
-    text = checkpoint.text
-    head = text["hidden_size"] // text["num_attention_heads"]
-    if text.get("head_dim") not in (None, head):
-        raise CheckpointError(f"{checkpoint.folder} has heads of {text['head_dim']}, not hidden_size / heads = {head}.")
+    text, head = checkpoint.text, checkpoint.architecture.head_width
     if head % 16 or text["num_attention_heads"] % text["num_key_value_heads"]:
         raise CheckpointError(
             f"The attention of {checkpoint.folder} ({text['num_attention_heads']} heads of {head}, "
@@ -46,11 +43,11 @@ def write_decoder(checkpoint: Checkpoint, path: Path) -> None:
     import onnx_ir as ir
 
     with tempfile.TemporaryDirectory(dir=path.parent) as work:
-        source, built = Path(work, "qwen2"), Path(work, "built")
-        _write_qwen2(checkpoint, source)
+        source, built = Path(work, "language"), Path(work, "built")
+        _write_alone(checkpoint, source)
         _build(source, built, Path(work, "cache"))
         model = ir.load(built / "model.onnx")
-        _name_cache_width(model.graph, checkpoint.text["hidden_size"] // checkpoint.text["num_attention_heads"])
+        _name_cache_width(model.graph, checkpoint.architecture.head_width)
         _spell_out_norms(model.graph)
         _keep_last_logits(model.graph)
         save_graph(model, path)
@@ -97,8 +94,8 @@ def write_embedding(checkpoint: Checkpoint, path: Path, precision: str) -> None:
     save_graph(model, path)
 
 
-def _write_qwen2(checkpoint: Checkpoint, folder: Path) -> None:
-    """A Qwen2ForCausalLM folder in float32, which is what the builder reads."""
+def _write_alone(checkpoint: Checkpoint, folder: Path) -> None:
+    """The language model's folder in float32, which is what the builder reads."""
     from safetensors.numpy import save_file
 
     folder.mkdir()
@@ -112,14 +109,15 @@ def _write_qwen2(checkpoint: Checkpoint, folder: Path) -> None:
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     config: dict[str, Any] = {
         **checkpoint.text,
-        "architectures": ["Qwen2ForCausalLM"],
+        "architectures": [checkpoint.architecture.language.model_class],
         "tie_word_embeddings": checkpoint.tied,
         "dtype": "float32",
         # The builder takes these from the LLaVA configuration's part for granted.
         "bos_token_id": checkpoint.text.get("bos_token_id"),
         "eos_token_id": checkpoint.text.get("eos_token_id"),
     }
-    config.pop("torch_dtype", None)
+    for name in ("torch_dtype", "rope_type"):
+        config.pop(name, None)
     (folder / "config.json").write_text(json.dumps(config))
     for name in ("tokenizer.json", "tokenizer_config.json"):
         if (checkpoint.folder / name).is_file():

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from switchkd.architecture.layout import feature_width, read_layout, used_blocks
-from switchkd.errors import CheckpointError, SkdError
+from switchkd.architecture.architecture import Architecture
+from switchkd.errors import SkdError
 from switchkd.hardware.kernels import KERNELS
 from switchkd.hardware.workload import GGUF, ONNX, Language, Part, Tower, Workload
 from switchkd.manifest import FileEntry, Manifest
@@ -26,12 +25,9 @@ def read_workload(variant: str | Path) -> Workload:
     folder = find_variant(variant)
     manifest = Manifest.load(folder, verify=False)
     manifest.require_known_format(folder)
-    config = read_layout(folder)
-    try:
-        language, tower = _language(config), _tower(config, manifest)
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise CheckpointError(f"{folder}/config.json lacks a shape: {type(error).__name__} {error}.") from error
-    tokenizer, text = manifest.files.get("tokenizer.json"), _text(manifest, config, language)
+    architecture = Architecture.read(folder)
+    language, tower = _language(architecture), _tower(architecture, manifest)
+    tokenizer, text = manifest.files.get("tokenizer.json"), _text(manifest, architecture, language)
     return Workload(
         name=folder.resolve().name,
         language=language,
@@ -42,47 +38,44 @@ def read_workload(variant: str | Path) -> Workload:
         cache_bytes=_OTHER_CACHE_BYTES.get((text.format, manifest.quant), _CACHE_BYTES[text.format]),
         trained_context=manifest.context,
         tokenizer_bytes=tokenizer.bytes if tokenizer else 0,
-        tied=_is_tied(config),
+        tied=architecture.says_tied,
     )
 
 
-def _language(config: dict[str, Any]) -> Language:
-    text = config["text_config"]
-    heads, width = int(text["num_attention_heads"]), int(text["hidden_size"])
+def _language(architecture: Architecture) -> Language:
+    text = architecture.text
     return Language(
-        layers=int(text["num_hidden_layers"]),
-        width=width,
-        feed_forward=int(text["intermediate_size"]),
-        heads=heads,
-        kv_heads=int(text["num_key_value_heads"]),
-        head_width=int(text.get("head_dim") or width // heads),
-        rows=int(text["vocab_size"]),
+        layers=text["num_hidden_layers"],
+        width=text["hidden_size"],
+        feed_forward=text["intermediate_size"],
+        heads=text["num_attention_heads"],
+        kv_heads=text["num_key_value_heads"],
+        head_width=architecture.head_width,
+        rows=text["vocab_size"],
     )
 
 
-def _tower(config: dict[str, Any], manifest: Manifest) -> Tower:
-    vision = config["vision_config"]
-    layers = int(vision["num_hidden_layers"])
-    patches = (int(vision["image_size"]) // int(vision["patch_size"])) ** 2
+def _tower(architecture: Architecture, manifest: Manifest) -> Tower:
+    vision = architecture.vision
     return Tower(
-        layers=used_blocks(config.get("vision_feature_layer", -2), layers),  # those after it are cut off
-        width=int(vision["hidden_size"]),
-        feed_forward=int(vision["intermediate_size"]),
-        tokens=max(patches, manifest.image.tokens) + (vision["model_type"] == "clip_vision_model"),
-        patch_values=int(vision.get("num_channels", 3)) * int(vision["patch_size"]) ** 2,
-        projected=int(config["text_config"]["hidden_size"]),
-        features=feature_width(config),
-        heads=int(vision["num_attention_heads"]),
+        layers=architecture.used_layers,  # those after it are cut off
+        width=vision["hidden_size"],
+        feed_forward=vision["intermediate_size"],
+        tokens=max(architecture.positions, manifest.image.tokens),
+        patch_values=vision.get("num_channels", 3) * vision["patch_size"] ** 2,
+        projected=architecture.text["hidden_size"],
+        features=architecture.feature_width,
+        heads=vision["num_attention_heads"],
     )
 
 
-def _text(manifest: Manifest, config: dict[str, Any], language: Language) -> Part:
+def _text(manifest: Manifest, architecture: Architecture, language: Language) -> Part:
     """The language model, with its embedding where that is a file of its own."""
     entry = manifest.files[manifest.file_of("language")]
     tensors = _tensor_bytes(entry)
     embedding = any(each.role == "embedding" for each in manifest.files.values())
     read = tensors
-    if not embedding and not _is_tied(config):
+    if not embedding and not architecture.says_tied:
         # The file holds the embedding beside the head, and of that one row a token is read.
         read -= min(tensors, tensors * language.head_weights // (language.token_weights + language.head_weights))
     resident = _file_bytes(manifest, "language") + (_file_bytes(manifest, "embedding") if embedding else 0)
@@ -100,10 +93,6 @@ def _blocks(manifest: Manifest, entry: FileEntry) -> str:
     stored = {name.lower(): count.bytes for name, count in entry.tensor_types.items()}
     known = [name for name in stored if (GGUF, name) in KERNELS and name not in _WIDE]
     return max(known, key=stored.__getitem__, default="")
-
-
-def _is_tied(config: dict[str, Any]) -> bool:
-    return bool(config.get("tie_word_embeddings", config["text_config"].get("tie_word_embeddings", False)))
 
 
 def _image(manifest: Manifest) -> Part:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from switchkd.architecture.architecture import Architecture
 from switchkd.errors import MissingDependencyError
 from switchkd.preprocess import Preprocess
 from switchkd.runtime.engines.engine import Floats, picture_span
@@ -64,10 +65,7 @@ class TorchVision:
 
     def __init__(self, vlm: Any, preprocess: Preprocess) -> None:
         self._vlm, self._preprocess = vlm, preprocess
-        vision, strategy = vlm.config.vision_config, vlm.config.vision_feature_select_strategy
-        class_token = vision.model_type == "clip_vision_model"
-        patches = (vision.image_size // vision.patch_size) ** 2
-        self.image_tokens: int = patches + class_token - (strategy == "default")
+        self.image_tokens: int = Architecture.of(vlm.config.to_dict()).image_tokens
 
     def encode(self, pixels: NDArray[np.uint8]) -> Floats:
         """See `VisionEncoder.encode`."""

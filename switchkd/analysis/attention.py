@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from switchkd.analysis.evaluate import Answerer
 from switchkd.analysis.figures import caption, save_figure
-from switchkd.architecture.layout import image_tokens
+from switchkd.architecture.architecture import Architecture
 from switchkd.data.questions import Question
 from switchkd.errors import SkdError
 from switchkd.pictures import open_image
@@ -37,7 +37,7 @@ def look(model: Answerer | Path, image: Path, prompt: str, layer: int | None = N
         {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}
     ]
     pixels = torch.from_numpy(answerer.preprocess(picture)).to(answerer.device, answerer.vlm.dtype)  # [3, H, W]
-    tokens = image_tokens(answerer.vlm.config.to_dict())
+    tokens = Architecture.of(answerer.vlm.config.to_dict()).image_tokens
     ids = answerer.prompt.encode(messages, image_tokens=tokens, add_generation_prompt=True).ids
     weights = image_attention(
         answerer.vlm, torch.tensor([ids], device=answerer.device), pixels[None], answerer.prompt.image_token_id
@@ -87,8 +87,7 @@ def image_attention(vlm: Any, input_ids: torch.Tensor, pixel_values: torch.Tenso
         last = vlm(input_ids=input_ids[:, -1:], past_key_values=before.past_key_values, output_attentions=True)
     weights = torch.cat(last.attentions)[:, :, 0]  # [L, heads, T]
     weights = weights[:, :, input_ids[0] == image_token_id]  # [L, heads, P]
-    vision = vlm.config.vision_config
-    side = vision.image_size // vision.patch_size
+    side = Architecture.of(vlm.config.to_dict()).grid
     return weights[:, :, -side * side :].unflatten(-1, (side, side))
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from transformers import GenerationConfig
 
+from switchkd.architecture.architecture import Architecture
 from switchkd.architecture.endings import end_token_ids
-from switchkd.architecture.layout import image_tokens, read_layout
 from switchkd.data.questions import Question
 from switchkd.errors import CheckpointError, DataError
 from switchkd.models.environment import quiet
@@ -48,7 +48,7 @@ class Answerer:
         self.vlm.to(self.device)
         self.prompt, self.preprocess = ChatPrompt.load(folder), Preprocess.load(folder)
         self._context: int = self.vlm.config.text_config.max_position_embeddings
-        self._image_tokens = image_tokens(read_layout(folder))
+        self._image_tokens = Architecture.read(folder).image_tokens
         ends = sorted(end_token_ids(folder, self.prompt))
         if not ends:
             raise CheckpointError(

@@ -9,28 +9,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from huggingface_hub import save_torch_state_dict
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
     AutoTokenizer,
-    CLIPVisionModel,
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
     PreTrainedTokenizerBase,
-    Qwen2ForCausalLM,
-    SiglipVisionModel,
 )
 
-from switchkd.architecture.layout import used_blocks
+from switchkd.architecture.architecture import supported, used_blocks
+from switchkd.architecture.families import find, known
+from switchkd.architecture.family import Language, Tower
+from switchkd.architecture.names import portable_name
 from switchkd.architecture.weights import refuse_other_kinds, weight_files
 from switchkd.errors import CheckpointError
 from switchkd.files import replacing_folder
 from switchkd.models.tokenizer import IMAGE_PAD
-
-VISION_CLASSES: dict[str, type] = {"siglip_vision_model": SiglipVisionModel, "clip_vision_model": CLIPVisionModel}
 
 
 def part_modules(vlm: LlavaForConditionalGeneration) -> dict[str, list[nn.Module]]:
@@ -67,8 +66,8 @@ def assemble(
     """A LLaVA model of two parts and a new, random projector.
 
     Args:
-        vision: a SigLIP or CLIP vision model with weights, or its configuration for random ones.
-        language: a Qwen2ForCausalLM with weights, or its configuration for random ones.
+        vision: a vision model of a known family with weights, or its configuration for random ones.
+        language: a causal language model of a known family with weights, or its configuration for random ones.
         tokenizer: the language model's; its `<|image_pad|>` becomes the image token where it has one, otherwise the
             token is added, into the embedding's spare rows where there are any.
         image_processor: the vision model's, or None for that family's defaults at the tower's size.
@@ -78,20 +77,19 @@ def assemble(
         CheckpointError: a part of an unsupported kind, or a feature layer that no block of the tower makes.
     """
     vision_config, text_config = getattr(vision, "config", vision), getattr(language, "config", language)
-    _check_parts(vision_config, text_config, feature_layer)
+    tower_family = _check_parts(vision_config, text_config, feature_layer)
     image_token_id = _image_token(tokenizer)
     tied = bool(getattr(text_config, "tie_word_embeddings", False))
-    is_clip = vision_config.model_type == "clip_vision_model"
-    if not is_clip:
-        vision_config.vision_use_head = False  # a pooling head that no feature comes from
+    for name, value in tower_family.settings.items():
+        setattr(vision_config, name, value)
     patches = (vision_config.image_size // vision_config.patch_size) ** 2
     config = LlavaConfig(
         vision_config=vision_config,
         text_config=text_config,
         image_token_index=image_token_id,
         vision_feature_layer=feature_layer,
-        # "default" drops token 0: CLIP's class token, but a real patch of SigLIP's.
-        vision_feature_select_strategy="default" if is_clip else "full",
+        # "default" drops token 0: a class token, but a real patch of a tower without one.
+        vision_feature_select_strategy="default" if tower_family.class_token else "full",
         image_seq_length=patches,
         projector_hidden_act="gelu",
         tie_word_embeddings=tied,
@@ -101,10 +99,11 @@ def assemble(
         tower = vlm.model.vision_tower
         weights = {name.removeprefix("vision_model."): tensor for name, tensor in vision.state_dict().items()}
         tower.load_state_dict({name: weights[name] for name in tower.state_dict()})
-    if isinstance(language, Qwen2ForCausalLM):
-        vlm.model.language_model.load_state_dict(language.model.state_dict())
+    if isinstance(language, nn.Module):
+        weighted: Any = language
+        vlm.model.language_model.load_state_dict(weighted.model.state_dict())
         if not tied:
-            vlm.lm_head.load_state_dict(language.lm_head.state_dict())
+            vlm.lm_head.load_state_dict(weighted.lm_head.state_dict())
     if len(tokenizer) > text_config.vocab_size:
         vlm.resize_token_embeddings(len(tokenizer))
     vlm.generation_config.eos_token_id = tokenizer.eos_token_id
@@ -115,20 +114,20 @@ def assemble(
         patch_size=vision_config.patch_size,
         vision_feature_select_strategy=config.vision_feature_select_strategy,
         image_token=tokenizer.convert_ids_to_tokens(image_token_id),
-        num_additional_image_tokens=1 if is_clip else 0,
+        num_additional_image_tokens=int(tower_family.class_token),
         chat_template=(resources.files("switchkd.models") / "chatml.jinja").read_text(),
     )
     return vlm, processor
 
 
-def _check_parts(vision_config: Any, text_config: Any, feature_layer: int) -> None:
-    if vision_config.model_type not in VISION_CLASSES:
-        raise CheckpointError(
-            f"The vision part is a '{vision_config.model_type}'; supported are {', '.join(VISION_CLASSES)}."
-        )
-    if text_config.model_type != "qwen2":
-        raise CheckpointError(f"The language part is a '{text_config.model_type}'; supported is qwen2.")
+def _check_parts(vision_config: Any, text_config: Any, feature_layer: int) -> Tower:
+    tower = find(Tower, vision_config.model_type)
+    if tower is None:
+        raise CheckpointError(f"The vision part is a '{vision_config.model_type}'; {supported(Tower)}.")
+    if find(Language, text_config.model_type) is None:
+        raise CheckpointError(f"The language part is a '{text_config.model_type}'; {supported(Language)}.")
     used_blocks(feature_layer, vision_config.num_hidden_layers)
+    return tower
 
 
 def _image_token(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -142,34 +141,32 @@ def _image_token(tokenizer: PreTrainedTokenizerBase) -> int:
 
 def default_image_processor(vision_config: Any) -> Any:
     """The image processor that belongs to a tower of this family and size."""
-    from transformers import CLIPImageProcessor, SiglipImageProcessor
-
-    side = vision_config.image_size
-    if vision_config.model_type == "clip_vision_model":
-        return CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
-    # SigLIP stretches to the exact size with a bicubic filter.
-    return SiglipImageProcessor(
-        size={"height": side, "width": side}, resample=3, image_mean=[0.5] * 3, image_std=[0.5] * 3
-    )
+    tower = find(Tower, vision_config.model_type)
+    assert tower is not None
+    return getattr(transformers, tower.processor_class)(**tower.processor(vision_config.image_size))
 
 
 def load_vision(folder: Path) -> nn.Module:
-    """A SigLIP or CLIP tower, alone or out of a full two-tower or LLaVA checkpoint."""
+    """A tower of a known family, alone or out of a full two-tower or LLaVA checkpoint."""
     config = read_config(folder)
     if config.model_type == "llava":
         return load_vlm(folder).model.vision_tower
     kind = getattr(config, "vision_config", config).model_type
-    if kind not in VISION_CLASSES:
-        raise CheckpointError(f"{folder} holds a '{kind}'; a vision part is one of {', '.join(VISION_CLASSES)}.")
-    return _load(VISION_CLASSES[kind], folder)
+    return _load(_model_class(Tower, kind, f"{folder} holds a '{kind}'; a vision part"), folder)
 
 
-def load_language(folder: Path) -> Qwen2ForCausalLM:
-    """A Qwen2 language model."""
+def load_language(folder: Path) -> Any:
+    """A causal language model of a known family."""
     kind = read_config(folder).model_type
-    if kind != "qwen2":
-        raise CheckpointError(f"{folder} holds a '{kind}'; a language part is a qwen2 model.")
-    return _load(Qwen2ForCausalLM, folder)
+    return _load(_model_class(Language, kind, f"{folder} holds a '{kind}'; a language part"), folder)
+
+
+def _model_class(kind: type[Tower] | type[Language], name: str, refusal: str = "") -> Any:
+    """transformers' class of a family. Raises CheckpointError, beginning with `refusal`, for one that isn't known."""
+    family = find(kind, name)
+    if family is None:
+        raise CheckpointError(f"{refusal} is one of {', '.join(each.name for each in known(kind))}.")
+    return getattr(transformers, family.model_class)
 
 
 def load_vlm(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
@@ -193,7 +190,7 @@ def _load(cls: type, folder: Path, dtype: torch.dtype = torch.float32) -> Any:
     except Exception as error:
         raise CheckpointError(f"The weights in {folder} can't be read: {_first_line(error)}") from error
     # A silently re-initialised part would train on, or distil, noise.
-    missing = [key for key in report["missing_keys"] if "vision_model.head" not in key and ".head." not in key]
+    missing = [key for key in report["missing_keys"] if ".head." not in key]  # a tower's, which no feature comes from
     if missing:
         raise CheckpointError(f"The weights in {folder} are incomplete: {len(missing)} missing, first {missing[0]}.")
     if report.get("mismatched_keys"):
@@ -237,23 +234,15 @@ def save_vlm(vlm: LlavaForConditionalGeneration, folder: Path, processor_from: L
 
 
 def portable_state_dict(vlm: LlavaForConditionalGeneration) -> dict[str, Tensor]:
-    """The weights under the names that every transformers reads: 4.57 takes newer names for an unknown tower and
-    initialises it at random with no more than a warning."""
-    prefixes = {
-        "model.vision_tower.": "vision_tower.vision_model.",
-        "model.multi_modal_projector.": "multi_modal_projector.",
-        "model.language_model.": "language_model.model.",
-        "lm_head.": "language_model.lm_head.",
-    }
+    """The weights under the names that every transformers reads."""
     tied = vlm.config.tie_word_embeddings
     weights: dict[str, Tensor] = {}
     for name, tensor in vlm.state_dict().items():
         if tied and name.startswith("lm_head."):
             continue
-        prefix = next(prefix for prefix in prefixes if name.startswith(prefix))
         # DeepSpeed keeps parameters as views of one long buffer, which a file would hold whole for each.
         is_view = tensor.untyped_storage().nbytes() > tensor.nbytes
-        weights[prefixes[prefix] + name.removeprefix(prefix)] = tensor.clone() if is_view else tensor
+        weights[portable_name(name)] = tensor.clone() if is_view else tensor
     return weights
 
 
@@ -309,13 +298,13 @@ def save_part(vlm: Any, part: str, folder: Path, processor_from: Path) -> None:
     tokenizer. The inverse of `assemble`."""
     with replacing_folder(folder) as partial:
         if part == "vision":
-            tower = VISION_CLASSES[vlm.config.vision_config.model_type](vlm.config.vision_config)
+            tower = _model_class(Tower, vlm.config.vision_config.model_type)(vlm.config.vision_config)
             inner = getattr(tower, "vision_model", tower)
             inner.load_state_dict(vlm.model.vision_tower.state_dict())
             tower.to(vlm.dtype).save_pretrained(partial)
             AutoImageProcessor.from_pretrained(processor_from, backend="pil").save_pretrained(partial)
         else:
-            language = Qwen2ForCausalLM(vlm.config.text_config)
+            language = _model_class(Language, vlm.config.text_config.model_type)(vlm.config.text_config)
             language.model.load_state_dict(vlm.model.language_model.state_dict())
             language.lm_head.load_state_dict(vlm.lm_head.state_dict())
             language.to(vlm.dtype).save_pretrained(partial)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
-from switchkd.architecture.layout import feature_width, image_tokens, read_layout, used_blocks
+from switchkd.architecture.architecture import Architecture
 from switchkd.errors import CompatibilityError
 from switchkd.preprocess import Preprocess
 
@@ -24,9 +23,9 @@ def check_compatibility(teacher: Path, student: Path) -> None:
         CheckpointError: a folder is none of LLaVA, or the student reads a feature layer that no block makes.
     """
     _check_tokens(_vocabulary(teacher), _vocabulary(student), teacher, student)
-    ours = read_layout(student)
-    used_blocks(ours.get("vision_feature_layer", -2), ours["vision_config"]["num_hidden_layers"], student)
-    _check_vision(read_layout(teacher), ours)
+    ours = Architecture.read(student)
+    _ = ours.used_layers  # refuses a layer that isn't there
+    _check_vision(Architecture.read(teacher), ours)
     if Preprocess.load(teacher) != Preprocess.load(student):
         raise CompatibilityError(
             "Teacher and student prepare pictures differently (size, filter, mean or deviation), but they look at the "
@@ -54,15 +53,15 @@ def _check_tokens(theirs: dict[str, int], ours: dict[str, int], teacher: Path, s
         )
 
 
-def _check_vision(theirs: dict[str, Any], ours: dict[str, Any]) -> None:
-    if feature_width(theirs) != feature_width(ours):
+def _check_vision(theirs: Architecture, ours: Architecture) -> None:
+    if theirs.feature_width != ours.feature_width:
         raise CompatibilityError(
-            f"The teacher's projector reads vision features of width {feature_width(theirs)}, the student's tower gives "
-            f"{feature_width(ours)}; the switch needs equal widths: take the same tower architecture."
+            f"The teacher's projector reads vision features of width {theirs.feature_width}, the student's tower gives "
+            f"{ours.feature_width}; the switch needs equal widths: take the same tower architecture."
         )
-    if image_tokens(theirs) != image_tokens(ours):
+    if theirs.image_tokens != ours.image_tokens:
         raise CompatibilityError(
-            f"A picture is {image_tokens(theirs)} tokens for the teacher and {image_tokens(ours)} for the student; the "
+            f"A picture is {theirs.image_tokens} tokens for the teacher and {ours.image_tokens} for the student; the "
             "switch needs equal numbers: take the same picture size, patch size and feature selection."
         )
 

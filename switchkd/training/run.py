@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from transformers import AutoConfig
 
+from switchkd.architecture.families import NEW
 from switchkd.architecture.references import resolve_checkpoint
 from switchkd.data.roadscenes import corpus, write_roadscenes
 from switchkd.errors import RecipeError, SkdError
@@ -202,7 +203,7 @@ class Run:
         """A part is trained inside a whole model of which the rest is thrown away."""
         if part.kind == "language":
             inputs: dict[str, Any] = {"language": dict(part.shape), "vision": dict(part.vision)}
-            language: Any = lambda: AutoConfig.for_model("qwen2", **self._with_rows(part.shape))  # noqa: E731
+            language: Any = lambda: _new_config("language", self._with_rows(part.shape))  # noqa: E731
             vision_shape = part.vision
         else:
             companion = self.part(part.language)
@@ -212,8 +213,7 @@ class Run:
         inputs |= {"seed": self.recipe.seed, "rows": self.recipe.tokenizer_rows}
 
         def build() -> Any:
-            vision = AutoConfig.for_model("siglip_vision_model", vision_use_head=False, **vision_shape)
-            return assemble(vision, language(), load_tokenizer(self._tokenizer()))
+            return assemble(_new_config("vision", vision_shape), language(), load_tokenizer(self._tokenizer()))
 
         start = self._build_start(name, inputs, build)
         trained = self._train(name, start, part.stages, self._settings)
@@ -311,3 +311,8 @@ class Run:
 
 def _fingerprint(inputs: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _new_config(kind: str, shape: Mapping[str, Any]) -> Any:
+    """The transformers configuration of a part that is trained from nothing."""
+    return AutoConfig.for_model(**{"model_type": NEW[kind], **shape})

@@ -20,8 +20,8 @@ from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback
 
 import switchkd
+from switchkd.architecture.architecture import Architecture
 from switchkd.architecture.endings import require_learned_end
-from switchkd.architecture.layout import image_tokens, read_layout
 from switchkd.computer import usable_processors
 from switchkd.data.checking import check_data
 from switchkd.data.index import Source
@@ -189,7 +189,7 @@ def open_data(
         job.data_file,
         job.images,
         prompt,
-        image_tokens=image_tokens(read_layout(job.student)),
+        image_tokens=Architecture.read(job.student).image_tokens,
         max_length=job.data.max_length,
         verify="full" if job.data.verify == "full" else "header",
         follow_links=job.data.follow_links,

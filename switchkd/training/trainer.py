@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
 
-from switchkd.architecture.layout import used_blocks
+from switchkd.architecture.architecture import Architecture
 from switchkd.data.sampler import LengthGroupedSampler
 from switchkd.errors import DataError
 from switchkd.losses.objective import Objective, Terms
@@ -34,14 +34,16 @@ def freeze_parts(student: SwitchStudent, trainable: Iterable[str]) -> None:
     """Freezes every part that isn't named, and those layers of the tower that no feature passes through (they would get
     no gradient, on which data-parallel training waits)."""
     student.requires_grad_(False)
-    modules = part_modules(student)
+    parts = part_modules(student)
     for part in trainable:
-        for module in modules[part]:
+        for module in parts[part]:
             module.requires_grad_(True)
     tower = student.model.vision_tower
     blocks = tower.encoder.layers
-    unused = [*blocks[used_blocks(student.config.vision_feature_layer, len(blocks)) :]]
-    unused += [getattr(tower, name) for name in ("post_layernorm", "head") if hasattr(tower, name)]
+    architecture = Architecture.of(student.config.to_dict())
+    unused = [*blocks[architecture.used_layers :]]
+    modules = dict(tower.named_modules())
+    unused += [modules[name] for name in architecture.tower.unused if name in modules]
     for module in unused:
         module.requires_grad_(False)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from support.training import train
 
-from switchkd.architecture.layout import used_blocks
+from switchkd.architecture.architecture import used_blocks
 from switchkd.errors import CheckpointError
 from switchkd.export.checkpoint import Checkpoint
 from switchkd.models.init import from_shapes
@@ -57,7 +57,7 @@ def test_what_the_others_can_be_trained_and_exported(tmp_path, student_folder, t
     assert trained == [True] * used + [False] * (BLOCKS - used)
     reader = Checkpoint(folder)
     blocks = {name.split(".")[3] for name in reader.tensors if name.startswith("vision_tower.encoder.layers.")}
-    assert reader.used_layers == used and blocks == {str(number) for number in range(used)}
+    assert reader.architecture.used_layers == used and blocks == {str(number) for number in range(used)}
     pixels = torch.randn(1, 3, 56, 56, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         chosen = tower(pixels, output_hidden_states=True).hidden_states[layer]

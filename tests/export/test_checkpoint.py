@@ -8,8 +8,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from support.llava_models import make_checkpoint
 
+from switchkd.architecture.names import plain_name
 from switchkd.errors import CheckpointError
-from switchkd.export.checkpoint import Checkpoint, plain_name
+from switchkd.export.checkpoint import Checkpoint
 from switchkd.export.exporter import exporter_for
 from switchkd.models.vlm import load_vlm
 
@@ -93,7 +94,7 @@ def test_defaults_that_config_leaves_out(folder):
     ("values", "reason"),
     [
         ({"model_type": "qwen2_vl"}, "not a LLaVA model"),
-        ({"vision_config.model_type": "dinov2"}, "supported are siglip_vision_model"),
+        ({"vision_config.model_type": "dinov2"}, "supported are clip_vision_model, siglip_vision_model"),
         ({"text_config.model_type": "llama"}, "supported is qwen2"),
         ({"vision_feature_layer": [1, 2]}, "several feature layers"),
         ({"vision_feature_layer": 0}, "student: Feature layer 0 can't be read: the tower has the layers 1 to 3"),

@@ -4,7 +4,7 @@ import pytest
 import torch
 from support.llava_models import make_model
 
-from switchkd.architecture.layout import image_tokens, read_layout
+from switchkd.architecture.architecture import Architecture
 from switchkd.data.index import Source, build_index
 from switchkd.data.llava import Collator, LlavaDataset
 from switchkd.losses.objective import Objective
@@ -17,7 +17,7 @@ from switchkd.training.recipe import Distillation
 
 def make_batch(folder, data, rows=None):
     prompt = ChatPrompt.load(folder)
-    source = Source(*data, prompt, image_tokens=image_tokens(read_layout(folder)), max_length=2048)
+    source = Source(*data, prompt, image_tokens=Architecture.read(folder).image_tokens, max_length=2048)
     dataset = LlavaDataset(source, build_index(source), Preprocess.load(folder))
     batch = Collator(0)([dataset[index] for index in (rows or range(len(dataset)))])
     batch.pop("bad")

@@ -1,0 +1,133 @@
+"""What a family of parts is: all in which one family differs from another, as data. Each has its file in `families/`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from switchkd.errors import CheckpointError
+
+Settings = Mapping[str, Any]  # a part of config.json
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One tensor of a part, or one of each of its blocks."""
+
+    name: str  # in a checkpoint, behind the part's or the block's prefix
+    shape: tuple[str | int, ...]  # names of the part's sizes, or numbers
+    gguf: str  # in a GGUF file, behind the block's prefix
+    exact: bool = False  # float32 whatever a file's precision: norms, biases and positions are small and sensitive
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor that a part has by its configuration."""
+
+    name: str  # in a checkpoint, in the one spelling of `switchkd.architecture.names`
+    shape: tuple[int, ...]
+    gguf: str  # in a GGUF file
+    exact: bool
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A setting with which a family can be trained and not exported."""
+
+    what: str  # for docs/families.md
+    found: Callable[[Settings], bool]  # in the part's complete settings
+    message: str  # one line; {folder} and the settings are filled in
+
+
+@dataclass(frozen=True)
+class Family:
+    """What all kinds of parts have."""
+
+    name: str  # `model_type` of its part of config.json; of a projector `projector_type`, which LLaVA's own leaves out
+    title: str  # for people
+    prefix: str  # of its tensors in a checkpoint
+    before: tuple[Weight, ...]  # the tensors, in the order in which files hold them: before the blocks …
+    block: tuple[Weight, ...] = ()  # … of each block …
+    after: tuple[Weight, ...] = ()  # … and after them
+    blocks: tuple[str, str] = ("", "")  # a block's prefix in a checkpoint and in GGUF, with {layer}
+    defaults: Settings = field(default_factory=dict)  # what transformers assumes where config.json says nothing
+    refusals: tuple[Refusal, ...] = ()
+
+    def complete(self, given: Settings) -> dict[str, Any]:
+        """Settings with what config.json leaves out."""
+        return {**self.defaults, **given}
+
+    def refuse(self, settings: Settings, folder: Path) -> None:
+        """Raises CheckpointError for complete settings with which no export is supported, naming the first."""
+        for refusal in self.refusals:
+            if refusal.found(settings):
+                raise CheckpointError(refusal.message.format_map({**settings, "folder": folder}))
+
+    def tensors(self, sizes: Mapping[str, int], layers: int = 0) -> Iterator[Tensor]:
+        """Every tensor that answers depend on.
+
+        Args:
+            sizes: what the weights' shapes are made of.
+            layers: blocks that are used, counted from the input.
+        """
+        for weight in self.before:
+            yield self._tensor(weight, sizes)
+        for layer in range(layers):
+            for weight in self.block:
+                yield self._tensor(weight, sizes, *(prefix.format(layer=layer) for prefix in self.blocks))
+        for weight in self.after:
+            yield self._tensor(weight, sizes)
+
+    def _tensor(self, weight: Weight, sizes: Mapping[str, int], source: str = "", target: str = "") -> Tensor:
+        shape = tuple(size if isinstance(size, int) else sizes[size] for size in weight.shape)
+        return Tensor(f"{self.prefix}{source}{weight.name}", shape, f"{target}{weight.gguf}", weight.exact)
+
+
+@dataclass(frozen=True)
+class Tower(Family):
+    """A family of vision towers. Sizes: width, feed_forward, patch, positions."""
+
+    model_class: str = ""  # in transformers
+    processor_class: str = ""  # in transformers, the image processor's
+    processor: Callable[[int], dict[str, Any]] = dict  # its arguments, by the tower's side in pixels
+    crops: bool = False  # whether that cuts a square out of the picture where its settings don't say; else it stretches
+    class_token: bool = False  # a token in front of the patches, which the projector doesn't see
+    unused: tuple[str, ...] = ()  # modules and tensors that no feature passes through, behind the prefix
+    settings: Settings = field(default_factory=dict)  # that a new model's tower gets
+
+
+@dataclass(frozen=True)
+class Projector(Family):
+    """A family of projectors, from the tower's features to the language model's width. Sizes: features, width."""
+
+    gguf_type: str = ""  # llama.cpp's `clip.projector_type`
+
+
+@dataclass(frozen=True)
+class Language(Family):
+    """A family of language models. Sizes: width, feed_forward, queries, keys, rows."""
+
+    model_class: str = ""  # in transformers, and by which onnxruntime-genai's builder knows it
+    gguf_architecture: str = ""  # llama.cpp's `general.architecture`
+    gguf_splits: Mapping[str, str] = field(default_factory=dict)  # tokenizer.json's pattern of words → llama.cpp's name
+    head: Weight = Weight(
+        "weight", ("rows", "width"), "output.weight"
+    )  # behind "lm_head.", where it isn't the embedding
+
+
+def affine(name: str, gguf: str, outputs: str, inputs: str) -> tuple[Weight, Weight]:
+    """A matrix and its bias."""
+    return (
+        Weight(f"{name}.weight", (outputs, inputs), f"{gguf}.weight"),
+        Weight(f"{name}.bias", (outputs,), f"{gguf}.bias", exact=True),
+    )
+
+
+def norm(name: str, gguf: str) -> tuple[Weight, Weight]:
+    """A norm's factors and offsets."""
+    return (
+        Weight(f"{name}.weight", ("width",), f"{gguf}.weight", exact=True),
+        Weight(f"{name}.bias", ("width",), f"{gguf}.bias", exact=True),
+    )
