@@ -152,9 +152,7 @@ def _check_exportable(architecture: Architecture, folder: Path) -> None:
             f"{folder} says vision_feature_select_strategy = {architecture.select_strategy}; with a {tower.name} only "
             f"'{architecture.patches_alone}' is supported, which passes every patch and no class token."
         )
-    tower.refuse(architecture.vision, folder)
-    architecture.projector.refuse(architecture.projector.complete(architecture.config), folder)
     text = architecture.text
-    architecture.language.refuse(text, folder)
     if not text.get("head_dim") and text["hidden_size"] % text["num_attention_heads"]:
         raise CheckpointError(f"{folder}: hidden_size {text['hidden_size']} isn't a multiple of its attention heads.")
+    architecture.require(folder)

@@ -27,9 +27,6 @@ def write_language(checkpoint: Checkpoint, path: Path, precision: str) -> None:
     writer.add_feed_forward_length(text["intermediate_size"])
     writer.add_head_count(text["num_attention_heads"])
     writer.add_head_count_kv(text["num_key_value_heads"])
-    if architecture.head_width * text["num_attention_heads"] != text["hidden_size"]:
-        writer.add_key_length(architecture.head_width)
-        writer.add_value_length(architecture.head_width)
     writer.add_layer_norm_rms_eps(text["rms_norm_eps"])
     writer.add_rope_freq_base(text["rope_theta"])
     _add_tokenizer(writer, checkpoint)

@@ -10,32 +10,44 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from switchkd.errors import CheckpointError
+from switchkd.architecture.family import Refusal, refuse
 from switchkd.export.checkpoint import Checkpoint
 from switchkd.export.gguf.writer import new_writer, write_tensors
 
 _ACTIVATIONS = {"gelu_pytorch_tanh": True, "gelu": True, "quick_gelu": False}  # → clip.use_gelu
 
 
+# Towers that llama.cpp would run wrongly.
+REFUSALS = (
+    Refusal(
+        "an activation that llama.cpp doesn't have",
+        lambda settings: settings["hidden_act"] not in _ACTIVATIONS,
+        f"The tower of {{folder}} has the activation '{{hidden_act}}'; llama.cpp has {', '.join(_ACTIVATIONS)}.",
+    ),
+    Refusal(
+        "intermediate_size = hidden_size: it takes the two feed-forward matrices for one another",
+        lambda settings: settings["intermediate_size"] == settings["hidden_size"],
+        "The tower of {folder} has intermediate_size = hidden_size = {hidden_size}, in which case llama.cpp takes the two "
+        "feed-forward matrices for one another.",
+    ),
+    Refusal(
+        "hidden_size that isn't a multiple of num_attention_heads",
+        lambda settings: settings["hidden_size"] % settings["num_attention_heads"] > 0,
+        "The tower of {folder}: hidden_size isn't a multiple of num_attention_heads.",
+    ),
+    Refusal(
+        "pixels that are rescaled by another factor than 1/255",
+        lambda settings: abs(255 * settings["rescale_factor"] - 1) > 1e-6,
+        "{folder} rescales pixels by {rescale_factor}; llama.cpp by 1/255.",
+    ),
+)
+
+
 def check_vision(checkpoint: Checkpoint) -> None:
     """Raises CheckpointError for a tower that llama.cpp would run wrongly, naming the reason."""
-    vision, folder = checkpoint.vision, checkpoint.folder
-    if vision["hidden_act"] not in _ACTIVATIONS:
-        known = ", ".join(_ACTIVATIONS)
-        raise CheckpointError(
-            f"The tower of {folder} has the activation '{vision['hidden_act']}'; llama.cpp has {known}."
-        )
-    if vision["intermediate_size"] == vision["hidden_size"]:
-        raise CheckpointError(
-            f"The tower of {folder} has intermediate_size = hidden_size = {vision['hidden_size']}, "
-            "in which case llama.cpp takes the two feed-forward matrices for one another."
-        )
-    if vision["hidden_size"] % vision["num_attention_heads"]:
-        raise CheckpointError(f"The tower of {folder}: hidden_size isn't a multiple of num_attention_heads.")
-    if abs(255 * checkpoint.preprocess.rescale_factor - 1) > 1e-6:
-        raise CheckpointError(
-            f"{folder} rescales pixels by {checkpoint.preprocess.rescale_factor}; llama.cpp by 1/255."
-        )
+    checkpoint.architecture.require(checkpoint.folder, "gguf")
+    factor = checkpoint.preprocess.rescale_factor
+    refuse(REFUSALS, checkpoint.vision | {"rescale_factor": factor}, checkpoint.folder)
 
 
 def write_vision(checkpoint: Checkpoint, path: Path, precision: str) -> None:

@@ -89,7 +89,7 @@ def _seeing(job: Quantization) -> list[Probe]:
 def _decoder_inputs(job: Quantization, embeds: Floats) -> Feeds:
     """A prompt [T, W] with an empty memory."""
     text = job.checkpoint.text
-    heads, width = text["num_key_value_heads"], text["hidden_size"] // text["num_attention_heads"]
+    heads, width = text["num_key_value_heads"], job.checkpoint.architecture.head_width
     empty = np.empty((1, heads, 0, width), np.float32)
     return {
         "inputs_embeds": embeds[None],

@@ -13,22 +13,31 @@ from typing import Any
 
 import numpy as np
 
-from switchkd.errors import CheckpointError, SkdError
+from switchkd.architecture.family import Refusal, refuse
+from switchkd.errors import SkdError
 from switchkd.export.checkpoint import Checkpoint
 from switchkd.export.onnx.graph import save_graph, small_graph
 
 KEEP = "num_logits_to_keep"
 
 
+REFUSALS = (
+    Refusal(
+        "heads that aren't a multiple of 16 wide, or more for keys than divide the others: its fused attention",
+        lambda settings: bool(
+            settings["head_width"] % 16 or settings["num_attention_heads"] % settings["num_key_value_heads"]
+        ),
+        "The attention of {folder} ({num_attention_heads} heads of {head_width}, {num_key_value_heads} for keys) isn't one that "
+        "ONNX Runtime's fused attention computes: heads must be a multiple of 16 wide, and those for keys divide the others.",
+    ),
+)
+
+
 def check_language(checkpoint: Checkpoint) -> None:
     """Raises CheckpointError for a shape that ONNX Runtime's fused attention doesn't take, naming it."""
-    text, head = checkpoint.text, checkpoint.architecture.head_width
-    if head % 16 or text["num_attention_heads"] % text["num_key_value_heads"]:
-        raise CheckpointError(
-            f"The attention of {checkpoint.folder} ({text['num_attention_heads']} heads of {head}, "
-            f"{text['num_key_value_heads']} for keys) isn't one that ONNX Runtime's fused attention computes: "
-            "heads must be a multiple of 16 wide, and those for keys divide the others."
-        )
+    architecture, folder = checkpoint.architecture, checkpoint.folder
+    architecture.require(folder, "onnx")
+    refuse(REFUSALS, checkpoint.text | {"head_width": architecture.head_width}, folder)
 
 
 def write_decoder(checkpoint: Checkpoint, path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from switchkd.architecture.config_json import read_config_json
 from switchkd.architecture.families import find, known
-from switchkd.architecture.family import Family, Language, Projector, Tensor, Tower
+from switchkd.architecture.family import Family, Language, Projector, Tensor, Tower, refuse
 from switchkd.errors import CheckpointError
 
 _Kind = TypeVar("_Kind", bound=Family)
@@ -52,6 +52,19 @@ class Architecture:
         text["rope_theta"] = rope.get("rope_theta", text["rope_theta"])
         text["rope_type"] = rope.get("rope_type", rope.get("type", "default"))
         return cls(config, tower, projector, language, tower.complete(vision), text, folder)
+
+    def require(self, folder: Path, format: str = "") -> None:
+        """Raises CheckpointError where a part's family or settings have no place in a format; "": in any."""
+        for family, settings in (
+            (self.tower, self.vision),
+            (self.projector, self.projector.complete(self.config)),
+            (self.language, self.text | {"head_width": self.head_width}),
+        ):
+            if format in family.lacks:
+                raise CheckpointError(
+                    f"{folder}: {family.title} can't be exported to {format}: {family.lacks[format]}."
+                )
+            refuse(family.refusals, settings, folder, format)
 
     @property
     def feature_layers(self) -> int | Sequence[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,11 +34,19 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A setting with which a family can be trained and not exported."""
+    """A setting with which a part can be trained and not exported."""
 
     what: str  # for docs/families.md
     found: Callable[[Settings], bool]  # in the part's complete settings
     message: str  # one line; {folder} and the settings are filled in
+    format: str = ""  # that refuses it; empty: every one
+
+
+def refuse(refusals: Iterable[Refusal], settings: Settings, folder: Path, format: str = "") -> None:
+    """Raises CheckpointError for the first setting that a format refuses, or with no format that every one does."""
+    for refusal in refusals:
+        if refusal.format == format and refusal.found(settings):
+            raise CheckpointError(refusal.message.format_map({**settings, "folder": folder}))
 
 
 @dataclass(frozen=True)
@@ -54,16 +62,11 @@ class Family:
     blocks: tuple[str, str] = ("", "")  # a block's prefix in a checkpoint and in GGUF, with {layer}
     defaults: Settings = field(default_factory=dict)  # what transformers assumes where config.json says nothing
     refusals: tuple[Refusal, ...] = ()
+    lacks: Settings = field(default_factory=dict)  # format that can't hold it → why, as part of a sentence
 
     def complete(self, given: Settings) -> dict[str, Any]:
         """Settings with what config.json leaves out."""
         return {**self.defaults, **given}
-
-    def refuse(self, settings: Settings, folder: Path) -> None:
-        """Raises CheckpointError for complete settings with which no export is supported, naming the first."""
-        for refusal in self.refusals:
-            if refusal.found(settings):
-                raise CheckpointError(refusal.message.format_map({**settings, "folder": folder}))
 
     def tensors(self, sizes: Mapping[str, int], layers: int = 0) -> Iterator[Tensor]:
         """Every tensor that answers depend on.

@@ -12,6 +12,7 @@ from switchkd.architecture.names import plain_name
 from switchkd.errors import CheckpointError
 from switchkd.export.checkpoint import Checkpoint
 from switchkd.export.exporter import exporter_for
+from switchkd.export.folder import ExportRequest, run_export
 from switchkd.models.vlm import load_vlm
 
 
@@ -177,3 +178,18 @@ def test_tokenizers_that_llama_cpp_would_split_otherwise(folder):
     path.write_text(json.dumps(tokenizer))
     with pytest.raises(CheckpointError, match="doesn't split text as Qwen2's"):
         plan(folder)
+
+
+def test_heads_of_their_own_width(tmp_path):
+    """What llama.cpp's graph of a family takes for granted is refused there alone."""
+    wide = make_checkpoint(tmp_path / "wide", text={"head_dim": 32})
+    with pytest.raises(CheckpointError, match="heads of 32, and llama"):
+        plan(wide)
+    cache = exporter_for("onnx").plan(Checkpoint(wide), "q8", None).contract.inputs["past_key_values.0.key"]
+    assert cache[-1] == 32
+
+
+@pytest.mark.slow
+def test_heads_of_their_own_width_are_exported(tmp_path):
+    wide = make_checkpoint(tmp_path / "wide", text={"head_dim": 32}, feature_layer=-2)
+    run_export(ExportRequest(wide, tmp_path / "export", format="onnx", quant="q8", threads=1))  # proves its logits

@@ -1,6 +1,8 @@
 """Small LLaVA checkpoints with random, non-zero weights and biases, and a picture to show them."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -24,6 +26,7 @@ def make_checkpoint(
     width: int = 64,
     vision_width: int = 96,
     seed: int = 0,
+    text: Mapping[str, Any] | None = None,
     **vision_settings,
 ) -> Path:
     """A checkpoint in the real shapes' proportions, with widths that quantize: multiples of 32, heads of 16 and 24."""
@@ -36,7 +39,7 @@ def make_checkpoint(
 
     words = folder.with_name(f"{folder.name}-words")
     save_tokenizer(train_tokenizer(SENTENCES, 400), words)
-    text = {
+    language = {
         **load_shape("qwen2.5-0.5b", shrink=True),
         "hidden_size": width,
         "intermediate_size": 160,
@@ -44,6 +47,7 @@ def make_checkpoint(
         "num_key_value_heads": 2,
         "vocab_size": 410,
         "tie_word_embeddings": tied,
+        **(text or {}),
     }
     tower = {
         **load_shape(vision, shrink=True),
@@ -53,7 +57,7 @@ def make_checkpoint(
         **vision_settings,
     }
     torch.manual_seed(seed)
-    configs = [AutoConfig.for_model(**settings) for settings in (tower, text)]
+    configs = [AutoConfig.for_model(**settings) for settings in (tower, language)]
     vlm, processor = assemble(*configs, load_tokenizer(words), feature_layer=feature_layer)
     for parameter in vlm.parameters():
         if parameter.ndim > 1:

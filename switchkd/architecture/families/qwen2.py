@@ -53,6 +53,12 @@ FAMILY = Language(
             lambda settings: settings["hidden_act"] != "silu",
             "The language model of {folder} has the activation '{hidden_act}', not silu.",
         ),
+        Refusal(
+            "heads of another width than hidden_size / num_attention_heads",
+            lambda settings: settings["head_width"] * settings["num_attention_heads"] != settings["hidden_size"],
+            "{folder} has heads of {head_width}, and llama.cpp's qwen2 takes none but hidden_size / num_attention_heads.",
+            format="gguf",
+        ),
     ),
     model_class="Qwen2ForCausalLM",
     gguf_architecture="qwen2",

@@ -32,7 +32,7 @@ def make_export(
         "tie_word_embeddings": tied,
         "vision_feature_layer": layer,
         "vision_config": load_shape(vision),
-        "text_config": load_shape("qwen2.5-0.5b"),
+        "text_config": load_shape("qwen2.5-0.5b") | {"tie_word_embeddings": tied},
     }
     (folder / "config.json").write_text(json.dumps(config))
     files = files or {"language.gguf": ("language", 350_000_000), "mmproj.gguf": ("vision", 802_000_000)}
@@ -144,7 +144,7 @@ def test_what_is_no_export_is_told(tmp_path):
     folder = make_export(tmp_path / "export")
     config = json.loads((folder / "config.json").read_text())
     for part, key in (("text_config", "hidden_size"), ("vision_config", "patch_size")):
-        broken = {**config, part: {name: value for name, value in config[part].items() if name != key}}
+        broken = {**config, part: {**config[part], key: "wide"}}
         (folder / "config.json").write_text(json.dumps(broken))
         manifest = json.loads((folder / "manifest.json").read_text())
         manifest["files"]["config.json"]["bytes"] = (folder / "config.json").stat().st_size
