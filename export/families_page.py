@@ -12,7 +12,7 @@ from switchkd.architecture.family import Family, Language, Projector, Refusal, T
 from switchkd.export.gguf import vision as gguf_vision
 from switchkd.export.onnx import language as onnx_language
 
-_KINDS = {"vision tower": Tower, "projector": Projector, "language model": Language}
+_KINDS: dict[str, type[Family]] = {"vision tower": Tower, "projector": Projector, "language model": Language}
 _FORMATS = {"gguf": "GGUF", "onnx": "ONNX"}
 _BY_FORMAT = {
     "GGUF, the vision tower": gguf_vision.REFUSALS,

@@ -94,7 +94,7 @@ class Tower(Family):
 
     model_class: str = ""  # in transformers
     processor_class: str = ""  # in transformers, the image processor's
-    processor: Callable[[int], dict[str, Any]] = dict  # its arguments, by the tower's side in pixels
+    processor: Callable[[int], dict[str, Any]] = lambda side: {}  # its arguments, by the tower's side in pixels
     crops: bool = False  # whether that cuts a square out of the picture where its settings don't say; else it stretches
     class_token: bool = False  # a token in front of the patches, which the projector doesn't see
     unused: tuple[str, ...] = ()  # modules and tensors that no feature passes through, behind the prefix
