@@ -108,7 +108,7 @@ def test_a_signal_stops_all_of_it_and_the_same_command_goes_on(tmp_path, student
     assert not list(stages.glob("student-*/stage.json"))
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_the_command_is_resumable_and_shares_what_it_can(tmp_path, monkeypatch, student_folder, teacher_folder, jobs):
     monkeypatch.chdir(tmp_path)
     settings = {

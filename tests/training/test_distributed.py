@@ -114,6 +114,7 @@ def test_signals_to_the_launcher(tmp_path):
         process.kill()
 
 
+@pytest.mark.slow
 def test_a_stopped_launcher_saves_and_goes_on(tmp_path, student_folder, teacher_folder, mixed_data):
     """A signal to `skd` reaches the workers as a request; the resumed run repeats the uninterrupted trace."""
     tune = {

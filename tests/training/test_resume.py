@@ -13,14 +13,12 @@ from support.forked import Command
 from support.mounts import small_disk, with_mounts
 from support.training import write_mixed
 
-KILLS = 10
-
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory, student_folder, teacher_folder, road_scenes) -> Path:
     """A short distillation through the real command, with a checkpoint after each step."""
     file, images = write_mixed(tmp_path_factory.mktemp("data"), road_scenes)
-    tune = {"data": "mixed", "distill": True, "steps": 60, "batch_size": 4, "micro_batch": 2, "learning_rate": 1e-3}
+    tune = {"data": "mixed", "distill": True, "steps": 44, "batch_size": 4, "micro_batch": 2, "learning_rate": 1e-3}
     content = {
         "data": {
             "source": "files",
@@ -67,11 +65,12 @@ def wait_for(command: Command, run: Path, step: int, extra: float) -> bool:
     return not command.ended and not command.ends_within(extra)
 
 
-def test_killed_at_random_moments(tmp_path, recipe, whole):
+@pytest.mark.parametrize("kills", [3, pytest.param(10, marks=pytest.mark.slow)])
+def test_killed_at_random_moments(tmp_path, recipe, whole, kills):
     """Each checkpoint takes most of a step, so kills fall into steps and into half-written checkpoints alike."""
     killed = tmp_path / "killed"
     generator = random.Random(5)
-    for _ in range(KILLS):
+    for _ in range(kills):
         command = start(recipe, killed)
         assert wait_for(command, killed, steps_done(killed) + generator.randint(1, 4), generator.uniform(0, 0.2))
         command.send(signal.SIGKILL)

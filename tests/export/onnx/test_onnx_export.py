@@ -37,7 +37,7 @@ FILES = {
     "q4": ("vision_encoder_quantized", "embed_tokens_quantized", "decoder_model_merged_q4"),
     "fp16": ("vision_encoder_fp16", "embed_tokens_fp16", "decoder_model_merged_fp16"),
 }
-README = Path(__file__).parents[3] / "README.md"
+PAGE = Path(__file__).parents[3] / "docs" / "onnx.md"
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +173,7 @@ def test_the_folder_is_complete(exports):
 def test_the_script_in_readme(checkpoint, written, tmp_path, quant):
     """It says what the engine says, in a process that has neither this project nor PyTorch."""
     export(checkpoint, tmp_path / f"student-onnx-{quant}", quant)
-    blocks = re.findall(r"<!-- run in the tests -->\n```python\n(.*?)```", README.read_text(), re.DOTALL)
+    blocks = re.findall(r"<!-- run in the tests -->\n```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     (code,) = [block for block in blocks if "import onnxruntime" in block]
     for shown, here in (
         ("runs/dry/exports/student-onnx-q8", f"student-onnx-{quant}"),

@@ -1,7 +1,8 @@
-"""What README tells to type: commands and options exist, settings are accepted, marked blocks run."""
+"""What README and docs/ tell to type exists, is accepted, and runs where it is marked so; generated pages are true."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shlex
@@ -16,13 +17,15 @@ from switchkd.cli.main import main
 from switchkd.training.recipe_reader import load_recipe, read_recipe_values
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
+README = ROOT / "README.md"
+PAGES = {path: path.read_text() for path in (README, *sorted((ROOT / "docs").rglob("*.md")))}
+RUN = [README, ROOT / "docs" / "training.md", ROOT / "docs" / "onnx.md"]  # pages with marked blocks, in their order
 RUN_MARK = "<!-- run in the tests -->\n"
-LINK = re.compile(r"\]\(([^)#:]+)\)")
+LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)")
 
 
-def blocks(language: str, *, marked: bool = False) -> list[str]:
-    return re.findall(f"{RUN_MARK if marked else ''}```{language}\n(.*?)```", README, re.DOTALL)
+def blocks(language: str, page: Path) -> list[str]:
+    return re.findall(f"```{language}\n(.*?)```", PAGES[page], re.DOTALL)
 
 
 def command_lines(text: str) -> list[list[str]]:
@@ -31,8 +34,9 @@ def command_lines(text: str) -> list[list[str]]:
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
-COMMANDS = [words for block in blocks("sh") for words in command_lines(block)]
-INLINE = [shlex.split(text.partition(" > ")[0]) for text in re.findall(r"`((?:skd|make) [^`]+)`", README)]
+COMMANDS = [words for page in PAGES for block in blocks("sh", page) for words in command_lines(block)]
+INLINE_TEXTS = {found for page in PAGES.values() for found in re.findall(r"`((?:skd|make) [^`\n]+)`", page)}
+INLINE = [shlex.split(text.partition(" > ")[0]) for text in sorted(INLINE_TEXTS)]
 
 
 def parse(words: list[str]) -> click.Context:
@@ -50,9 +54,9 @@ def parse(words: list[str]) -> click.Context:
     return context
 
 
-def test_readme_has_commands_of_both_kinds():
+def test_there_are_commands_of_both_kinds():
     assert {words[0] for words in COMMANDS} == {"make", "skd"}
-    assert blocks("sh", marked=True) and blocks("python", marked=True)
+    assert {page for page, text in PAGES.items() if RUN_MARK in text} == set(RUN)
 
 
 @pytest.mark.parametrize("words", [words for words in COMMANDS if words[0] == "skd"], ids=" ".join)
@@ -93,21 +97,35 @@ def dry_run(target: str) -> None:
 
 def test_every_command_is_told_about():
     for name in main.commands:
-        assert f"skd {name}" in README, name
+        assert f"skd {name}" in PAGES[README], name
 
 
-def test_links_lead_somewhere():
-    for target in LINK.findall(README):
-        assert (ROOT / target).exists(), target
+def test_the_first_page_is_short():
+    assert len(PAGES[README].splitlines()) <= 160
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path):
+    for target in LINK.findall(PAGES[page]):
+        assert (page.parent / target).exists(), target
+
+
+def test_generated_pages_are_true():
+    specification = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    assert specification is not None and specification.loader is not None
+    generate = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(generate)
+    for name, make in generate.PAGES.items():
+        assert PAGES[ROOT / "docs" / name] == make(), f"docs/{name} is old: python docs/generate.py"
 
 
 def test_marked_blocks_run(tmp_path: Path):
-    """In README's order, in an empty folder."""
+    """In the pages' order, in an empty folder."""
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    for block in blocks("sh", marked=True):
-        subprocess.run(["bash", "-euc", block], cwd=tmp_path, env=environment, check=True)
-    for block in blocks("python", marked=True):
-        subprocess.run([sys.executable, "-c", block], cwd=tmp_path, env=environment, check=True)
+    shells = {"sh": ["bash", "-euc"], "python": [sys.executable, "-c"]}
+    for page in RUN:
+        for language, block in re.findall(f"{RUN_MARK}```(\\w+)\n(.*?)```", PAGES[page], re.DOTALL):
+            subprocess.run([*shells[language], block], cwd=tmp_path, env=environment, check=True)
     for made in ("student/config.json", "reports/accuracy.json", "reports/training.png", "recipe.yaml", "data-index"):
         assert (tmp_path / "runs" / "dry" / made).exists(), made
     assert (tmp_path / "runs" / "latest").resolve() == (tmp_path / "runs" / "dry").resolve()

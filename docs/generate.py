@@ -1,0 +1,92 @@
+"""The pages that are made from the program itself: what a test holds them to.
+
+python docs/generate.py    writes docs/families.md and docs/commands.md
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import click
+
+from switchkd.architecture.families import known
+from switchkd.architecture.family import Family, Language, Projector, Refusal, Tower
+from switchkd.cli.main import main as skd
+from switchkd.export.gguf import vision as gguf_vision
+from switchkd.export.onnx import language as onnx_language
+
+FOLDER = Path(__file__).parent
+_WIDTH = 100  # of help texts
+_KINDS: dict[str, type[Family]] = {"vision tower": Tower, "projector": Projector, "language model": Language}
+_FORMATS = {"gguf": "GGUF", "onnx": "ONNX"}
+_BY_FORMAT = {
+    "GGUF, the vision tower": gguf_vision.REFUSALS,
+    "ONNX, the language model": onnx_language.REFUSALS,
+}
+_FAMILIES = """# Families
+
+What a checkpoint may be made of, and where it goes. Made by `python docs/generate.py` from the files in
+`switchkd/architecture/families/`, one a family, and from the refusals of the formats; a test holds this page to them.
+
+A family is known by `model_type` in its part of config.json. Sizes are free: the shapes that `skd init --random` knows by name
+are examples. Teacher and student may be of different families where the switch allows it: equal tokenizers, equal numbers of
+tokens a picture, features of equal width.
+"""
+_EVERYWHERE = """
+Every format refuses several joined feature layers, a selection that leaves out a patch or passes a class token, and values that
+aren't finite. A precision has its own conditions (block sizes), which its refusal names.
+"""
+_COMMANDS = """# Commands
+
+What `--help` says, of every command. Made by `python docs/generate.py`; a test holds this page to the help texts.
+"""
+
+
+def families_page() -> str:
+    """docs/families.md."""
+    kinds = [(kind, family) for kind, each in _KINDS.items() for family in known(each)]
+    rows = [
+        f"| {family.title} (`{family.name}`) | {kind} | yes | {' | '.join(_says(family, name) for name in _FORMATS)} |"
+        for kind, family in kinds
+    ]
+    head = f"| family | part | train | {' | '.join(_FORMATS.values())} |\n|---|---|---|{'---|' * len(_FORMATS)}"
+    refused = [line for _, family in kinds for line in _lines(family.title, family.refusals)]
+    refused += [line for where, refusals in _BY_FORMAT.items() for line in _lines(where, refusals)]
+    return "\n".join([_FAMILIES, head, *rows, "\n## What is trained and not exported\n", *refused, _EVERYWHERE])
+
+
+def _says(family: Family, format: str) -> str:
+    return f"no: {family.lacks[format]}" if format in family.lacks else "yes"
+
+
+def _lines(where: str, refusals: Iterable[Refusal]) -> list[str]:
+    return [
+        f"- {where}{f', {_FORMATS[refusal.format]}' if refusal.format else ''}: {refusal.what}" for refusal in refusals
+    ]
+
+
+def commands_page() -> str:
+    """docs/commands.md."""
+    parts = [_COMMANDS]
+    for name, command in _commands("skd", skd):
+        context = click.Context(command, info_name=name, terminal_width=_WIDTH, max_content_width=_WIDTH)
+        context.help_option_names = ["-h", "--help"]
+        parts.append(f"## {name}\n\n```text\n{command.get_help(context)}\n```\n")
+    return "\n".join(parts)
+
+
+def _commands(name: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
+    yield name, command
+    if isinstance(command, click.Group):
+        for inner in command.list_commands(click.Context(command)):
+            found = command.get_command(click.Context(command), inner)
+            if found is not None and not found.hidden:
+                yield from _commands(f"{name} {inner}", found)
+
+
+PAGES: dict[str, Callable[[], str]] = {"families.md": families_page, "commands.md": commands_page}
+
+if __name__ == "__main__":
+    for page, make in PAGES.items():
+        (FOLDER / page).write_text(make(), encoding="utf-8")
