@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
 import signal
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -207,7 +208,11 @@ class SwitchTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader:
         """The usual one, whose processes leave a signal to this one."""
         loader = super().get_train_dataloader()
-        loader.worker_init_fn = partial(_deaf_worker, loader.worker_init_fn)
+        inner: Any = getattr(loader, "base_dataloader", loader)  # what accelerate wraps reads its own attributes
+        inner.worker_init_fn = partial(_deaf_worker, inner.worker_init_fn)
+        if inner.num_workers and "fork" in multiprocessing.get_all_start_methods():
+            # Python 3.14's default forks from a server, which a signal to the whole group ends before it has children to start.
+            inner.multiprocessing_context = "fork"
         return loader
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:

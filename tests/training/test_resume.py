@@ -103,15 +103,14 @@ def test_two_processes_cannot_train_one_stage(tmp_path, recipe, whole):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_to_all_processes_of_a_group(tmp_path, recipe, number):
-    """As service managers, `timeout` and terminals send it: those that read data leave it to the one that trains. One that the
-    signal ends before it has come so far takes the steps since the last checkpoint with it, and that is told."""
+    """As service managers, `timeout` and terminals send it: those that read data leave it to the one that trains."""
     command = start(recipe, tmp_path / "run", "stages.dft.workers=2", "stages.dft.save_every=2", group=True)
     assert wait_for(command, tmp_path / "run", 2, 0.0)
     command.send_to_group(number)
     output = command.finish(1)
-    stopped = re.search(rf"Stopped by {number.name}(?: after step|; the steps until) (\d+)", output)
+    stopped = re.search(rf"Stopped by {number.name} after step (\d+)", output)
     assert stopped and "Traceback" not in output and len(output.splitlines()) < 12, output
-    assert steps_done(tmp_path / "run") == int(stopped[1])
+    assert steps_done(tmp_path / "run") == int(stopped[1]) > 2
 
 
 @pytest.fixture(scope="module")
