@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,7 @@ def probe_run(
             pictures=pictures,
             questions=questions,
         )
+    tasks = readable_tasks(tasks, console)
     named = sorted({picture for task in tasks for picture, _ in (*task.fitted, *task.tested)})
     accuracy = {}
     for name, folder in models.items():
@@ -195,6 +196,33 @@ def _task(question: str, training: Asked, validation: Asked) -> Task | None:
     classes = _classes(Counter(answer for _, answer in rows))
     rows = [row for row in rows if row[1] in classes]
     return Task(question, tuple(rows), tuple(tested), fresh) if len(classes) > 1 else None
+
+
+def readable_tasks(tasks: Sequence[Task], console: Console) -> list[Task]:
+    """The tasks without the pictures that can't be decoded, whose number is told.
+
+    Raises:
+        DataError: of no task enough is left.
+    """
+    unreadable = set()
+    for picture in {picture for task in tasks for picture, _ in (*task.fitted, *task.tested)}:
+        try:
+            open_image(picture)
+        except DataError:
+            unreadable.add(picture)
+    if not unreadable:
+        return [*tasks]
+    console.print(
+        f"[yellow]warning[/]: {len(unreadable)} pictures can't be read and are left out, e.g. {min(unreadable)}"
+    )
+    left = []
+    for task in tasks:
+        fitted, tested = (tuple(row for row in rows if row[0] not in unreadable) for rows in (task.fitted, task.tested))
+        if tested and len({answer for _, answer in fitted}) > 1:
+            left.append(replace(task, fitted=fitted, tested=tested))
+    if not left:
+        raise DataError("Too few of the pictures can be read for any question.")
+    return left
 
 
 @torch.inference_mode()

@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
+from rich.console import Console
 from support.finished import finish_run
 
-from switchkd.analysis.probe import Task, linear_probe, overall, probe_tasks, read_asked, ridge
+from switchkd.analysis.probe import Task, linear_probe, overall, probe_tasks, read_asked, readable_tasks, ridge
 from switchkd.cli.main import main
 from switchkd.errors import DataError
 
@@ -99,6 +101,23 @@ def test_too_little_is_said():
 def test_chance_is_the_fitted_pictures_favourite():
     rows = [(Path("a"), "x"), (Path("b"), "x"), (Path("c"), "y")]
     assert Task("?", tuple(rows), ((Path("d"), "y"), (Path("e"), "y"), (Path("f"), "x")), False).chance == 1 / 3
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"words"])
+def test_pictures_that_cannot_be_read_are_told_and_left_out(tmp_path, capsys, damage):
+    paths = [tmp_path / f"{number}.png" for number in range(6)]
+    for path in paths:
+        Image.new("RGB", (8, 8), "red").save(path)
+    rows = tuple((path, "yes" if number % 2 else "no") for number, path in enumerate(paths))
+    task = Task("is it day?", rows, rows[:2], True)
+    assert readable_tasks([task], Console()) == [task] and not capsys.readouterr().out
+    paths[1].write_bytes(damage(paths[1].read_bytes()))
+    (left,) = readable_tasks([task], Console(width=200))
+    assert left == Task("is it day?", (rows[0], *rows[2:]), rows[:1], True)
+    assert "1 pictures can't be read" in capsys.readouterr().out
+    paths[0].unlink()
+    with pytest.raises(DataError, match="Too few"):
+        readable_tasks([task], Console())
 
 
 def test_later_turns_are_asked_about_the_picture_too(finished_run):
