@@ -1,29 +1,17 @@
 """The alignment losses of the paper's Table 4 as one family, chosen by name."""
 
-import math
 from collections.abc import Callable
-from typing import NamedTuple
 
 from torch import Tensor
 
 from switchkd.errors import RecipeError
-from switchkd.losses.dbild import Direction, dbild
+from switchkd.losses.dbild import Aligned, Direction, dbild
 from switchkd.losses.divergences import forward_kl, reverse_kl
-from switchkd.losses.kneedle import KneeScope
+from switchkd.losses.kneedle import KneeScope, check_temperature
+from switchkd.training.recipe import METHODS
 
 _WHOLE = {"fkl": forward_kl, "rkl": reverse_kl}
 _DIRECTIONS: dict[str, Direction] = {"fkl": "forward", "rkl": "reverse"}
-METHODS = ("fkl", "rkl", "bild-fkl", "bild-rkl", "dbild-fkl", "dbild-rkl")
-
-
-class Aligned(NamedTuple):
-    """What an alignment loss gives for each position."""
-
-    loss: Tensor  # [A] float32 (float64 if an argument is)
-    k_teacher: Tensor | None  # [A] int64; None for the divergences over the whole distribution
-    k_student: Tensor | None  # [A] int64, likewise
-
-
 Alignment = Callable[[Tensor, Tensor], Aligned]
 
 
@@ -52,8 +40,7 @@ def alignment(
     """
     if method not in METHODS:
         raise RecipeError(f"method is {method!r}; choose one of {', '.join(METHODS)}.")
-    if not (temperature > 0 and math.isfinite(temperature)):
-        raise RecipeError(f"temperature is {temperature!r}; it must be a number above 0.")
+    check_temperature(temperature)
     knee_options = {"knee_top": knee_top, "k_min": k_min, "k_max": k_max}
     kind, _, divergence = method.rpartition("-")
     for name, value in knee_options.items():
@@ -62,17 +49,13 @@ def alignment(
     factor = temperature**2 if tau_squared else 1.0
 
     if not kind:
-        return lambda teacher, student: Aligned(
-            _WHOLE[divergence](teacher, student, temperature=temperature) * factor, None, None
-        )
+        return lambda teacher, student: Aligned(_WHOLE[divergence](teacher, student, temperature=temperature) * factor)
 
     leading = {"k": k} if kind == "bild" else knee_options
     KneeScope(**leading)  # refuses bad numbers now, not at the first batch
 
     def of_pairs(teacher: Tensor, student: Tensor) -> Aligned:
-        loss, k_teacher, k_student = dbild(
-            teacher, student, temperature=temperature, direction=_DIRECTIONS[divergence], **leading
-        )
-        return Aligned(loss * factor, k_teacher, k_student)
+        aligned = dbild(teacher, student, temperature=temperature, direction=_DIRECTIONS[divergence], **leading)
+        return aligned._replace(loss=aligned.loss * factor)
 
     return of_pairs

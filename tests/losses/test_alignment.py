@@ -7,7 +7,8 @@ import torch
 from support.literal import literal_alignment
 
 from switchkd.errors import RecipeError
-from switchkd.losses import METHODS, alignment, forward_kl, reverse_kl
+from switchkd.losses.alignment import METHODS, alignment
+from switchkd.losses.divergences import forward_kl, reverse_kl
 
 
 def logits(seed: int, positions: int = 4, size: int = 30) -> torch.Tensor:
