@@ -20,7 +20,7 @@ from switchkd.data.answers import read_right, read_scores
 from switchkd.errors import RecipeError
 from switchkd.files import write_text
 from switchkd.losses.objective import Objective
-from switchkd.losses.terms import BUILT_IN, terms_of, weigh
+from switchkd.losses.terms import BUILT_IN, VSD, terms_of, weigh
 from switchkd.scoring import Paired, mean_interval, pair
 from switchkd.training.recipe import METHODS, Distillation, Recipe
 from switchkd.training.run import Run
@@ -89,7 +89,7 @@ def variant(name: str, recipe: Recipe) -> Variant:
     if idle or not teaches:
         lacking = "from the teacher"
         if teaches:
-            lacking = "through the switch" if idle[0].switch else f"by {idle[0].name}"
+            lacking = "through the switch" if idle[0] is VSD else f"by {idle[0].name}"
         raise RecipeError(
             f"The row {name} would learn nothing {lacking}: none of its stages ({', '.join(stages)}) does."
         )

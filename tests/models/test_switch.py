@@ -7,8 +7,9 @@ from support.llava_models import make_model
 from switchkd.architecture.layout import image_tokens, read_layout
 from switchkd.data.index import Source, build_index
 from switchkd.data.llava import Collator, LlavaDataset
+from switchkd.errors import RecipeError
 from switchkd.losses.objective import Objective
-from switchkd.models.passes import Passes
+from switchkd.models.passes import Asked, Passes
 from switchkd.models.switch import Switch, answer_pass, answer_positions, as_student, vision_features
 from switchkd.models.vlm import load_vlm
 from switchkd.preprocess import Preprocess
@@ -175,3 +176,26 @@ def test_recomputed_activations_give_the_same_gradient(student, switch, batch):
     switch.checkpoint_gradients()
     torch.testing.assert_close(tower_gradient(), kept)
     assert all(parameter.grad is None for parameter in switch.teacher.parameters())
+
+
+def test_what_is_asked_for_equals_the_stock_forward(student_folder, batch):
+    """Hidden states of the pictures' tokens, and attention from the answers to their own picture."""
+    vlm = load_vlm(student_folder)
+    answers = answer_positions(batch["labels"])
+    asked = Asked(frozenset({0, -1}), frozenset({1}))
+    with torch.no_grad():
+        features = vision_features(vlm, batch["pixel_values"])
+        ours = answer_pass(vlm, features, batch["input_ids"], batch["attention_mask"], answers, asked=asked)
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "pixel_values")}
+        stock = vlm(**inputs, output_hidden_states=True, output_attentions=True)
+    picture = batch["input_ids"] == vlm.config.image_token_id
+    assert set(ours.image_hidden) == {0, -1} and set(ours.attentions) == {1}
+    for layer, states in ours.image_hidden.items():
+        expected = [stock.hidden_states[layer][row][picture[row]] for row in range(len(picture)) if picture[row].any()]
+        torch.testing.assert_close(states, torch.stack(expected))
+    expected = [
+        stock.attentions[1][row, :, place][:, picture[row]] for row, place in answers.nonzero() if picture[row].any()
+    ]
+    torch.testing.assert_close(ours.attentions[1], torch.stack(expected))
+    with pytest.raises(RecipeError, match="asks for layer 9 of a model whose layers are 0 to 3"):
+        answer_pass(vlm, features, batch["input_ids"], batch["attention_mask"], answers, asked=Asked(frozenset({9})))
