@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
 from switchkd.errors import RecipeError
-from switchkd.losses.kneedle import KneeScope, check_logits, check_temperature, chunks, leaders, precise, widened
+from switchkd.losses.kneedle import KneeScope, check_logits, chunks, leaders, precise, widened
 
 Direction = Literal["reverse", "forward"]
 
@@ -65,7 +65,8 @@ def dbild(
         NonFiniteLogitsError: Logits with NaN or infinity.
         ValueError: Shapes that don't match.
     """
-    check_temperature(temperature)
+    if not (temperature > 0 and math.isfinite(temperature)):
+        raise RecipeError(f"temperature is {temperature!r}; it must be a number above 0.")
     if direction not in ("reverse", "forward"):
         raise RecipeError(f"direction is {direction!r}; choose reverse or forward.")
     scope = KneeScope(knee_top=knee_top, k_min=k_min, k_max=k_max, k=k)

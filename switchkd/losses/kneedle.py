@@ -1,6 +1,5 @@
 """How many of a row's logits are informative: the knee of the sorted logits (paper section 3.2, equations 8 to 10)."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -111,12 +110,6 @@ def check_logits(logits: Tensor) -> None:
     """Raise ValueError unless `logits` is [A, N] with N >= 1 and of a floating type."""
     if logits.dim() != 2 or logits.shape[1] < 1 or not logits.is_floating_point():
         raise ValueError(f"Logits must be [positions, tokens] of a floating type, not {logits.dtype} {logits.shape}.")
-
-
-def check_temperature(temperature: float) -> None:
-    """Raise RecipeError unless a softmax can have this temperature."""
-    if not (temperature > 0 and math.isfinite(temperature)):
-        raise RecipeError(f"temperature is {temperature!r}; it must be a number above 0.")
 
 
 def widened(logits: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ from torch import Tensor
 from switchkd.losses.terms import terms_of, weigh
 from switchkd.models.passes import Asked, Passes
 from switchkd.training.recipe import Distillation, Stage
-from switchkd.training.settings import build, to_plain
 
 
 class Sums(NamedTuple):
@@ -33,9 +32,6 @@ class Objective:
     """
 
     def __init__(self, distillation: Distillation, stage: Stage):
-        build(
-            Distillation, to_plain(distillation), "distillation"
-        )  # a recipe's ranges hold for settings made in Python
         self.weights = weigh(stage, distillation)
         self._losses = {term: term.make(distillation) for term in terms_of(distillation)}
         active = [term for term, weight in self.weights.items() if weight]

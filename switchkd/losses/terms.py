@@ -22,16 +22,8 @@ if TYPE_CHECKING:
 FOLDER = "switchkd_terms"  # its modules are terms from outside; it may lie anywhere on Python's path, and several times
 _WEIGHTS = "terms"  # the field of a recipe's `distillation` that weighs these
 # What a log's entry has besides: a term of that name would hide it.
-_TAKEN = (
-    "loss",
-    "grad_norm",
-    "learning_rate",
-    "epoch",
-    "step",
-    "unusable",
-    "total_flos",
-    "train_loss",
-    "train_runtime",
+_TAKEN = frozenset(
+    ["loss", "grad_norm", "learning_rate", "epoch", "step", "unusable", "total_flos", "train_loss", "train_runtime"]
 )
 
 
@@ -97,7 +89,9 @@ def _cross_entropy(settings: Distillation) -> Callable[[Passes], Loss]:
 
 
 def _align(settings: Distillation) -> Callable[[Any], Loss]:
-    align = _alignment(settings)
+    from switchkd.losses.alignment import alignment
+
+    align = alignment(settings)
 
     def loss(passes: Any) -> Loss:
         values, *knees = align(passes.teacher.logits, passes.student.logits)
@@ -107,15 +101,10 @@ def _align(settings: Distillation) -> Callable[[Any], Loss]:
 
 
 def _visual_switch(settings: Distillation) -> Callable[[Any], Loss]:
-    align = _alignment(settings)
-    return lambda passes: Loss(align(passes.teacher.logits[passes.switch_rows], passes.switch.logits).loss)
-
-
-def _alignment(settings: Distillation) -> Any:
     from switchkd.losses.alignment import alignment
 
-    names = ("temperature", "k", "knee_top", "k_min", "k_max", "tau_squared")
-    return alignment(settings.method, **{name: getattr(settings, name) for name in names})
+    align = alignment(settings)
+    return lambda passes: Loss(align(passes.teacher.logits[passes.switch_rows], passes.switch.logits).loss)
 
 
 CE = Term("ce", _cross_entropy, "cross entropy", "CE", field=None, row="")
@@ -167,7 +156,7 @@ def extra_term(name: str) -> Term:
     except Exception as error:
         raise RecipeError(f"The loss term '{name}' can't be loaded: {' '.join(repr(error).split())}.") from error
     term = getattr(module, "TERM", None)
-    if not isinstance(term, Term) or term.name != name or name in (*_TAKEN, *(term.name for term in BUILT_IN)):
+    if not isinstance(term, Term) or term.name != name or name in _TAKEN.union(each.name for each in BUILT_IN):
         raise RecipeError(
             f"{module.__file__} has to declare TERM, a Term of the name '{name}', which isn't one of the log's own."
         )
