@@ -1,6 +1,7 @@
 """Loss terms from outside the package: one file each, trained by, logged, drawn and ablated as the built-in ones are."""
 
 import json
+import re
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -23,24 +24,9 @@ from switchkd.training.recipe_reader import load_recipe
 from switchkd.training.settings import result_settings
 from switchkd.training.stages import run_stage
 
-# How the teacher's picture tokens change when it looks through the student's tower.
-STATES = """
-from switchkd.losses.terms import Loss, Term
-
-
-def make(settings):
-    def loss(passes):
-        seen, meant = (each.image_hidden[-1].float() for each in (passes.switch, passes.teacher))  # [I, P, W]
-        return Loss((seen - meant).square().mean(dim=(1, 2)))
-
-    return loss
-
-
-TERM = Term(
-    "picture_states", make, "picture states", "States", teacher=True, switch=True, image_hidden=(-1,),
-    teaches=("vision",), meaning="Weight of the picture's states.",
-)
-"""
+# How the teacher's picture tokens change when it looks through the student's tower: the example in the documentation.
+METHOD = (Path(__file__).parents[2] / "docs" / "method.md").read_text()
+(STATES,) = re.findall(r"```python\n(.*?)```", METHOD, re.DOTALL)
 # How much of the student's attention goes past the picture; it tells how much each head pays to it.
 ATTENTION = """
 from switchkd.losses.terms import Figure, Loss, Term
