@@ -28,7 +28,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from switchkd.losses import dbild, forward_kl
+from switchkd.losses.dbild import dbild
+from switchkd.losses.divergences import forward_kl
 
 TEMPERATURE = 3.0
 # Arrays over all pairs alive at the peak of forward and backward, both branches, float32.

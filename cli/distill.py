@@ -57,5 +57,5 @@ def _report(run, models) -> None:  # type: ignore[no-untyped-def]
         for name, share in agreement(run, models).items():
             run.console.print(f"  {name} answers {100 * share:.1f} % of the questions like the teacher")
         draw_gallery(run, models)
-    draw_curves(run.folder)
+    draw_curves(run)
     run.console.print(where_things_lie(run.folder, models))

@@ -12,6 +12,7 @@ def recipe_command(name: str | None) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from switchkd.losses.terms import extra_names, extra_term
     from switchkd.training.recipe import Recipe
     from switchkd.training.recipe_reader import load_recipe, recipe_names
     from switchkd.training.settings import explain, to_plain
@@ -25,6 +26,7 @@ def recipe_command(name: str | None) -> None:
     table = Table(title=f"Settings; shipped recipes: {', '.join(recipe_names())}", title_justify="left")
     for column in ("setting", "default", "meaning"):
         table.add_column(column, overflow="fold")
-    for key, default, meaning in explain(Recipe):
+    extra = [(term.setting, "0.0", term.meaning) for term in map(extra_term, extra_names())]
+    for key, default, meaning in explain(Recipe) + extra:
         table.add_row(key, default, meaning)
     console.print(table)

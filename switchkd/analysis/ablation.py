@@ -20,6 +20,7 @@ from switchkd.data.answers import read_right, read_scores
 from switchkd.errors import RecipeError
 from switchkd.files import write_text
 from switchkd.losses.objective import Objective
+from switchkd.losses.terms import BUILT_IN, VSD, terms_of, weigh
 from switchkd.scoring import Paired, mean_interval, pair
 from switchkd.training.recipe import METHODS, Distillation, Recipe
 from switchkd.training.run import Run
@@ -64,22 +65,31 @@ def variant(name: str, recipe: Recipe) -> Variant:
                 whether = "doesn't distil" if stage.startswith("d") else "distils"
                 raise RecipeError(f"The scheme {name} means otherwise: the recipe's stage '{stage}' {whether}.")
         return Variant(name, stages, base)
-    method, _, switch = name.partition("+")
-    if method not in METHODS or switch not in ("", "switch"):
+    method, *added = name.split("+")
+    optional = {term.name if term.row is None else term.row: term for term in terms_of(base) if term.row != ""}
+    if method not in METHODS or not set(added) <= set(optional):
         raise RecipeError(f"There is no ablation '{name}'; possible are {', '.join((*LOSSES, *SCHEMES))}.")
-    weight = base.lambda_switch if switch else 0.0
+    chosen = [optional[each] for each in added]
+    switch = any(term.switch for term in chosen)
     stages = recipe.student.stages
     if not switch and WITHOUT_SWITCH in recipe.stages:
         _require_equal(recipe, "dft", WITHOUT_SWITCH)
         stages = tuple(WITHOUT_SWITCH if stage == "dft" else stage for stage in stages)
-    if switch and not weight:
-        raise RecipeError(f"{name} needs distillation.lambda_switch above 0.")
+    for term in chosen:
+        if not term.weight(base):
+            raise RecipeError(f"{name} needs {term.setting} above 0.")
     if not method.startswith("dbild"):  # a knee's settings mean nothing to the other losses, which refuse them
         base = replace(base, knee_top=None, k_min=None, k_max=None)
-    objective = replace(base, method=method, lambda_switch=weight)
+    fields: dict[str, Any] = {str(term.field): 0.0 for term in BUILT_IN if term.row and term not in chosen}
+    terms = {each: weight for each, weight in base.terms.items() if each in added}
+    objective = replace(base, method=method, terms=terms, **fields)
+    counted = [weigh(recipe.stages[stage], objective) for stage in stages]
+    idle = [term for term in chosen if not any(weights.get(term) for weights in counted)]
     teaches = taught_by(recipe, stages, objective)
-    if not teaches or teaches.switch != bool(switch):
-        lacking = "through the switch" if switch and teaches else "from the teacher"
+    if idle or not teaches:
+        lacking = "from the teacher"
+        if teaches:
+            lacking = "through the switch" if idle[0] is VSD else f"by {idle[0].name}"
         raise RecipeError(
             f"The row {name} would learn nothing {lacking}: none of its stages ({', '.join(stages)}) does."
         )
@@ -118,7 +128,9 @@ def run_ablation(run: Run, names: tuple[str, ...], seeds: tuple[int, ...], *, sp
     """
     rows = [variant(name, run.recipe) for name in names]
     for row in rows:
-        Objective(row.distillation)  # what a row's loss can't use is told now, not hours later
+        Objective(
+            row.distillation, run.recipe.stages[row.stages[-1]]
+        )  # what a row's loss can't use is told now, not hours later
     teacher = kept_answers(run, run.teacher(), split, "teacher")
     run.data_set(run.recipe.stages[rows[0].stages[-1]].data)
     tasks = [(row, seed) for seed in seeds for row in rows]
@@ -135,9 +147,9 @@ def _work(run: Run, tasks: list[tuple[Variant, int]], split: str, jobs: int) -> 
             run.console.print(f"{row.name} from seed {seed} is done")
         return
     # The stage that rows share is trained once, before they start side by side.
-    first = {(row.stages[:1], row.distillation, seed): None for row, seed in tasks if len(row.stages) > 1}
-    for stages, distillation, seed in first:
-        run.student_variant(stages, distillation=distillation, seed=seed)
+    first = {(row.stages[0], repr(row.distillation), seed): row for row, seed in tasks if len(row.stages) > 1}
+    for (stage, _, seed), row in first.items():
+        run.student_variant((stage,), distillation=row.distillation, seed=seed)
     for done, result in enumerate(_side_by_side(run, tasks, split, jobs), 1):
         run.console.print(f"{done}/{len(tasks)}  {result.name} from seed {result.seed}: {100 * result.accuracy:.1f} %")
         yield result

@@ -14,12 +14,12 @@ from switchkd.data.answers import answer_all, plain_scores, read_answers, read_s
 from switchkd.data.questions import read_questions
 from switchkd.errors import SkdError
 from switchkd.files import file_sha256, folder_sha256, write_text
+from switchkd.losses.terms import Figure, Term, terms_of
 from switchkd.runs import data_folder, latest_run, recorded_recipe
 from switchkd.scoring import Score, is_right
 from switchkd.training.run import Run
 from switchkd.training.teaching import RECORD, learned
 
-_CURVES = {"loss": "loss", "ce": "cross entropy", "align": "Align", "vsd": "visual switch"}
 # Names that reports give to a run's models, and the links that the run keeps to them.
 _LINKS = {"teacher": "teacher", "SFT": "baseline"}
 _STUDENT = "student"  # the link to it; its name tells what it learned from
@@ -131,42 +131,47 @@ def named_models(references: Sequence[str]) -> dict[str, Path]:
     return {short[reference] if unique else reference: folder for reference, folder in folders.items()}
 
 
-def draw_curves(run_folder: Path) -> Path | None:
-    """reports/training.png: each stage's named losses, and the knees' mean between their p10 and p90."""
-    records = sorted((run_folder / "stages").glob(f"*/{RECORD}"), key=lambda path: path.stat().st_mtime)
+def draw_curves(run: Run) -> Path | None:
+    """reports/training.png: each stage's named losses, and their figures' mean between p10 and p90 (the knees)."""
+    records = sorted((run.folder / "stages").glob(f"*/{RECORD}"), key=lambda path: path.stat().st_mtime)
     stages = [json.loads(path.read_text(encoding="utf-8")) for path in records]
     if not stages:
         return None
     from matplotlib.figure import Figure
 
+    terms = terms_of(run.recipe.distillation)
     panels: list[Callable[[Any], None]] = []
     for stage in stages:
         log = [entry for entry in stage["log"] if "loss" in entry]
-        panels.append(partial(_draw_losses, title=stage["title"], log=log))
-        if any("k_teacher_mean" in entry for entry in log):
-            panels.append(partial(_draw_knees, title=f"{stage['title']}: k, mean and p10 to p90", log=log))
+        panels.append(partial(_draw_losses, title=stage["title"], log=log, terms=terms))
+        for term in terms:
+            if any(f"{figure.name}_mean" in entry for figure in term.figures for entry in log):
+                title = f"{stage['title']}: {term.figured or term.name}, mean and p10 to p90"
+                panels.append(partial(_draw_figures, title=title, log=log, figures=term.figures))
     rows = -(-len(panels) // 2)
     figure = Figure(figsize=(9, 2.4 * rows), layout="constrained")
     for number, draw in enumerate(panels, 1):
         draw(figure.add_subplot(rows, 2, number))
-    path = run_folder / "reports" / "training.png"
+    path = run.folder / "reports" / "training.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     return path
 
 
-def _draw_losses(axes: Any, title: str, log: list[dict[str, float]]) -> None:
-    for key, label in _CURVES.items():
+def _draw_losses(axes: Any, title: str, log: list[dict[str, float]], terms: Sequence[Term]) -> None:
+    labels = {term.name: term.label or term.name for term in terms if any(term.name in entry for entry in log)}
+    # One term alone is the loss.
+    for key, label in ({"loss": "loss"} | (labels if len(labels) > 1 else {})).items():
         points = [(entry["step"], entry[key]) for entry in log if key in entry]
-        if points and (key != "ce" or any("align" in entry for entry in log)):
+        if points:
             axes.plot(*zip(*points, strict=True), label=label, linewidth=1.2)
     axes.set(title=title, xlabel="step", yscale="log")
     axes.legend(fontsize=7)
     axes.grid(alpha=0.3)
 
 
-def _draw_knees(axes: Any, title: str, log: list[dict[str, float]]) -> None:
-    for key, label in (("k_teacher", "teacher's k"), ("k_student", "student's k")):
+def _draw_figures(axes: Any, title: str, log: list[dict[str, float]], figures: Sequence[Figure]) -> None:
+    for key, _, label in figures:
         rows = [entry for entry in log if f"{key}_mean" in entry]
         steps = [entry["step"] for entry in rows]
         (line,) = axes.plot(steps, [entry[f"{key}_mean"] for entry in rows], label=label, linewidth=1.2)

@@ -26,12 +26,12 @@ from switchkd.losses.kneedle import KneeScope, check_logits, chunks, leaders, pr
 Direction = Literal["reverse", "forward"]
 
 
-class DbildResult(NamedTuple):
-    """The loss of each position and the number of logits each branch looked at."""
+class Aligned(NamedTuple):
+    """What an alignment loss gives for each position, and the number of logits that each branch looked at."""
 
     loss: Tensor  # [A] float32 (float64 if an argument is); differentiable in the student's logits
-    k_teacher: Tensor  # [A] int64
-    k_student: Tensor  # [A] int64
+    k_teacher: Tensor | None = None  # [A] int64; None for the divergences over the whole distribution
+    k_student: Tensor | None = None  # [A] int64, likewise
 
 
 def dbild(
@@ -45,7 +45,7 @@ def dbild(
     k_max: int | None = None,
     k: int | None = None,
     chunk_positions: int | None = None,
-) -> DbildResult:
+) -> Aligned:
     """Teacher-guided plus student-guided term, unreduced.
 
     A branch with fewer than two leading logits has no pairs: it adds 0, with zero gradient. The selection carries no
@@ -75,7 +75,7 @@ def dbild(
     if teacher_logits.shape != student_logits.shape:
         raise ValueError(f"Teacher {tuple(teacher_logits.shape)} and student {tuple(student_logits.shape)} must match.")
     options = (float(temperature), direction, scope, chunk_positions)
-    return DbildResult(*_Dbild.apply(student_logits, teacher_logits.detach(), *options))
+    return Aligned(*_Dbild.apply(student_logits, teacher_logits.detach(), *options))
 
 
 class _Dbild(torch.autograd.Function):

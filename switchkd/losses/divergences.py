@@ -1,9 +1,20 @@
-"""Divergences between whole next-token distributions, the baselines of the paper's Table 4."""
+"""Whole next-token distributions against the labels, and against each other: the baselines of the paper's Table 4."""
 
 from torch import Tensor
+from torch.nn import functional
 
 from switchkd.losses.kneedle import widened
 from switchkd.losses.rowwise import rowwise
+
+
+def cross_entropy(logits: Tensor, targets: Tensor, *, temperature: float) -> Tensor:
+    """-log p(target) of each position, with softmax(z/τ): logits [A, N], targets [A] int64 → [A], float32 or float64."""
+
+    def formula(logits: Tensor, targets: Tensor) -> Tensor:
+        scaled = widened(logits) if temperature == 1 else widened(logits) / temperature
+        return functional.cross_entropy(scaled, targets, reduction="none")
+
+    return rowwise(formula, logits, targets)
 
 
 def forward_kl(teacher_logits: Tensor, student_logits: Tensor, *, temperature: float) -> Tensor:

@@ -1,93 +1,52 @@
-"""The whole training objective, L = L_CE + λ1·L_Align + λ2·L_VSD (paper equation 1, Algorithm 1)."""
+"""The whole training objective: the weighed sum of a stage's loss terms (paper equation 1, Algorithm 1)."""
 
-import math
-from typing import NamedTuple, Protocol
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
 
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
-from switchkd.errors import RecipeError
-from switchkd.losses.alignment import alignment
-from switchkd.losses.kneedle import widened
-from switchkd.losses.rowwise import rowwise
+from switchkd.losses.terms import terms_of, weigh
+from switchkd.models.passes import Asked, Passes
+from switchkd.training.recipe import Distillation, Stage
 
 
-class Options(Protocol):
-    """What the objective reads of a recipe's distillation part."""
-
-    @property
-    def method(self) -> str: ...  # name of an alignment loss, see `alignment`
-    @property
-    def temperature(self) -> float: ...  # τ of both alignment terms
-    @property
-    def lambda_align(self) -> float: ...  # λ1; 0 skips the term
-    @property
-    def lambda_switch(self) -> float: ...  # λ2; 0 skips the term
-    @property
-    def knee_top(self) -> int | None: ...
-    @property
-    def k_min(self) -> int | None: ...
-    @property
-    def k_max(self) -> int | None: ...
-    @property
-    def k(self) -> int: ...  # for `bild-*`
-    @property
-    def tau_squared(self) -> bool: ...
-    @property
-    def ce_temperature(self) -> float: ...  # 1 as in the main text; τ as in Algorithm 1, line 9
-
-
-class Terms(NamedTuple):
+class Sums(NamedTuple):
     """Sums over the positions handed in; divided by the global number of supervised positions they are the loss."""
 
-    total: Tensor  # ce + λ1·align + λ2·vsd; the one to differentiate
-    ce: Tensor
-    align: Tensor
-    vsd: Tensor
-    k_teacher: Tensor | None  # [A] int64, of the alignment term; None where it has no k or is skipped
-    k_student: Tensor | None  # [A] int64, likewise
+    total: Tensor  # the one to differentiate
+    terms: Mapping[str, Tensor]  # each of the stage's terms, unweighed; 0 where it was left out
+    figures: Mapping[str, Tensor | None]  # what the terms tell besides, for the log
 
 
 class Objective:
-    """The sums of the loss terms over a batch's supervised positions, all logits cut to the tokenizer's length.
+    """A stage's loss over a batch's supervised positions, all logits cut to the tokenizer's length.
 
-    Raises RecipeError for options that can't be used.
+    Args:
+        distillation: the terms' settings and weights.
+        stage: which of them count in it.
+
+    Raises:
+        RecipeError: options that can't be used.
     """
 
-    def __init__(self, options: Options):
-        for name in ("lambda_align", "lambda_switch"):
-            value = getattr(options, name)
-            if not (value >= 0 and math.isfinite(value)):
-                raise RecipeError(f"{name} is {value!r}; it must be a number of at least 0.")
-        if not (options.ce_temperature > 0 and math.isfinite(options.ce_temperature)):
-            raise RecipeError(f"ce_temperature is {options.ce_temperature!r}; it must be a number above 0.")
-        self._options = options
-        self._align = alignment(
-            options.method,
-            temperature=options.temperature,
-            k=options.k,
-            knee_top=options.knee_top,
-            k_min=options.k_min,
-            k_max=options.k_max,
-            tau_squared=options.tau_squared,
-        )
+    def __init__(self, distillation: Distillation, stage: Stage):
+        self.weights = weigh(stage, distillation)
+        self._losses = {term: term.make(distillation) for term in terms_of(distillation)}
+        active = [term for term, weight in self.weights.items() if weight]
+        # Pass → what it is asked for; one that no term needs is missing.
+        self.asks = {
+            whose: Asked(
+                frozenset().union(*(term.image_hidden for term in terms)),
+                frozenset().union(*(term.attentions for term in terms)),
+            )
+            for whose in ("student", "teacher", "switch")
+            if (terms := [term for term in active if getattr(term, whose, True)])
+        }
 
-    def __call__(
-        self,
-        student_logits: Tensor,
-        targets: Tensor,
-        teacher_logits: Tensor | None = None,
-        switch_logits: Tensor | None = None,
-        switch_rows: Tensor | None = None,
-    ) -> Terms:
+    def __call__(self, passes: Passes) -> Sums:
         """The terms of one batch.
-
-        Args:
-            student_logits: z^S, [A, N].
-            targets: The token at each position, [A] int64.
-            teacher_logits: z^T, [A, N]; None trains without distillation.
-            switch_logits: z^Switch, [A', N], of the positions whose sample has a picture, in their order.
-            switch_rows: Which of the A positions these are, [A] bool.
 
         Returns:
             Float32 scalars (float64 for float64 logits). Without positions they are zeros that still have a graph.
@@ -95,34 +54,15 @@ class Objective:
         Raises:
             ValueError: Switch logits without their teacher or rows, or of another number.
         """
-        options = self._options
-        ce = total = rowwise(self._cross_entropy, student_logits, targets).sum()
-        align = vsd = ce.new_zeros(())
-        k_teacher = k_student = None
-        if switch_logits is not None:
-            check_switch(switch_logits, teacher_logits, switch_rows)
-        if teacher_logits is not None and options.lambda_align:
-            loss, k_teacher, k_student = self._align(teacher_logits, student_logits)
-            align = loss.sum()
-            total = total + options.lambda_align * align
-        if teacher_logits is not None and switch_logits is not None and options.lambda_switch:
-            vsd = self._align(teacher_logits[switch_rows], switch_logits).loss.sum()
-            total = total + options.lambda_switch * vsd
-        return Terms(total, ce, align, vsd, k_teacher, k_student)
-
-    def _cross_entropy(self, logits: Tensor, targets: Tensor) -> Tensor:
-        scaled = widened(logits)
-        if self._options.ce_temperature != 1:
-            scaled = scaled / self._options.ce_temperature
-        return cross_entropy(scaled, targets, reduction="none")  # [A]
-
-
-def check_switch(switch_logits: Tensor, teacher_logits: Tensor | None, switch_rows: Tensor | None) -> None:
-    """Raise ValueError unless the switch logits belong to rows of the teacher's."""
-    if teacher_logits is None or switch_rows is None:
-        raise ValueError("Switch logits need the teacher's logits and the rows that they belong to.")
-    if switch_rows.shape != teacher_logits.shape[:1] or len(switch_logits) != int(switch_rows.sum()):
-        raise ValueError(
-            f"{len(switch_logits)} switch positions don't match {int(switch_rows.sum())} rows "
-            f"of {tuple(teacher_logits.shape)} teacher logits."
+        passes.check_switch()
+        found = {
+            term: self._losses[term](passes) for term, weight in self.weights.items() if weight and term.has_all(passes)
+        }
+        sums = {term: loss.values.sum() for term, loss in found.items()}
+        first, *others = (self.weights[term] * value for term, value in sums.items())  # the cross entropy always counts
+        none = first.new_zeros(())
+        return Sums(
+            sum(others, first),
+            {term.name: sums.get(term, none) for term in self.weights},
+            {name: values for loss in found.values() for name, values in loss.figures.items()},
         )

@@ -1,22 +1,24 @@
 """The two pathways of Switch-KD through one pair of functions (paper, section 3.1, equations 2, 3 and 5).
 
-A LLaVA model is a vision tower V, a projector P and a language model L. `vision_features` is V(x_v); `answer_logits` is
-L(P(features), x_t). The teacher's, the student's and the switch's logits are the same call with other arguments:
+A LLaVA model is a vision tower V, a projector P and a language model L. `vision_features` is V(x_v); `answer_pass` is
+L(P(features), x_t). The teacher's, the student's and the switch's pass are the same call with other arguments:
 
-    z^T      = answer_logits(teacher, vision_features(teacher, x_v), ...)
-    z^S      = answer_logits(student, vision_features(student, x_v), ...)
-    z^Switch = answer_logits(teacher, vision_features(student, x_v), ...)
+    z^T      = answer_pass(teacher, vision_features(teacher, x_v), ...).logits
+    z^S      = answer_pass(student, vision_features(student, x_v), ...).logits
+    z^Switch = answer_pass(teacher, vision_features(student, x_v), ...).logits
 """
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration
 
-IGNORED = -100
+from switchkd.data.llava import IGNORED
+from switchkd.errors import RecipeError
+from switchkd.models.passes import NOTHING, Asked, Pass
 
 
 def vision_features(vlm: LlavaForConditionalGeneration, pixel_values: Tensor) -> Tensor:
@@ -37,7 +39,7 @@ def answer_positions(labels: Tensor) -> Tensor:
     return labels[:, 1:] != IGNORED
 
 
-def answer_logits(
+def answer_pass(
     vlm: LlavaForConditionalGeneration,
     features: Tensor | None,
     input_ids: Tensor,
@@ -47,8 +49,9 @@ def answer_logits(
     image_token_id: int | None = None,
     rows: int | None = None,
     idle: bool = False,
-) -> Tensor:
-    """Next-token logits at the answer positions alone: the head never sees the rest.
+    asked: Asked = NOTHING,
+) -> Pass:
+    """Next-token logits at the answer positions alone (the head never sees the rest), and what else is asked for.
 
     Args:
         features: [I, P, W_v] for the samples with a picture, in order, or None for text alone.
@@ -58,12 +61,14 @@ def answer_logits(
         image_token_id: the placeholder in `input_ids`, where it isn't this model's own.
         rows: keep the first `rows` entries of the vocabulary: the tokenizer's real length.
         idle: the features belong to no placeholder; they change no logit and get gradients of zero.
+        asked: attentions make the model compute by the one implementation that returns them, from then on.
 
     Returns:
-        [A, rows] with A = answers.sum(), in row-major order of `answers`.
+        Logits [A, rows] with A = answers.sum(), in row-major order of `answers`.
 
     Raises:
         ValueError: the placeholders and the features differ in number.
+        RecipeError: a layer that the model doesn't have is asked for.
     """
     token = vlm.config.image_token_id if image_token_id is None else image_token_id
     image_mask = input_ids == token  # [B, T]
@@ -76,32 +81,62 @@ def answer_logits(
     if features is not None:
         projected = vlm.model.multi_modal_projector(features).to(embeds.dtype)  # [I, P, W]
         embeds = embeds.masked_scatter(image_mask.unsqueeze(-1), projected)
-    hidden = vlm.model.language_model(
-        inputs_embeds=embeds, attention_mask=attention_mask, use_cache=False
-    ).last_hidden_state  # [B, T, W]
-    logits = vlm.lm_head(hidden[:, :-1][answers])  # [A, V]
-    return logits if rows is None else logits[:, :rows]
+    language: Any = vlm.model.language_model
+    if asked.attentions and language.config._attn_implementation != "eager":
+        language.set_attn_implementation("eager")
+    kept = {"output_hidden_states": bool(asked.image_hidden), "output_attentions": bool(asked.attentions)}
+    output = language(
+        inputs_embeds=embeds,
+        attention_mask=attention_mask,
+        use_cache=False,
+        **{name: True for name in kept if kept[name]},
+    )
+    logits = vlm.lm_head(output.last_hidden_state[:, :-1][answers])[:, :rows]  # [A, rows]
+    if features is None or idle:
+        return Pass(logits)
+    hidden, attentions = _chosen(output.hidden_states, asked.image_hidden), _chosen(output.attentions, asked.attentions)
+    answers = answers & image_mask.any(1, keepdim=True)
+    return Pass(
+        logits,
+        features,
+        {layer: states[image_mask].unflatten(0, features.shape[:2]) for layer, states in hidden.items()},
+        {layer: _to_picture(weights, image_mask, answers) for layer, weights in attentions.items()},
+    )
+
+
+def _chosen(layers: tuple[Tensor, ...] | None, asked: frozenset[int]) -> dict[int, Tensor]:
+    count = len(layers or ())
+    if missing := [layer for layer in asked if not -count <= layer < count]:
+        raise RecipeError(f"A loss term asks for layer {missing[0]} of a model whose layers are 0 to {count - 1}.")
+    return {layer: layers[layer] for layer in asked} if layers else {}
+
+
+def _to_picture(weights: Tensor, image_mask: Tensor, answers: Tensor) -> Tensor:
+    """Attention [B, heads, T, T] from the answers' positions to the tokens of their samples' one picture: [A', heads, P]."""
+    to_all = weights[:, :, :-1].transpose(1, 2)[answers]  # [A', heads, T]
+    columns = image_mask.unsqueeze(1).expand(-1, answers.shape[1], -1)[answers].unsqueeze(1)  # [A', 1, T]
+    return to_all[columns.expand_as(to_all)].view(*to_all.shape[:2], -1)
 
 
 class SwitchStudent(LlavaForConditionalGeneration):
-    """A LLaVA student whose forward returns what a training step needs: answer logits, and the tower's features for the
-    switch, from one pass of the tower. It adds no parameter and no state, and is saved as plain LLaVA."""
+    """A LLaVA student whose forward returns what a training step needs: answer logits, the tower's features for the switch,
+    and what the losses ask for, from one pass of the tower. It adds no parameter and no state, and is saved as plain LLaVA."""
 
     # Data-parallel processes reduce gradients of all parameters, in the order in which the backward pass makes them.
     # Where this is set, text alone goes the same way as a picture: a black one is seen, and stands nowhere.
     always_look = False
 
-    def forward(self, input_ids, attention_mask, labels, pixel_values=None, rows=None, **_):  # type: ignore[override]
-        """→ (logits [A, rows], features [I, P, W_v] or None); see `answer_logits`."""
+    def forward(self, input_ids, attention_mask, labels, pixel_values=None, rows=None, asked=NOTHING, **_) -> Pass:  # type: ignore[override]
+        """See `answer_pass`."""
         nothing_to_see = pixel_values is None
         if nothing_to_see and self.always_look:
             side = self.model.vision_tower.config.image_size
             pixel_values = torch.zeros(1, 3, side, side, device=input_ids.device)
         features = None if pixel_values is None else vision_features(self, pixel_values.to(self.dtype))
-        logits = answer_logits(
-            self, features, input_ids, attention_mask, answer_positions(labels), rows=rows, idle=nothing_to_see
+        answers = answer_positions(labels)
+        return answer_pass(
+            self, features, input_ids, attention_mask, answers, rows=rows, idle=nothing_to_see, asked=asked
         )
-        return logits, None if nothing_to_see else features
 
 
 def as_student(vlm: LlavaForConditionalGeneration) -> SwitchStudent:
@@ -141,17 +176,20 @@ class Switch(torch.nn.Module):
         language.train()
 
     @torch.no_grad()
-    def teacher_logits(self, batch: dict[str, Tensor]) -> Tensor:
-        """z^T [A, rows], equation 2; no graph."""
+    def teacher_pass(self, batch: dict[str, Tensor], asked: Asked = NOTHING) -> Pass:
+        """With z^T [A, rows], equation 2; no graph."""
         pixels = batch.get("pixel_values")
         features = None if pixels is None else vision_features(self.teacher, pixels.to(self.teacher.dtype))
-        return self._answer(features, batch["input_ids"], batch["attention_mask"], batch["labels"])
+        return self._answer(features, asked, batch["input_ids"], batch["attention_mask"], batch["labels"])
 
-    def switch_logits(self, features: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor | None, Tensor]:
-        """z^Switch, equation 5, for the samples with a picture: text alone passes no tower and needs no switch.
+    def switch_pass(
+        self, features: Tensor | None, batch: dict[str, Tensor], asked: Asked = NOTHING
+    ) -> tuple[Pass | None, Tensor]:
+        """With z^Switch, equation 5, for the samples with a picture: text alone passes no tower and needs no switch.
 
         Returns:
-            (logits [A', rows] or None where no sample has a picture, which of the A answer positions they belong to [A]).
+            (the pass with logits [A', rows], or None where no sample has a picture; which of the A answer positions they
+            belong to [A]).
         """
         rows = (batch["input_ids"] == self.image_token_id).any(dim=1)  # [B]
         answers = answer_positions(batch["labels"])  # [B, T-1]
@@ -159,15 +197,12 @@ class Switch(torch.nn.Module):
         if features is None:
             return None, owner
         with_picture = {key: batch[key][rows] for key in ("input_ids", "attention_mask", "labels")}
-        return self._answer(features.to(self.teacher.dtype), **with_picture), owner
+        return self._answer(features.to(self.teacher.dtype), asked, **with_picture), owner
 
-    def _answer(self, features: Tensor | None, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Tensor:
-        return answer_logits(
-            self.teacher,
-            features,
-            input_ids,
-            attention_mask,
-            answer_positions(labels),
-            image_token_id=self.image_token_id,
-            rows=self.rows,
+    def _answer(
+        self, features: Tensor | None, asked: Asked, input_ids: Tensor, attention_mask: Tensor, labels: Tensor
+    ) -> Pass:
+        text = (input_ids, attention_mask, answer_positions(labels))
+        return answer_pass(
+            self.teacher, features, *text, image_token_id=self.image_token_id, rows=self.rows, asked=asked
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,33 +14,27 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-_SHOWN = {
-    "loss": "loss",
-    "ce": "CE",
-    "align": "Align",
-    "vsd": "VSD",
-    "k_teacher_mean": "kᵗ",
-    "k_teacher_p10": "p10",
-    "k_teacher_p90": "p90",
-    "k_student_mean": "kˢ",
-}
+from switchkd.losses.terms import Term
+
 _PLAIN_INTERVAL_SECONDS = 20.0
 
 
-def describe(logs: dict[str, float]) -> str:
-    """The named losses and knees of one log line, short."""
-    return "  ".join(
-        f"{label} {logs[key]:.0f}" if key.startswith("k_") else f"{label} {logs[key]:.3f}"
-        for key, label in _SHOWN.items()
-        if key in logs
-    )
+def describe(logs: dict[str, float], terms: Sequence[Term]) -> str:
+    """The named losses and figures of one log line, short; a term's first figure with its quantiles."""
+    losses = {"loss": "loss"} | {term.name: term.symbol for term in terms if term.symbol}
+    figures: dict[str, str] = {}
+    for number, figure in ((n, figure) for term in terms for n, figure in enumerate(term.figures)):
+        figures[f"{figure.name}_mean"] = figure.symbol
+        figures |= {f"{figure.name}_{quantile}": quantile for quantile in ("p10", "p90") if number == 0}
+    told = [f"{label} {logs[key]:.3f}" for key, label in losses.items() if key in logs]
+    return "  ".join(told + [f"{label} {logs[key]:.0f}" for key, label in figures.items() if key in logs])
 
 
 class ProgressBar(TrainerCallback):
     """One line a stage: steps, the named losses, k's quantiles, time left. Plain lines where no terminal is watching."""
 
-    def __init__(self, title: str, console: Console):
-        self._title, self._console = title, console
+    def __init__(self, title: str, console: Console, terms: Sequence[Term]):
+        self._title, self._console, self._terms = title, console, terms
         self._progress: Progress | None = None
         self._task: Any = None
         self._text = ""
@@ -73,7 +68,7 @@ class ProgressBar(TrainerCallback):
     ) -> None:
         if not state.is_world_process_zero or not logs or "loss" not in logs:
             return
-        self._text = describe(logs)
+        self._text = describe(logs, self._terms)
         if self._progress is not None:
             self._progress.update(self._task, completed=state.global_step, text=self._text)
         elif state.global_step < state.max_steps and time.monotonic() - self._last_plain > _PLAIN_INTERVAL_SECONDS:

@@ -30,6 +30,12 @@ class Distillation:
     ce_temperature: float = setting(
         1.0, low=1e-3, help="Temperature of the cross entropy: 1 in the main text, τ in Algorithm 1."
     )
+    terms: Mapping[str, float] = setting(
+        factory=dict,
+        low=0,
+        affects_result="if any",
+        help="Weights of further loss terms, e.g. {NAME: 0.5}: files switchkd_terms/NAME.py on Python's path.",
+    )
 
 
 @dataclass(frozen=True)

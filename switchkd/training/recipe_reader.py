@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from switchkd.errors import RecipeError
+from switchkd.losses.terms import terms_of
 from switchkd.training.recipe import PARTS, Model, Part, Recipe
 from switchkd.training.settings import build
 
@@ -127,6 +128,7 @@ def _check_references(recipe: Recipe) -> None:
             prefix, _, part = reference.partition(":") if isinstance(reference, str) else ("", "", "")
             if prefix == "part" and part not in recipe.parts:
                 raise RecipeError(f"Recipe: {owner}.{kind} is '{reference}', which isn't in parts.")
+    terms_of(recipe.distillation)
     for name, stage in recipe.stages.items():
         if stage.data not in recipe.data.sets:
             raise RecipeError(f"Recipe: stages.{name}.data is '{stage.data}', which isn't in data.sets.")

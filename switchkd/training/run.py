@@ -258,7 +258,7 @@ class Run:
             raise RecipeError(f"Stage '{name}' reads {file}, which doesn't exist: set data.sets.{stage.data}.file.")
         inputs = {
             "stage": result_settings(stage),
-            "distillation": to_plain(settings.distillation) if teacher else None,
+            "distillation": result_settings(settings.distillation) if teacher else None,
             "student": folder_sha256(student),
             "teacher": teacher and folder_sha256(teacher),
             "data": file_sha256(file),

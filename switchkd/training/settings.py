@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
 from dataclasses import field, fields
-from typing import Any, Union
+from typing import Any, Literal, Union
 
 import yaml
 
@@ -21,10 +22,11 @@ def setting(
     choices: tuple | None = None,
     low: float | None = None,
     high: float | None = None,
-    affects_result: bool = True,
+    affects_result: bool | Literal["if any"] = True,
     factory: Any = dataclasses.MISSING,
 ) -> Any:
-    """A dataclass field with its help text and range."""
+    """A dataclass field with its help text and range. A mapping that `affects_result` "if any" counts where it isn't empty:
+    what was finished before there was this setting stays finished."""
     metadata = {"help": help, "choices": choices, "low": low, "high": high, "affects_result": affects_result}
     if factory is not dataclasses.MISSING:
         return field(default_factory=factory, metadata=metadata)
@@ -78,7 +80,7 @@ def _scalar(hint: type, value: Any, item: dataclasses.Field, where: str) -> Any:
     if choices and value not in choices:
         raise RecipeError(f"Recipe: '{where}' is {value!r}; possible are {', '.join(map(str, choices))}.")
     outside = (low is not None and not value >= low) or (high is not None and not value <= high)
-    if outside or value != value:
+    if outside or (isinstance(value, float) and not math.isfinite(value)):
         span = f"at least {low}" if high is None else f"between {low} and {high}"
         raise RecipeError(f"Recipe: '{where}' is {value}; it has to be {span}.")
     return value
@@ -101,7 +103,8 @@ def result_settings(value: Any) -> Any:
     """As `to_plain`, without the settings that can't change a result; what a stage's fingerprint is made of."""
     plain = to_plain(value)
     for item in fields(value):
-        if not item.metadata.get("affects_result", True):
+        affects = item.metadata.get("affects_result", True)
+        if not affects or (affects == "if any" and not plain[item.name]):
             del plain[item.name]
     return plain
 

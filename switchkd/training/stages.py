@@ -119,19 +119,19 @@ def run_stage(job: StageJob, console: Console, launcher: int | None = None) -> P
     student = as_student(load_vlm(job.student))
     freeze_parts(student, stage.trainable)
     stop = StopOnSignal(job.folder / STOP_REQUEST, launcher)
+    objective = Objective(job.distillation, stage)
     trainer = SwitchTrainer(
         student,
-        Objective(job.distillation),
+        objective,
         stage=stage,
         rows=prompt.length,
         lengths=dataset.lengths,
         switch=_switch(job, student, prompt, console),
-        lambda_switch=job.distillation.lambda_switch if taught(stage, job.distillation).switch else 0.0,
         max_bad=job.data.max_bad,
         args=_arguments(job),
         train_dataset=dataset,
         data_collator=Collator(prompt.token_id("pad_token") or 0),
-        callbacks=[stop, LastLog(), ProgressBar(job.title, console)],
+        callbacks=[stop, LastLog(), ProgressBar(job.title, console, (*objective.weights,))],
     )
     _set_reporters(trainer, job)
     if checkpoint is not None and trainer.is_world_process_zero():

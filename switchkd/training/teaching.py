@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from switchkd.errors import RecipeError
+from switchkd.losses.terms import weigh
 from switchkd.training.recipe import Distillation, Recipe, Stage
 
 RECORD = "stage.json"
@@ -35,10 +36,10 @@ class Learned:
 
 
 def taught(stage: Stage, distillation: Distillation) -> Learned:
-    """What a stage teaches. The switch teaches the tower alone: where that is frozen, its pass is spared."""
+    """What a stage teaches."""
+    active = [term for term, weight in weigh(stage, distillation).items() if weight]
     return Learned(
-        align=stage.distill and distillation.lambda_align > 0,
-        switch=stage.distill and distillation.lambda_switch > 0 and "vision" in stage.trainable,
+        align=any(term.teacher and not term.switch for term in active), switch=any(term.switch for term in active)
     )
 
 

@@ -20,14 +20,14 @@ from transformers import Trainer, TrainerCallback
 from switchkd.architecture.architecture import Architecture
 from switchkd.data.sampler import LengthGroupedSampler
 from switchkd.errors import DataError
-from switchkd.losses.objective import Objective, Terms
+from switchkd.losses.objective import Objective, Sums
+from switchkd.models.passes import Passes
 from switchkd.models.switch import Switch, SwitchStudent, answer_positions
 from switchkd.models.vlm import part_modules
 from switchkd.training.checkpoints import mark_complete
 from switchkd.training.recipe import Stage
 
 _WEIGHTS = "model.safetensors"
-TERM_NAMES = ("ce", "align", "vsd")
 UNUSABLE = "unusable"  # in a log's entry: samples since the entry before whose pictures couldn't be read
 
 
@@ -69,7 +69,7 @@ class SamplerEpoch(TrainerCallback):
 
 
 class SwitchTrainer(Trainer):
-    """Trains a student on L = L_CE + λ1·Align + λ2·VSD (paper, equation 1).
+    """Trains a student on an objective such as the paper's, L = L_CE + λ1·Align + λ2·VSD (equation 1).
 
     Without a switch it is plain supervised training: the same loop, data and logging. Raises DataError when more than
     `max_bad` of a stage's samples had pictures that couldn't be read while training.
@@ -84,7 +84,6 @@ class SwitchTrainer(Trainer):
         rows: int,
         lengths: Any,
         switch: Switch | None = None,
-        lambda_switch: float = 0.0,
         max_bad: float = 1.0,
         **kwargs: Any,
     ):
@@ -93,7 +92,6 @@ class SwitchTrainer(Trainer):
         self.objective: Objective = objective
         self.stage, self.rows, self.lengths = stage, rows, lengths
         self.switch = None if switch is None else switch.to(self.args.device)
-        self.lambda_switch = lambda_switch
         # Texts alone give a projector or a tower no gradient: data-parallel training would wait for it, and where nothing
         # else is trained there would be no graph at all.
         student.always_look = self.accelerator.num_processes > 1 or "language" not in stage.trainable
@@ -102,41 +100,40 @@ class SwitchTrainer(Trainer):
         self._loss_shifts_labels = True
         self.max_bad = max_bad
         self._sums: dict[str, float] = {}
-        self._knees: dict[str, list[Tensor]] = {"k_teacher": [], "k_student": []}
+        self._figures: dict[str, list[Tensor]] = {}
         self._logged_step = 0  # that the sums began after
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):  # type: ignore[override]
         """One micro-batch's share of the global mean: the tower runs once, the two pathways share its features."""
         bad = inputs.pop("bad", None)
-        student_logits, features = model(**inputs, rows=self.rows)
-        teacher_logits = switch_logits = switch_rows = None
-        if self.switch is not None:
-            teacher_logits = self.switch.teacher_logits(inputs)
-            if self.lambda_switch > 0:
-                switch_logits, switch_rows = self.switch.switch_logits(features, inputs)
+        asks, teacher, switch, switch_rows = self.objective.asks, None, None, None
+        student = model(**inputs, rows=self.rows, asked=asks["student"])
+        if self.switch is not None and "teacher" in asks:
+            teacher = self.switch.teacher_pass(inputs, asks["teacher"])
+        if self.switch is not None and "switch" in asks:
+            switch, switch_rows = self.switch.switch_pass(student.features, inputs, asks["switch"])
         targets = inputs["labels"][:, 1:][answer_positions(inputs["labels"])]  # [A]
-        terms = self.objective(student_logits, targets, teacher_logits, switch_logits, switch_rows)
+        sums = self.objective(Passes(student, targets, teacher, switch, switch_rows))
         if num_items_in_batch is None:
             num_items_in_batch = targets.numel()
-        tokens = torch.as_tensor(num_items_in_batch, device=student_logits.device).clamp(min=1)
-        self._collect(terms, tokens, bad)
+        tokens = torch.as_tensor(num_items_in_batch, device=targets.device).clamp(min=1)
+        self._collect(sums, tokens, bad)
         # Every process averages gradients over processes afterwards.
-        loss = terms.total / tokens * self.accelerator.num_processes
+        loss = sums.total / tokens * self.accelerator.num_processes
         return (loss, {}) if return_outputs else loss
 
-    def _collect(self, terms: Terms, tokens: Tensor, bad: Tensor | None) -> None:
+    def _collect(self, sums: Sums, tokens: Tensor, bad: Tensor | None) -> None:
         if not self._sums:
             self._logged_step = self.state.global_step
-        for name in TERM_NAMES if self.switch is not None else TERM_NAMES[:1]:
-            self._sums[name] = self._sums.get(name, 0.0) + float(getattr(terms, name).detach() / tokens)
-        for name, knees in self._knees.items():
-            values = getattr(terms, name)
+        for name, value in sums.terms.items():
+            self._sums[name] = self._sums.get(name, 0.0) + float(value.detach() / tokens)
+        for name, values in sums.figures.items():
             if values is not None:
-                knees.append(values.detach().float().cpu())
+                self._figures.setdefault(name, []).append(values.detach().float().cpu())
         self._sums[UNUSABLE] = self._sums.get(UNUSABLE, 0.0) + (0 if bad is None else int(bad))
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Adds the named terms (means per supervised token) and the knees' mean and quantiles to the loss."""
+        """Adds the named terms (means per supervised token) and their figures' mean and quantiles to the loss."""
         if "loss" in logs and self._sums:
             steps = max(1, self.state.global_step - self._logged_step)
             sums = self._over_processes(self._sums)
@@ -144,13 +141,11 @@ class SwitchTrainer(Trainer):
                 logs[UNUSABLE] = unusable
                 self._check_unusable(self.unusable + unusable)
             logs |= {name: value / steps for name, value in sums.items()}
-            for name, knees in self._knees.items():
-                if knees:
-                    k = torch.cat(knees)
-                    p10, p90 = np.quantile(k.numpy(), [0.1, 0.9]).tolist()  # torch's takes 2^24 values at most
-                    logs |= {f"{name}_mean": k.mean().item(), f"{name}_p10": p10, f"{name}_p90": p90}
-                knees.clear()
-            self._sums = {}
+            for name, parts in self._figures.items():
+                values = torch.cat(parts)
+                p10, p90 = np.quantile(values.numpy(), [0.1, 0.9]).tolist()  # torch's takes 2^24 values at most
+                logs |= {f"{name}_mean": values.mean().item(), f"{name}_p10": p10, f"{name}_p90": p90}
+            self._sums, self._figures = {}, {}
         super().log(logs, *args, **kwargs)
 
     @property

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from switchkd.analysis.ablation import LOSSES, SCHEMES, Result, draw_ablation, markdown_table, summarise, variant
 from switchkd.cli.main import main
 from switchkd.errors import RecipeError
-from switchkd.losses import Objective
+from switchkd.losses.objective import Objective
 from switchkd.training.recipe_reader import load_recipe
 
 
@@ -33,7 +33,7 @@ def test_rows_differ_in_what_they_name():
     bounded = load_recipe("roadscenes", ("distillation.knee_top=100",))
     assert variant("dbild-rkl", bounded).distillation.knee_top == 100
     for name in LOSSES:
-        Objective(variant(name, bounded).distillation)
+        Objective(variant(name, bounded).distillation, bounded.stages["dft"])
     plain = replace(recipe, stages={name: stage for name, stage in recipe.stages.items() if name != "kd"})
     assert variant("dbild-rkl", plain).stages == ("pt", "dft")
     with pytest.raises(RecipeError, match=r"stages.dft.steps=800 and stages.kd.steps=400; set both alike"):

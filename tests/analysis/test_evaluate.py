@@ -13,7 +13,7 @@ from switchkd.analysis.evaluate import Answerer
 from switchkd.cli.evaluate import eval_command
 from switchkd.data.questions import Question
 from switchkd.errors import CheckpointError, CompatibilityError, SkdError
-from switchkd.models.switch import answer_logits, vision_features
+from switchkd.models.switch import answer_pass, vision_features
 from switchkd.models.vlm import load_vlm
 from switchkd.runtime.engines.opening import open_engine
 
@@ -46,7 +46,7 @@ def test_the_teacher_sees_what_the_switch_shows_it(models, asked):
     last[0, -1] = True
     with torch.inference_mode():
         features = vision_features(student.vlm, batch["pixel_values"])
-        expected = answer_logits(teacher.vlm, features, ids, torch.ones_like(ids), last)[0].numpy()
+        expected = answer_pass(teacher.vlm, features, ids, torch.ones_like(ids), last).logits[0].numpy()
     through = Answerer(models[0], "cpu", tower=models[1])
     np.testing.assert_allclose(next_token(through, asked), expected, rtol=1e-4, atol=1e-4)
     assert np.abs(next_token(teacher, asked) - expected).max() > 0.1

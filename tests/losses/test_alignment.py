@@ -7,7 +7,13 @@ import torch
 from support.literal import literal_alignment
 
 from switchkd.errors import RecipeError
-from switchkd.losses import METHODS, alignment, forward_kl, reverse_kl
+from switchkd.losses import alignment as losses
+from switchkd.losses.divergences import forward_kl, reverse_kl
+from switchkd.training.recipe import METHODS, Distillation
+
+
+def alignment(method: str, **settings: Any) -> losses.Alignment:
+    return losses.alignment(Distillation(method, **settings))
 
 
 def logits(seed: int, positions: int = 4, size: int = 30) -> torch.Tensor:

@@ -10,8 +10,7 @@ from support.literal import literal_dbild
 from support.rows import rows_like_a_language_model
 
 from switchkd.errors import RecipeError, SkdError
-from switchkd.losses import dbild
-from switchkd.losses.dbild import Direction
+from switchkd.losses.dbild import Direction, dbild
 
 DIRECTIONS: list[Direction] = ["reverse", "forward"]
 

@@ -8,8 +8,7 @@ from support.literal import literal_knee
 from support.rows import rows_like_a_language_model
 
 from switchkd.errors import RecipeError, SkdError
-from switchkd.losses import KneeScope, knee
-from switchkd.losses.kneedle import leaders
+from switchkd.losses.kneedle import KneeScope, knee, leaders
 
 
 def shapes_of_rows(seed: int) -> torch.Tensor:

@@ -7,12 +7,14 @@ from support.llava_models import make_model
 from switchkd.architecture.architecture import Architecture
 from switchkd.data.index import Source, build_index
 from switchkd.data.llava import Collator, LlavaDataset
+from switchkd.errors import RecipeError
 from switchkd.losses.objective import Objective
-from switchkd.models.switch import Switch, answer_logits, answer_positions, as_student, vision_features
+from switchkd.models.passes import Asked, Passes
+from switchkd.models.switch import Switch, answer_pass, answer_positions, as_student, vision_features
 from switchkd.models.vlm import load_vlm
 from switchkd.preprocess import Preprocess
 from switchkd.prompt import ChatPrompt
-from switchkd.training.recipe import Distillation
+from switchkd.training.recipe import Distillation, Stage
 
 
 def make_batch(folder, data, rows=None):
@@ -62,37 +64,35 @@ def test_answer_logits_equal_the_stock_forward(tmp_path, mixed_data, vision, lan
     folder = make_model(tmp_path / "model", vision, language, feature_layer=layer)
     batch, vlm = make_batch(folder, mixed_data), load_vlm(folder)
     with torch.no_grad():
-        ours = answer_logits(
+        ours = answer_pass(
             vlm,
             vision_features(vlm, batch["pixel_values"]),
             batch["input_ids"],
             batch["attention_mask"],
             answer_positions(batch["labels"]),
-        )
+        ).logits
         torch.testing.assert_close(ours, stock_logits(vlm, batch), rtol=0, atol=1e-6)
 
 
 def test_switch_logits_are_the_teacher_seeing_through_the_student(student, switch, batch):
     """Putting the student's tower into the teacher and running the stock forward gives z^Switch."""
-    _, features = student(**batch)
-    logits, rows = switch.switch_logits(features, batch)
+    seen, rows = switch.switch_pass(student(**batch).features, batch)
     hybrid = switch.teacher
     original = hybrid.model.vision_tower
     hybrid.model.vision_tower = student.model.vision_tower
     expected = stock_logits(hybrid, batch)[:, : switch.rows]
     hybrid.model.vision_tower = original
-    torch.testing.assert_close(logits, expected[rows], rtol=0, atol=1e-5)
+    torch.testing.assert_close(seen.logits, expected[rows], rtol=0, atol=1e-5)
     # Text alone passes no tower: the switch would only repeat the teacher.
-    torch.testing.assert_close(switch.teacher_logits(batch)[~rows], expected[~rows], rtol=0, atol=1e-5)
+    torch.testing.assert_close(switch.teacher_pass(batch).logits[~rows], expected[~rows], rtol=0, atol=1e-5)
     assert 0 < int(rows.sum()) < len(rows)
 
 
 def test_vsd_reaches_the_students_tower_alone(student, switch, batch):
-    student_logits, features = student(**batch, rows=switch.rows)
-    switch_logits, rows = switch.switch_logits(features, batch)
+    own = student(**batch, rows=switch.rows)
     targets = batch["labels"][:, 1:][answer_positions(batch["labels"])]
-    terms = Objective(Distillation())(student_logits, targets, switch.teacher_logits(batch), switch_logits, rows)
-    terms.vsd.backward()
+    passes = Passes(own, targets, switch.teacher_pass(batch), *switch.switch_pass(own.features, batch))
+    Objective(Distillation(), Stage(distill=True))(passes).terms["vsd"].backward()
     used = student.model.vision_tower.encoder.layers[:-1]
     assert all(
         parameter.grad.abs().sum() > 0 for name, parameter in used.named_parameters() if "k_proj.bias" not in name
@@ -106,12 +106,12 @@ def test_gradient_of_the_switch_is_the_derivative(student, switch, batch):
     """A step against the gradient in the tower lowers the term by its squared length."""
 
     def vsd():
-        _, features = student(**batch)
-        logits, rows = switch.switch_logits(features, batch)
+        seen, rows = switch.switch_pass(student(**batch).features, batch)
         zeros = torch.zeros(int(rows.shape[0]), dtype=torch.long)
-        teacher_logits = switch.teacher_logits(batch)
+        teacher = switch.teacher_pass(batch)
         # A smooth divergence: the knee jumps.
-        return Objective(Distillation(method="fkl"))(teacher_logits, zeros, teacher_logits, logits, rows).vsd
+        objective = Objective(Distillation(method="fkl"), Stage(distill=True))
+        return objective(Passes(teacher, zeros, teacher, seen, rows)).terms["vsd"]
 
     parameters = [parameter for parameter in student.model.vision_tower.parameters() if parameter.requires_grad]
     value = vsd()
@@ -133,48 +133,69 @@ def test_the_tower_runs_once_and_not_for_text(student_folder, student, switch, m
     calls = []
     student.model.vision_tower.register_forward_hook(lambda *_: calls.append(1))
     batch = make_batch(student_folder, mixed_data)
-    _, features = student(**batch)
-    switch.switch_logits(features, batch)
+    switch.switch_pass(student(**batch).features, batch)
     assert len(calls) == 1
     text = make_batch(student_folder, mixed_data, rows=[6, 7])
-    _, features = student(**text)
-    logits, rows = switch.switch_logits(features, text)
-    assert len(calls) == 1 and features is None and logits is None and not rows.any()
+    features = student(**text).features
+    seen, rows = switch.switch_pass(features, text)
+    assert len(calls) == 1 and features is None and seen is None and not rows.any()
 
 
 def test_text_alone_has_gradients_of_zero_where_processes_wait_for_them(student_folder, student, mixed_data):
     text = make_batch(student_folder, mixed_data, rows=[6, 7])
-    plain, _ = student(**text)
+    plain = student(**text)
     student.always_look = True
-    logits, features = student(**text)
-    assert features is None and torch.equal(logits, plain)
-    logits.sum().backward()
+    seen = student(**text)
+    assert seen.features is None and torch.equal(seen.logits, plain.logits)
+    seen.logits.sum().backward()
     for part in (student.model.vision_tower.embeddings, student.model.multi_modal_projector):
         assert all(parameter.grad is not None and not parameter.grad.any() for parameter in part.parameters())
 
 
 def test_a_teacher_with_another_image_token(student, switch, batch, teacher_folder):
     """The teacher's placeholder may be another token: features replace its embedding in any case."""
-    expected = switch.teacher_logits(batch)
+    expected = switch.teacher_pass(batch).logits
     switch.teacher.config.image_token_id = 3
-    torch.testing.assert_close(switch.teacher_logits(batch), expected, rtol=0, atol=0)
+    torch.testing.assert_close(switch.teacher_pass(batch).logits, expected, rtol=0, atol=0)
 
 
 def test_surplus_features_are_refused(student, batch):
     features = vision_features(student, torch.cat([batch["pixel_values"], batch["pixel_values"][:1]]))
     with pytest.raises(ValueError, match="image tokens for"):
-        answer_logits(student, features, batch["input_ids"], batch["attention_mask"], answer_positions(batch["labels"]))
+        answer_pass(student, features, batch["input_ids"], batch["attention_mask"], answer_positions(batch["labels"]))
 
 
 def test_recomputed_activations_give_the_same_gradient(student, switch, batch):
     def tower_gradient():
         student.zero_grad()
-        _, features = student(**batch)
-        logits, _ = switch.switch_logits(features, batch)
-        logits.float().logsumexp(-1).sum().backward()
+        seen, _ = switch.switch_pass(student(**batch).features, batch)
+        seen.logits.float().logsumexp(-1).sum().backward()
         return student.model.vision_tower.embeddings.patch_embedding.weight.grad.clone()
 
     kept = tower_gradient()
     switch.checkpoint_gradients()
     torch.testing.assert_close(tower_gradient(), kept)
     assert all(parameter.grad is None for parameter in switch.teacher.parameters())
+
+
+def test_what_is_asked_for_equals_the_stock_forward(student_folder, batch):
+    """Hidden states of the pictures' tokens, and attention from the answers to their own picture."""
+    vlm = load_vlm(student_folder)
+    answers = answer_positions(batch["labels"])
+    asked = Asked(frozenset({0, -1}), frozenset({1}))
+    with torch.no_grad():
+        features = vision_features(vlm, batch["pixel_values"])
+        ours = answer_pass(vlm, features, batch["input_ids"], batch["attention_mask"], answers, asked=asked)
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "pixel_values")}
+        stock = vlm(**inputs, output_hidden_states=True, output_attentions=True)
+    picture = batch["input_ids"] == vlm.config.image_token_id
+    assert set(ours.image_hidden) == {0, -1} and set(ours.attentions) == {1}
+    for layer, states in ours.image_hidden.items():
+        expected = [stock.hidden_states[layer][row][picture[row]] for row in range(len(picture)) if picture[row].any()]
+        torch.testing.assert_close(states, torch.stack(expected))
+    expected = [
+        stock.attentions[1][row, :, place][:, picture[row]] for row, place in answers.nonzero() if picture[row].any()
+    ]
+    torch.testing.assert_close(ours.attentions[1], torch.stack(expected))
+    with pytest.raises(RecipeError, match="asks for layer 9 of a model whose layers are 0 to 3"):
+        answer_pass(vlm, features, batch["input_ids"], batch["attention_mask"], answers, asked=Asked(frozenset({9})))

@@ -232,8 +232,9 @@ def test_knees_of_more_positions_than_torch_sorts(monkeypatch, tmp_path, student
     """torch.quantile refuses more than 2^24 values, which a long window of the log exceeds."""
     collect = SwitchTrainer._collect
 
-    def collect_more(self, terms, *rest):
-        collect(self, terms._replace(k_teacher=terms.k_teacher[:1].expand(2**24 + 1)), *rest)
+    def collect_more(self, sums, *rest):
+        k = sums.figures["k_teacher"][:1].expand(2**24 + 1)
+        collect(self, sums._replace(figures={"k_teacher": k}), *rest)
 
     monkeypatch.setattr(SwitchTrainer, "_collect", collect_more)
     train(tmp_path / "s", student_folder, mixed_data, teacher=teacher_folder, steps=1)
