@@ -48,7 +48,6 @@ _EXTRAS = {
     ),
     **dict.fromkeys(("gguf", "llama_cpp"), "gguf"),
     **dict.fromkeys(("onnx", "onnxruntime", "onnxruntime_genai"), "onnx"),
-    "scipy": "eval",
     **dict.fromkeys(("cyclonedx", "packageurl", "packaging"), "ship"),
     **dict.fromkeys(("starlette", "uvicorn", "prometheus_client"), "serve"),
 }

@@ -147,28 +147,6 @@ class OnnxLanguage:
             self.decoder.run_with_iobinding(self._single)
         return self._logits[0, 0]
 
-    def read_batch(self, embeds: Floats, mask: NDArray[np.int64]) -> Floats:
-        """Next-token logits [B, V] of several prompts at once, beside the conversation in memory.
-
-        Args:
-            embeds: [B, T, W], padded on the right with anything.
-            mask: [B, T]: ones, then zeros where a row is padded.
-
-        Raises:
-            DataError: a row padded on the left, which the fused attention would misplace, or empty.
-        """
-        lengths = mask.sum(1)
-        if (lengths == 0).any() or (mask != (np.arange(mask.shape[1]) < lengths[:, None])).any():
-            raise DataError("Prompts of a batch must be padded on the right, each of one token at least.")
-        inputs: dict[str, NDArray[Any]] = {
-            value.name: np.empty((len(embeds), value.shape[1], 0, value.shape[3]), _FLOATS[value.type])
-            for value in self.decoder.get_inputs()
-            if _is_cache(value.name)
-        }
-        inputs |= {"inputs_embeds": embeds, "attention_mask": mask, "num_logits_to_keep": np.array(0)}
-        logits = run(self.decoder, ["logits"], inputs)[0]  # [B, T, V]
-        return logits[np.arange(len(embeds)), lengths - 1]
-
     def close(self) -> None:
         """Lets both graphs and the cache go."""
         self._prompt = self._single = self._lookup = self.decoder = self.embedding = None
