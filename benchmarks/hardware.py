@@ -30,12 +30,12 @@ from statistics import median
 
 import numpy as np
 from PIL import Image
+from turns import TEXT_TOKENS, take_turns, time_request
 
 from switchkd.hardware.fit import Fit, fit, seconds
 from switchkd.hardware.profile import Figure, Profile, load_profile
 from switchkd.hardware.rates import ACCELERATOR, CPU, rates_of
 from switchkd.hardware.workload import GGUF, Language, Part, Workload
-from switchkd.runtime.bench.speed import TEXT_TOKENS, take_turns, time_request
 from switchkd.runtime.computer.local import processor_name
 from switchkd.runtime.computer.measure import measure
 from switchkd.runtime.computer.profile import describe, probe_local

@@ -11,7 +11,6 @@ from switchkd.cli.options import FOLLOW_LINKS
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
     from switchkd.manifest import Manifest
 
@@ -174,26 +173,7 @@ def _show(console: Console, out: Path, manifest: Manifest) -> None:
         console.print(
             f"[yellow]warning[/]: {too_long} questions were left out: with an answer they are longer than the context"
         )
-    console.print(_speed(out))
-
-
-def _speed(out: Path) -> Table:
-    """The export among those beside it that it can be compared with."""
-    from rich.table import Table
-
-    from switchkd.runtime.bench.speed import siblings, strengths
-
-    variants = siblings(out)
-    best = strengths(variants)
-    machine = variants[out.resolve().name].measured["machine"]
-    table = Table(title=f"speed, {machine['cpu']}, {machine['threads']} threads", title_justify="left")
-    for column in ("export", "MB", "first token, ms (× PyTorch)", "ms a token (× PyTorch)", "best at"):
-        table.add_column(column, justify="left" if column in ("export", "best at") else "right")
-    for name, manifest in variants.items():
-        seconds, ratio = (manifest.measured[key] for key in ("seconds", "to_checkpoint"))
-        cells = (f"{1000 * seconds[phase]:.1f} ({ratio[phase]:.2f})" for phase in ("first_token", "decode"))
-        table.add_row(name, f"{manifest.size / 1e6:.1f}", *cells, ", ".join(best[name]))
-    return table
+    console.print("How fast it is, beside the checkpoint and its other exports: `skd bench`.")
 
 
 def _proof_rows(parity: dict[str, Any]) -> list[tuple[str, str, str]]:

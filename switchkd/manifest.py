@@ -79,7 +79,7 @@ class Manifest:
     end_tokens: list[int]  # ids that end an answer
     context: int  # most tokens the model was trained to read
     parity: dict[str, Any]  # measured against the source; see the exporter's documentation
-    measured: dict[str, Any] = field(default_factory=dict)  # speed, beside the source, where it was exported
+    measured: dict[str, Any] = field(default_factory=dict)  # speed, in older exports alone; `skd bench` measures it
     schema: int = SCHEMA
 
     @classmethod

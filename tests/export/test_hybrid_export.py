@@ -48,7 +48,7 @@ def exported(checkpoints):
     options = ["--format", "hybrid", "--quant", "q4", "--threads", "1", "--out", str(out)]
     result = CliRunner().invoke(export_command, [str(checkpoints["siglip-tied"]), *options], env={"COLUMNS": "200"})
     assert result.exit_code == 0, result.output
-    assert all(word in result.output for word in (VISION, "language.gguf", "Q5_0", "INT8", "first token"))
+    assert all(word in result.output for word in (VISION, "language.gguf", "Q5_0", "INT8", "skd bench"))
     return out
 
 
