@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from switchkd.cli.options import FOLLOW_LINKS
+from switchkd.hardware.runtimes import FORMATS, RUNTIMES
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -15,25 +16,40 @@ if TYPE_CHECKING:
     from switchkd.manifest import Manifest
 
 
+def _mixed() -> str:
+    """The formats whose parts are of two kinds."""
+    mixed = (each for each in FORMATS.values() if each.vision != each.language)
+    return "; ".join(f"{each.name}: vision in {each.vision}, language model in {each.language}" for each in mixed)
+
+
+def _offered(part: str, quants: str) -> str:
+    """The precisions of a part, by the formats that have them."""
+    offers = []
+    for name, runtime in RUNTIMES.items():
+        formats = [each.name for each in FORMATS.values() if getattr(each, part) == name]
+        listed = (f"{quant} ({remark})" if remark else quant for quant, remark in getattr(runtime, quants).items())
+        offers.append(f"{', '.join(formats)}: {', '.join(listed)}")
+    return "; ".join(offers)
+
+
 @click.command("export")
 @click.argument("checkpoint", required=False)
 @click.option(
     "--format",
-    type=click.Choice(["gguf", "onnx", "hybrid"]),
-    default="gguf",
+    type=click.Choice(list(FORMATS)),
+    default=next(iter(FORMATS)),
     show_default=True,
-    help="File format; hybrid: vision in onnx, language model in gguf.",
+    help=f"File format; {_mixed()}.",
 )
 @click.option(
     "--quant",
     default="q4",
     show_default=True,
-    help="Precision of the language model. gguf, hybrid: q4 (by the shape, what loses least at its size), q4_0, q4_mixed, q4_k_m, "
-    "q5_k_m, q8, f16, f32; onnx: q4, q8, fp16, fp32.",
+    help=f"Precision of the language model. {_offered('language', 'quants')}.",
 )
 @click.option(
     "--vision-quant",
-    help="Precision of tower and projector. gguf: f16 (default), q8_0, q4_0, f32; onnx, hybrid: q8, fp16, fp32.",
+    help=f"Precision of tower and projector. {_offered('vision', 'vision_quants')}.",
 )
 @click.option(
     "--calibrate",

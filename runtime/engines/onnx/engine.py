@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from switchkd.errors import DataError
+from switchkd.hardware.runtimes import ONNX, RUNTIMES
 from switchkd.preprocess import Preprocess
 from switchkd.runtime.engines.engine import CPU, DEFAULT_CONTEXT, Floats, picture_span
 from switchkd.runtime.engines.onnx.session import STOPPED, bind, one_line, open_session, run
 from switchkd.runtime.engines.pinning import pinned, places
 
-PIECE = 128  # tokens of a prompt that are read at once
+PIECE = RUNTIMES[ONNX].piece  # tokens of a prompt that are read at once
 _FLOATS: dict[str, type[np.floating[Any]]] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
