@@ -18,8 +18,9 @@ from switchkd.disk import require_replaceable
 from switchkd.errors import SkdError
 from switchkd.export.checkpoint import Checkpoint
 from switchkd.export.companions import copy_companions
-from switchkd.export.exporter import Build, Exporter, exporter_for
+from switchkd.export.exporter import exporter_for
 from switchkd.export.parity import ANSWER_TOKENS, ParityError, Reference, check_stages
+from switchkd.export.parts import Build
 from switchkd.export.proof import Proof
 from switchkd.export.samples import Probe
 from switchkd.export.trials import Trials
@@ -102,7 +103,7 @@ class _Export:
     def __init__(self, request: ExportRequest, progress: Callable[[str], None]) -> None:
         self._request, self._progress = request, progress
         self._checkpoint = Checkpoint(request.checkpoint)
-        self._exporter: Exporter = exporter_for(request.format)
+        self._exporter = exporter_for(request.format)
         self._plan = self._exporter.plan(self._checkpoint, request.quant, request.vision_quant)
         if request.calibration and self._plan.quant not in self._exporter.calibrates:
             raise SkdError(
@@ -120,7 +121,7 @@ class _Export:
         plain, stages = self._write_plain(work / "plain", proof.references)
         build, losses = self._quantize(plain, work, proof)
         self._progress("hashing")
-        for role, name in self._plan.contract.files.items():
+        for role, name in self._plan.files.items():
             (folder / name).parent.mkdir(exist_ok=True)
             build.files[role].rename(folder / name)
             if role in build.data:
@@ -155,7 +156,7 @@ class _Export:
         build = self._exporter.write(self._checkpoint, self._plan, folder)
         self._progress("comparing it stage by stage")
         with self._exporter.open(self._checkpoint, build, threads=self._threads, traced=True) as engine:
-            stages = check_stages(engine, references, self._plan.contract.tolerance)
+            stages = check_stages(engine, references, self._plan.tolerance)
         return build, {"precision": dict(self._plan.plain), **stages}
 
     def _quantize(self, plain: Build, work: Path, proof: Proof) -> tuple[Build, dict[str, Any]]:
@@ -190,13 +191,13 @@ class _Export:
 
     def _describe(self, folder: Path, parity: dict[str, Any]) -> Manifest:
         checkpoint, plan = self._checkpoint, self._plan
-        roles = {name: role for role, name in plan.contract.files.items()}
+        roles = {name: role for role, name in plan.files.items()}
         files = {
             (name := path.relative_to(folder).as_posix()): FileEntry(
                 role=roles.get(name, ""),
                 bytes=path.stat().st_size,
                 sha256=file_sha256(path),
-                tensor_types=self._exporter.tensor_types(path) if name in roles else {},
+                tensor_types=self._exporter.tensor_types(roles[name], path) if name in roles else {},
             )
             for path in sorted(folder.rglob("*"))
             if path.is_file()

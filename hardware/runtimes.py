@@ -57,6 +57,7 @@ class Runtime:
     # Bits of a weight with its share of the scales: of the blocks, of the head, of the embedding where it is kept beside it.
     bits: Mapping[str, tuple[float, float, float]]
     vision_bits: Mapping[str, float]  # of a tower; the default first, then the smaller ones
+    aliases: Mapping[str, str] = field(default_factory=dict)  # another runtime's name of a precision → this one's
     other_cache_bytes: Mapping[str, int] = field(default_factory=dict)  # where a precision's aren't `cache_bytes`
     own_embedding: bool = False  # the embedding is a file of its own, also where the head is the same
     devices: bool = False  # runs elsewhere than on the processor, too
@@ -135,6 +136,7 @@ _ONNX_RUNTIME = Runtime(
     ),
     quants=dict.fromkeys(("q4", "q8", "fp16", "fp32"), ""),
     vision_quants=dict.fromkeys(("q8", "fp16", "fp32"), ""),
+    aliases={"f32": "fp32", "f16": "fp16", "q8_0": "q8", "q4_0": "q4"},
     piece=128,
     cache_bytes=4,
     other_cache_bytes={"fp16": 2},

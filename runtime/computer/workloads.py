@@ -10,7 +10,7 @@ from switchkd.errors import CheckpointError, SkdError
 from switchkd.hardware.runtimes import RUNTIMES, Runtime, runtime_of
 from switchkd.hardware.workload import Language, Part, Tower, Workload
 from switchkd.manifest import FileEntry, Manifest
-from switchkd.runtime.engines.opening import find_variant
+from switchkd.runtime.engines.opening import find_variant, require_known_format
 
 _WIDE = ("f32", "f16", "q8_0")  # types that a 4- or 5-bit mixture has in its norms and head alone
 
@@ -23,7 +23,7 @@ def read_workload(variant: str | Path) -> Workload:
     """
     folder = find_variant(variant)
     manifest = Manifest.load(folder, verify=False)
-    manifest.require_known_format(folder)
+    require_known_format(manifest, folder)
     config = read_layout(folder)
     try:
         language, tower = _language(config), _tower(config, manifest)

@@ -16,34 +16,31 @@ from numpy.typing import NDArray
 from switchkd.errors import DataError
 from switchkd.hardware.runtimes import ONNX, RUNTIMES
 from switchkd.preprocess import Preprocess
-from switchkd.runtime.engines.engine import CPU, DEFAULT_CONTEXT, Floats, picture_span
+from switchkd.runtime.engines.engine import CPU, DEFAULT_CONTEXT, Floats, LanguageModel, picture_span
 from switchkd.runtime.engines.onnx.session import STOPPED, bind, one_line, open_session, run
+from switchkd.runtime.engines.parts import ExportParts, RunOptions
 from switchkd.runtime.engines.pinning import pinned, places
 
 PIECE = RUNTIMES[ONNX].piece  # tokens of a prompt that are read at once
 _FLOATS: dict[str, type[np.floating[Any]]] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
-def load_parts(
-    vision: Path,
-    embedding: Path,
-    language: Path,
-    preprocess: Preprocess,
-    image_token_id: int,
-    *,
-    threads: int,
-    context: int = DEFAULT_CONTEXT,
-    device: str = CPU,
-) -> tuple[OnnxVision, OnnxLanguage]:
-    """Both parts out of their files.
+def open_language(export: ExportParts, options: RunOptions) -> OnnxLanguage:
+    """See `Opener`. Raises SkdError also where ONNX Runtime hasn't got the device."""
+    return OnnxLanguage(
+        export.language.file("language"),
+        export.language.file("embedding"),
+        export.prompt.image_token_id,
+        threads=options.threads,
+        context=options.context,
+        device=options.device,
+    )
 
-    Raises:
-        SkdError: ONNX Runtime can't read a file, or hasn't got the device.
-        MissingDependencyError: onnxruntime isn't installed.
-    """
-    # The larger part first: what loading takes for a while is then not on top of the other.
-    reader = OnnxLanguage(language, embedding, image_token_id, threads=threads, context=context, device=device)
-    return OnnxVision(vision, preprocess, threads=threads, device=device), reader
+
+def open_vision(export: ExportParts, options: RunOptions, language: LanguageModel | None = None) -> OnnxVision:
+    """See `Opener`. Raises as `open_language`."""
+    path = export.vision.file("vision")
+    return OnnxVision(path, export.preprocess, threads=options.threads, device=options.device)
 
 
 class OnnxVision:
