@@ -73,15 +73,15 @@ class Exporter:
         vision_quant = self._vision.plan(checkpoint, known)
         check_complete(checkpoint, language_tensors(checkpoint), vision_tensors(checkpoint))
         plain = {"language": self._language.plain(quant), "vision": self._vision.plain(vision_quant)}
-        tolerance = dict(self._vision.tolerance(plain["vision"]))
-        tolerance["logits"] = max(tolerance["logits"], self._language.tolerance(plain["language"])["logits"])
+        tolerance = dict(self._vision.tolerance[plain["vision"]])
+        tolerance["logits"] = max(tolerance["logits"], self._language.tolerance[plain["language"]]["logits"])
         return Plan(
             quant,
             vision_quant,
             plain,
             {**self._language.files(quant), **self._vision.files(vision_quant)},
             tolerance,
-            max(self._language.max_divergence(quant), self._vision.max_divergence(vision_quant)),
+            max(self._language.max_divergence[quant], self._vision.max_divergence[vision_quant]),
         )
 
     def write(self, checkpoint: Checkpoint, plan: Plan, folder: Path) -> Build:

@@ -64,15 +64,11 @@ class Quantization:
 class PartWriter(Protocol):
     """Writes vision or language for one runtime, which tells the precisions that there are (`hardware.runtimes`)."""
 
-    @property
-    def calibrates(self) -> Sequence[str]:
-        """Precisions for which `candidates` makes use of calibration data."""
-        ...
-
-    @property
-    def tools(self) -> Sequence[str]:
-        """The packages that write the files."""
-        ...
+    calibrates: Sequence[str]  # precisions for which `candidates` makes use of calibration data
+    tools: Sequence[str]  # the packages that write the files
+    # Precision of the unquantized part → stage → largest relative error; of a language part "logits" counts.
+    tolerance: Mapping[str, Mapping[str, float]]
+    max_divergence: Mapping[str, float]  # precision → largest mean KL divergence in nats that it may cost
 
     def plan(self, checkpoint: Checkpoint, quant: str) -> str:
         """The resolved precision, before anything is written.
@@ -88,14 +84,6 @@ class PartWriter(Protocol):
 
     def files(self, quant: str) -> Mapping[str, str]:
         """Role → path in the export folder, at a resolved precision."""
-        ...
-
-    def tolerance(self, plain: str) -> Mapping[str, float]:
-        """Stage → largest relative error of an unquantized build whose part this is; of a language part "logits" counts."""
-        ...
-
-    def max_divergence(self, quant: str) -> float:
-        """Largest mean KL divergence in nats that a resolved precision may cost."""
         ...
 
     def write(self, checkpoint: Checkpoint, folder: Path, plain: str) -> Build:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 
@@ -49,8 +49,10 @@ _TEXTS = (
 class _Writer:
     """What both parts have in common; see `PartWriter`."""
 
-    calibrates: tuple[str, ...] = ()
-    tools = ("gguf", "llama-cpp-python")
+    calibrates: Sequence[str] = ()
+    tools: Sequence[str] = ("gguf", "llama-cpp-python")
+    tolerance: Mapping[str, Mapping[str, float]] = TOLERANCE
+    max_divergence: Mapping[str, float] = MAX_DIVERGENCE
     role: str
     name: str  # of the file
 
@@ -59,12 +61,6 @@ class _Writer:
 
     def files(self, quant: str) -> Mapping[str, str]:
         return {self.role: self.name}
-
-    def tolerance(self, plain: str) -> Mapping[str, float]:
-        return TOLERANCE[plain]
-
-    def max_divergence(self, quant: str) -> float:
-        return MAX_DIVERGENCE[quant]
 
     def traced(self, file: Path) -> Path:
         return file
@@ -105,7 +101,7 @@ class LanguageWriter(_Writer):
     """The language model; see `PartWriter`. Candidates: without an importance matrix and, where rounding can follow one, with."""
 
     role, name = "language", "language.gguf"
-    calibrates = tuple(name for name, mixture in MIXTURES.items() if mixture.weighted)
+    calibrates: Sequence[str] = tuple(name for name, mixture in MIXTURES.items() if mixture.weighted)
 
     def plan(self, checkpoint: Checkpoint, quant: str) -> str:
         gguf_library(), library()

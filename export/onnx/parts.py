@@ -21,7 +21,7 @@ from switchkd.manifest import TensorCount
 _NAMES = {"vision": "vision_encoder", "embedding": "embed_tokens", "language": "decoder_model_merged"}
 _SUFFIXES = {"fp32": "", "fp16": "_fp16", "q8": "_quantized", "q4": "_q4"}
 _PLAIN = "fp32"
-TOLERANCE = {"pixels": 1e-5, "features": 1e-4, "projected": 1e-4, "logits": 1e-3}
+TOLERANCE = {_PLAIN: {"pixels": 1e-5, "features": 1e-4, "projected": 1e-4, "logits": 1e-3}}
 # Largest mean KL in nats. With Qwen2.5-0.5B on real text, sound 8 bits lose 0.001 to 0.01 and sound 4 bits 0.02 to 0.03, where
 # nine first choices in ten are still the same. The unquantized ones lose by rounding alone.
 MAX_DIVERGENCE = {"fp32": 1e-4, "fp16": 5e-3, "q8": 0.01, "q4": 0.03}
@@ -33,18 +33,14 @@ class _Writer:
 
     calibrates: Sequence[str] = ("q8", "q4")
     tools: Sequence[str] = ("torch", "onnx", "onnxscript", "onnxruntime")
+    tolerance: Mapping[str, Mapping[str, float]] = TOLERANCE
+    max_divergence: Mapping[str, float] = MAX_DIVERGENCE
 
     def plain(self, quant: str) -> str:
         return _PLAIN
 
     def files(self, quant: str) -> Mapping[str, str]:
         return {role: f"onnx/{_file(role, each)}" for role, each in self._precision(quant).items()}
-
-    def tolerance(self, plain: str) -> Mapping[str, float]:
-        return TOLERANCE
-
-    def max_divergence(self, quant: str) -> float:
-        return MAX_DIVERGENCE[quant]
 
     def traced(self, file: Path) -> Path:
         write_traced(file, copy := file.with_name("traced.onnx"))
@@ -83,7 +79,7 @@ class VisionWriter(_Writer):
 class LanguageWriter(_Writer):
     """Decoder and embedding; see `PartWriter`."""
 
-    tools = (*_Writer.tools, "onnxruntime-genai")
+    tools: Sequence[str] = (*_Writer.tools, "onnxruntime-genai")
 
     def plan(self, checkpoint: Checkpoint, quant: str) -> str:
         require_packages()

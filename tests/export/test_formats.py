@@ -4,6 +4,7 @@ import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from support.answers import assert_says_the_same
@@ -26,6 +27,8 @@ class ZipWriter:
 
     calibrates = ()
     tools = ("torch",)
+    tolerance: ClassVar = {"whole": dict.fromkeys(("pixels", "features", "projected", "logits"), 1e-5)}
+    max_divergence: ClassVar = {"whole": 1e-6}
 
     def __init__(self, role):
         self._role = role
@@ -38,12 +41,6 @@ class ZipWriter:
 
     def files(self, quant):
         return {self._role: f"{self._role}.zip"}
-
-    def tolerance(self, plain):
-        return dict.fromkeys(("pixels", "features", "projected", "logits"), 1e-5)
-
-    def max_divergence(self, quant):
-        return 1e-6
 
     def write(self, checkpoint, folder, plain):
         path = Path(shutil.make_archive(str(folder / self._role), "zip", checkpoint.folder))
