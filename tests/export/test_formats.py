@@ -11,8 +11,10 @@ from support.answers import assert_says_the_same
 from support.llava_models import picture
 
 from switchkd.errors import SkdError
-from switchkd.export.exporter import WRITERS
+from switchkd.export.checkpoint import Checkpoint
+from switchkd.export.exporter import WRITERS, exporter_for
 from switchkd.export.folder import ExportRequest, run_export
+from switchkd.export.gguf.mixtures import MIXTURES
 from switchkd.export.parts import Build
 from switchkd.hardware.runtimes import FORMATS, GGUF, ONNX, RUNTIMES, Format
 from switchkd.manifest import Manifest, TensorCount
@@ -117,3 +119,30 @@ def test_what_nobody_registered(registered, shelf, tmp_path, monkeypatch):
         open_engine(tmp_path / "out", threads=1)
     with pytest.raises(SkdError, match="There is no format 'zipped'; known formats: gguf, onnx, hybrid"):
         run_export(ExportRequest(shelf.checkpoint(), tmp_path / "other", format="zipped"))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_every_precision_that_is_offered_can_be_planned(shelf, format):
+    checkpoint, exporter = Checkpoint(shelf.checkpoint()), exporter_for(format)
+    for quant in exporter.quants:
+        for vision_quant in RUNTIMES[FORMATS[format].vision].vision_quants:
+            plan = exporter.plan(checkpoint, quant, vision_quant)
+            assert plan.vision_quant == vision_quant and plan.max_divergence > 0 and plan.tolerance["logits"] > 0
+
+
+@pytest.mark.parametrize(
+    ("format", "quant", "usual"),
+    [
+        ("gguf", "q4", "f16"),
+        ("gguf", "f32", "f32"),
+        ("onnx", "q4", "q8"),
+        ("onnx", "f16", "fp16"),
+        ("hybrid", "f32", "q8"),
+    ],
+)
+def test_the_vision_parts_usual_precision(shelf, format, quant, usual):
+    assert exporter_for(format).plan(Checkpoint(shelf.checkpoint()), quant, None).vision_quant == usual
+
+
+def test_a_mixture_of_each_name_is_offered():
+    assert set(MIXTURES) - {"q8_0"} < set(RUNTIMES[GGUF].quants)
