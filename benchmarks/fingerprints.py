@@ -1,7 +1,7 @@
 """Hashes of every export's weight files and loss traces of every recipe's stages: what a change of structure must leave alone.
 
-    python benchmarks/fingerprints.py FOLDER > before.json     (the checkpoints in FOLDER are made once, and used again)
-    python benchmarks/fingerprints.py FOLDER > after.json      and then: diff before.json after.json
+python benchmarks/fingerprints.py FOLDER > before.json     (the checkpoints in FOLDER are made once, and used again)
+python benchmarks/fingerprints.py FOLDER > after.json      and then: diff before.json after.json
 """
 
 from __future__ import annotations
@@ -61,7 +61,9 @@ def export(checkpoint: Path, format: str, quant: str) -> dict[str, str] | str:
         out = Path(work, "out")
         language, _, vision = quant.partition("+")
         command = [SKD, "export", checkpoint, "--format", format, "--quant", language, "--out", out, "--threads", "1"]
-        ended = subprocess.run([*command, *(["--vision-quant", vision] if vision else [])], capture_output=True, text=True)
+        ended = subprocess.run(
+            [*command, *(["--vision-quant", vision] if vision else [])], capture_output=True, text=True
+        )
         if ended.returncode:
             return ended.stderr.strip().splitlines()[-1]
         files = json.loads((out / "manifest.json").read_text())["files"]
@@ -75,7 +77,12 @@ def trace(recipe: str, folder: Path) -> dict[str, list[dict[str, float]]]:
     if recipe != "roadscenes":
         student = folder / "siglip-tied"
         settings += ["data.source=roadscenes", f"teacher.checkpoint={folder / 'clip-untied'}"]
-        settings += ['student.vision=""', 'student.language=""', f"student.checkpoint={student}", "data.max_length=2048"]
+        settings += [
+            'student.vision=""',
+            'student.language=""',
+            f"student.checkpoint={student}",
+            "data.max_length=2048",
+        ]
         for name, file in (("pretrain", "captions.json"), ("finetune", "instruct.json")):
             settings += [f"data.sets.{name}.file={file}", f"data.sets.{name}.images=images"]
     for stage in ("pt", "sft", "dft"):
@@ -84,7 +91,9 @@ def trace(recipe: str, folder: Path) -> dict[str, list[dict[str, float]]]:
     with tempfile.TemporaryDirectory() as work:
         run = Path(work, "run")
         command = [SKD, "distill", "--recipe", recipe, "--run", run]
-        ended = subprocess.run([*command, *(word for each in settings for word in ("--set", each))], capture_output=True, text=True)
+        ended = subprocess.run(
+            [*command, *(word for each in settings for word in ("--set", each))], capture_output=True, text=True
+        )
         if ended.returncode:
             sys.exit(f"{recipe}: {ended.stdout[-2000:]} {ended.stderr[-2000:]}")
         found = {}

@@ -30,12 +30,13 @@ from statistics import median
 
 import numpy as np
 from PIL import Image
+from turns import TEXT_TOKENS, take_turns, time_request
 
 from switchkd.hardware.fit import Fit, fit, seconds
 from switchkd.hardware.profile import Figure, Profile, load_profile
 from switchkd.hardware.rates import ACCELERATOR, CPU, rates_of
-from switchkd.hardware.workload import GGUF, Language, Part, Workload
-from switchkd.runtime.bench.speed import TEXT_TOKENS, take_turns, time_request
+from switchkd.hardware.runtimes import GGUF
+from switchkd.hardware.workload import Language, Part, Workload
 from switchkd.runtime.computer.local import processor_name
 from switchkd.runtime.computer.measure import measure
 from switchkd.runtime.computer.profile import describe, probe_local
@@ -153,7 +154,7 @@ def local_section(options: argparse.Namespace) -> Iterator[str]:
         "; ".join(
             f"{field} {before.value(field):g} and {after.value(field):g}" for field in MEASURED if before.value(field)
         ),
-        "The kernels' shares were chosen on earlier measurements of such students (hardware/kernels.py): what is judged here is",
+        "The kernels' shares were chosen on earlier measurements of such students (hardware/runtimes.py): what is judged here is",
         "how well they carry over to these shapes and this computer.",
         "",
         "| variant | phase | predicted | band | measured | error |",

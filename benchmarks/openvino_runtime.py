@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 import openvino
 from numpy.typing import NDArray
+from turns import TEXT_TOKENS
 
 from switchkd.manifest import Manifest
 from switchkd.runtime.bench.machine import machine_facts
-from switchkd.runtime.bench.speed import TEXT_TOKENS
 from switchkd.runtime.engines.engine import Engine
 from switchkd.runtime.engines.opening import open_engine, usable_processors
 

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import onnxruntime
 from PIL import Image
+from turns import time_request
 
-from switchkd.runtime.bench.speed import time_request
 from switchkd.runtime.engines.opening import open_engine, usable_processors
 
 Profile = Counter[str]  # operator → microseconds

@@ -170,9 +170,9 @@ def opened(path: Path, image_token_id: int, threads: int) -> Iterator[LanguageMo
         return
     language: LanguageModel
     if path.suffix == ".gguf":
-        from switchkd.runtime.engines.llama.engine import load_language
+        from switchkd.runtime.engines.llama.engine import LlamaLanguage, LlamaModel
 
-        language = load_language(path, image_token_id, threads=threads, context=CONTEXT)
+        language = LlamaLanguage(LlamaModel(path), image_token_id, threads=threads, context=CONTEXT)
     else:
         from switchkd.runtime.engines.onnx.engine import OnnxLanguage
 

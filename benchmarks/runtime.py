@@ -18,9 +18,10 @@ from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 
+from turns import PHASES, TEXT_TOKENS, Seconds, medians, take_turns
+
 from switchkd.runtime.bench.machine import machine_facts
 from switchkd.runtime.bench.memory import resident
-from switchkd.runtime.bench.speed import PHASES, TEXT_TOKENS, Seconds, medians, take_turns
 from switchkd.runtime.engines.opening import open_engine, usable_processors
 
 PACKAGES = ("torch", "onnxruntime", "llama-cpp-python", "numpy")

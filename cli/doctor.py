@@ -8,6 +8,8 @@ import shutil
 
 import click
 
+from switchkd.hardware.runtimes import RUNTIMES
+
 # What each extra is for, and the packages that it stands on.
 _EXTRAS = {
     "base": (
@@ -18,10 +20,8 @@ _EXTRAS = {
         "skd init, distill, train; checkpoints in skd eval, chat, …",
         ("torch", "transformers", "accelerate", "safetensors", "deepspeed", "filelock", "tensorboard", "matplotlib"),
     ),
-    "gguf": ("skd export --format gguf, and running it", ("gguf", "llama-cpp-python")),
-    "onnx": ("running ONNX exports", ("onnxruntime",)),
+    **{extra.name: (extra.purpose, tuple(extra.packages)) for each in RUNTIMES.values() for extra in each.extras},
     "serve": ("skd serve", ("starlette", "uvicorn", "prometheus-client")),
-    "onnx-export": ("skd export --format onnx", ("torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime-genai")),
     "ship": ("skd ship", ("cyclonedx-python-lib", "packaging")),
 }
 

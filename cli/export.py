@@ -8,33 +8,48 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from switchkd.cli.options import FOLLOW_LINKS
+from switchkd.hardware.runtimes import FORMATS, RUNTIMES
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
     from switchkd.manifest import Manifest
+
+
+def _mixed() -> str:
+    """The formats whose parts are of two kinds."""
+    mixed = (each for each in FORMATS.values() if each.vision != each.language)
+    return "; ".join(f"{each.name}: vision in {each.vision}, language model in {each.language}" for each in mixed)
+
+
+def _offered(part: str, quants: str) -> str:
+    """The precisions of a part, by the formats that have them."""
+    offers = []
+    for name, runtime in RUNTIMES.items():
+        formats = [each.name for each in FORMATS.values() if getattr(each, part) == name]
+        listed = (f"{quant} ({remark})" if remark else quant for quant, remark in getattr(runtime, quants).items())
+        offers.append(f"{', '.join(formats)}: {', '.join(listed)}")
+    return "; ".join(offers)
 
 
 @click.command("export")
 @click.argument("checkpoint", required=False)
 @click.option(
     "--format",
-    type=click.Choice(["gguf", "onnx", "hybrid"]),
-    default="gguf",
+    type=click.Choice(list(FORMATS)),
+    default=next(iter(FORMATS)),
     show_default=True,
-    help="File format; hybrid: vision in onnx, language model in gguf.",
+    help=f"File format; {_mixed()}.",
 )
 @click.option(
     "--quant",
     default="q4",
     show_default=True,
-    help="Precision of the language model. gguf, hybrid: q4 (by the shape, what loses least at its size), q4_0, q4_mixed, q4_k_m, "
-    "q5_k_m, q8, f16, f32; onnx: q4, q8, fp16, fp32.",
+    help=f"Precision of the language model. {_offered('language', 'quants')}.",
 )
 @click.option(
     "--vision-quant",
-    help="Precision of tower and projector. gguf: f16 (default), q8_0, q4_0, f32; onnx, hybrid: q8, fp16, fp32.",
+    help=f"Precision of tower and projector. {_offered('vision', 'vision_quants')}.",
 )
 @click.option(
     "--calibrate",
@@ -174,26 +189,7 @@ def _show(console: Console, out: Path, manifest: Manifest) -> None:
         console.print(
             f"[yellow]warning[/]: {too_long} questions were left out: with an answer they are longer than the context"
         )
-    console.print(_speed(out))
-
-
-def _speed(out: Path) -> Table:
-    """The export among those beside it that it can be compared with."""
-    from rich.table import Table
-
-    from switchkd.runtime.bench.speed import siblings, strengths
-
-    variants = siblings(out)
-    best = strengths(variants)
-    machine = variants[out.resolve().name].measured["machine"]
-    table = Table(title=f"speed, {machine['cpu']}, {machine['threads']} threads", title_justify="left")
-    for column in ("export", "MB", "first token, ms (× PyTorch)", "ms a token (× PyTorch)", "best at"):
-        table.add_column(column, justify="left" if column in ("export", "best at") else "right")
-    for name, manifest in variants.items():
-        seconds, ratio = (manifest.measured[key] for key in ("seconds", "to_checkpoint"))
-        cells = (f"{1000 * seconds[phase]:.1f} ({ratio[phase]:.2f})" for phase in ("first_token", "decode"))
-        table.add_row(name, f"{manifest.size / 1e6:.1f}", *cells, ", ".join(best[name]))
-    return table
+    console.print("How fast it is, beside the checkpoint and its other exports: `skd bench`.")
 
 
 def _proof_rows(parity: dict[str, Any]) -> list[tuple[str, str, str]]:

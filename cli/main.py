@@ -33,6 +33,7 @@ from switchkd.cli.serve import serve_command
 from switchkd.cli.ship import ship_command
 from switchkd.cli.verify import verify_command
 from switchkd.errors import SkdError
+from switchkd.hardware.runtimes import RUNTIMES
 from switchkd.processor import require_numpy
 
 # Threads that wait by spinning make training ten times slower on a busy machine; without any spinning it is up to a third slower
@@ -43,12 +44,10 @@ _TRAINING = frozenset({"distill", "train", "ablate", "assets"})
 
 # Which extra brings a package that a command turned out to need.
 _EXTRAS = {
+    **{module: extra.name for each in RUNTIMES.values() for extra in each.extras for module in extra.packages.values()},
     **dict.fromkeys(
         ("torch", "transformers", "accelerate", "safetensors", "deepspeed", "filelock", "matplotlib"), "train"
     ),
-    **dict.fromkeys(("gguf", "llama_cpp"), "gguf"),
-    **dict.fromkeys(("onnx", "onnxruntime", "onnxruntime_genai"), "onnx"),
-    "scipy": "eval",
     **dict.fromkeys(("cyclonedx", "packageurl", "packaging"), "ship"),
     **dict.fromkeys(("starlette", "uvicorn", "prometheus_client"), "serve"),
 }

@@ -1,129 +1,135 @@
-"""What an exporter of any format is: a plan that refuses early, an unquantized build, candidates for the quantized one."""
+"""An exporter of any format: two part writers, and how their promises, builds and candidates come together."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from importlib import import_module
+from collections.abc import Collection, Iterator, Sequence
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
-from typing import Protocol
 
 from switchkd.architecture.endings import end_token_ids
 from switchkd.errors import SkdError
 from switchkd.export.checkpoint import Checkpoint
-from switchkd.export.samples import Probe
+from switchkd.export.gguf import parts as gguf
+from switchkd.export.onnx import parts as onnx
+from switchkd.export.parts import Build, PartWriter, Plan, Quantization
+from switchkd.hardware.runtimes import FORMATS, GGUF, ONNX, RUNTIMES, Format, Runtime
 from switchkd.manifest import TensorCount
-from switchkd.runtime.engines.engine import Engine, LanguageModel, VisionEncoder
+from switchkd.runtime.engines.engine import Engine
+from switchkd.runtime.engines.opening import open_parts
+from switchkd.runtime.engines.parts import ExportParts, PartFiles, RunOptions
 
-
-@dataclass(frozen=True)
-class Contract:
-    """What a finished export promises."""
-
-    inputs: Mapping[str, tuple[int | str, ...]]  # name → shape; words are dynamic axes
-    files: Mapping[str, str]  # role → path in the export folder
-    tolerance: Mapping[str, float]  # stage that the format shows → largest relative error of the unquantized build
-    max_divergence: float  # largest mean KL divergence (nats) of the quantized build from the checkpoint
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A request that the format can fulfil."""
-
-    quant: str  # of the language model, resolved
-    vision_quant: str  # of tower and projector, resolved
-    plain: Mapping[str, str]  # role → precision of the unquantized build
-    contract: Contract
-
-    @property
-    def is_plain(self) -> bool:
-        """True where the unquantized build is already what was asked for."""
-        return self.plain == {"language": self.quant, "vision": self.vision_quant}
-
-
-@dataclass(frozen=True)
-class Build:
-    """Weight files on disk."""
-
-    files: Mapping[str, Path]  # role → file
-    precision: Mapping[str, str]  # role → precision or quantization
-    note: str = ""  # how a candidate differs from its siblings
-    data: Mapping[str, Path] = field(default_factory=dict)  # role → weights that its file refers to by name
-
-
-@dataclass(frozen=True)
-class Quantization:
-    """What quantized builds are made from."""
-
-    checkpoint: Checkpoint
-    plan: Plan
-    plain: Build  # the unquantized build
-    folder: Path  # takes the quantized files
-    calibration: Sequence[Probe]  # pictures and texts of the user's to quantize by; empty for none
-    passages: Sequence[Sequence[int]]  # token ids of the package's own text to quantize by, see switchkd.passages
-    keep: Path  # a folder for what a later export can use again
-    threads: int
-
-
-class Exporter(Protocol):
-    """One format."""
-
-    quants: Sequence[str]  # for the language model; the first is the default
-    vision_quants: Sequence[str]  # for tower and projector
-    calibrates: Sequence[str]  # precisions for which `candidates` makes use of calibration data
-
-    def plan(self, checkpoint: Checkpoint, quant: str, vision_quant: str | None) -> Plan:
-        """Resolves the request without writing anything.
-
-        Raises:
-            SkdError: the configuration isn't supported, by its reason; or a package is missing.
-        """
-        ...
-
-    def write(self, checkpoint: Checkpoint, plan: Plan, folder: Path) -> Build:
-        """Writes the unquantized build into `folder`."""
-        ...
-
-    def candidates(self, job: Quantization) -> Iterator[Build]:
-        """Quantized builds, of which the one closest to the checkpoint is taken."""
-        ...
-
-    def open(self, checkpoint: Checkpoint, build: Build, *, threads: int, traced: bool) -> Engine:
-        """An engine that runs a build."""
-        ...
-
-    def tensor_types(self, file: Path) -> dict[str, TensorCount]:
-        """How many tensors and bytes of a weight file are of which type."""
-        ...
-
-    def tools(self) -> dict[str, str]:
-        """Versions of the packages that wrote the files."""
-        ...
-
-
-_MODULES = {
-    "gguf": "switchkd.export.gguf.exporter",
-    "onnx": "switchkd.export.onnx.exporter",
-    "hybrid": "switchkd.export.hybrid_exporter",
+# Runtime → the writers of vision and language; may be added to: CONTRIBUTING.md, "A new format".
+WRITERS: dict[str, tuple[PartWriter, PartWriter]] = {
+    GGUF: (gguf.VisionWriter(), gguf.LanguageWriter()),
+    ONNX: (onnx.VisionWriter(), onnx.LanguageWriter()),
 }
-FORMATS = tuple(_MODULES)
 
 
 def exporter_for(format: str) -> Exporter:
     """The exporter of a format. Raises SkdError for an unknown one."""
-    if format not in _MODULES:
+    if format not in FORMATS:
         raise SkdError(f"There is no format '{format}'; known formats: {', '.join(FORMATS)}.")
-    return import_module(_MODULES[format]).EXPORTER
+    return Exporter(FORMATS[format])
 
 
-def engine_of(checkpoint: Checkpoint, vision: VisionEncoder, language: LanguageModel) -> Engine:
-    """An engine out of a build's two parts, which asks as the checkpoint does."""
-    return Engine(
-        "export",
-        checkpoint.prompt,
-        checkpoint.preprocess,
-        vision,
-        language,
-        image_tokens=checkpoint.image_tokens,
-        end_tokens=end_token_ids(checkpoint.folder, checkpoint.prompt),
-    )
+class Exporter:
+    """One format's.
+
+    Args:
+        format: the pair of parts.
+    """
+
+    def __init__(self, format: Format) -> None:
+        self._format = format
+        self._vision, self._language = WRITERS[format.vision][0], WRITERS[format.language][1]
+
+    @property
+    def quants(self) -> Sequence[str]:
+        """Precisions of the language model, the coarsest first."""
+        return list(RUNTIMES[self._format.language].quants)
+
+    @property
+    def calibrates(self) -> Sequence[str]:
+        """Those of them for which `candidates` makes use of calibration data."""
+        return self._language.calibrates
+
+    def plan(self, checkpoint: Checkpoint, quant: str, vision_quant: str | None) -> Plan:
+        """Resolves a request without writing anything.
+
+        Args:
+            vision_quant: of tower and projector; None for what goes with `quant`.
+
+        Raises:
+            SkdError: there is no such precision, or see `PartWriter.plan`.
+        """
+        runtime, seeing = RUNTIMES[self._format.language], RUNTIMES[self._format.vision]
+        for part in ("vision", "language"):
+            checkpoint.architecture.require(checkpoint.folder, getattr(self._format, part), part)
+        quant = self._language.plan(checkpoint, _known(quant, runtime, runtime.quants))
+        usual = self._format.vision_of.get(quant, next(iter(seeing.vision_quants)))
+        known = _known(vision_quant or usual, seeing, seeing.vision_quants, " for the vision file")
+        vision_quant = self._vision.plan(checkpoint, known)
+        checkpoint.check_complete()
+        plain = {"language": self._language.plain(quant), "vision": self._vision.plain(vision_quant)}
+        tolerance = dict(self._vision.tolerance[plain["vision"]])
+        tolerance["logits"] = max(tolerance["logits"], self._language.tolerance[plain["language"]]["logits"])
+        return Plan(
+            quant,
+            vision_quant,
+            plain,
+            {**self._language.files(quant), **self._vision.files(vision_quant)},
+            tolerance,
+            max(self._language.max_divergence[quant], self._vision.max_divergence[vision_quant]),
+        )
+
+    def write(self, checkpoint: Checkpoint, plan: Plan, folder: Path) -> Build:
+        """Writes the unquantized build into `folder`. Raises as `PartWriter.write`."""
+        language = self._language.write(checkpoint, folder, plan.plain["language"])
+        return language | self._vision.write(checkpoint, folder, plan.plain["vision"])
+
+    def candidates(self, job: Quantization) -> Iterator[Build]:
+        """Quantized builds: every one of the language model beside every one of the vision part."""
+        visions = list(self._vision.candidates(job))
+        for language in self._language.candidates(job):
+            yield from (language | vision for vision in visions)
+
+    def parts(self, checkpoint: Checkpoint, build: Build, *, traced: bool = False) -> ExportParts:
+        """A build as it can be opened, which asks as the checkpoint does.
+
+        Args:
+            traced: every stage of the vision part shall show.
+        """
+        vision, files = build.files["vision"], {role: file for role, file in build.files.items() if role != "vision"}
+        vision = self._vision.traced(vision) if traced else vision
+        language_types = partial(self._language.tensor_types, files["language"])
+        return ExportParts(
+            "export",
+            checkpoint.prompt,
+            checkpoint.preprocess,
+            PartFiles({"vision": vision}, build.precision["vision"], partial(self._vision.tensor_types, vision)),
+            PartFiles(files, build.precision["language"], language_types),
+            image_tokens=checkpoint.image_tokens,
+            end_tokens=end_token_ids(checkpoint.folder, checkpoint.prompt),
+            context=checkpoint.text["max_position_embeddings"],
+        )
+
+    def open(self, checkpoint: Checkpoint, build: Build, *, threads: int, traced: bool = False) -> Engine:
+        """An engine that runs a build as `open_engine` will run it. Raises as `open_parts`."""
+        return open_parts(self.parts(checkpoint, build, traced=traced), RunOptions(threads, traced=traced))
+
+    def tensor_types(self, role: str, file: Path) -> dict[str, TensorCount]:
+        """How many tensors and bytes of the file with this role are of which type."""
+        return (self._vision if role == "vision" else self._language).tensor_types(file)
+
+    def tools(self) -> dict[str, str]:
+        """Versions of the packages that wrote the files."""
+        return {name: version(name) for name in (*self._vision.tools, *self._language.tools)}
+
+
+def _known(quant: str, runtime: Runtime, quants: Collection[str], where: str = "") -> str:
+    """A precision by the runtime's own name. Raises SkdError where it hasn't got it."""
+    quant = runtime.aliases.get(quant, quant)
+    if quant not in quants:
+        raise SkdError(f"{runtime.files} has no precision '{quant}'{where}; there are {', '.join(quants)}.")
+    return quant

@@ -1,10 +1,8 @@
-"""From a request to a finished export folder: write, prove, quantize, measure, describe, move into place."""
+"""From a request to a finished export folder: write, prove, quantize, describe, move into place."""
 
 from __future__ import annotations
 
-import os
 import shutil
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -20,21 +18,17 @@ from switchkd.disk import require_replaceable
 from switchkd.errors import SkdError
 from switchkd.export.checkpoint import Checkpoint
 from switchkd.export.companions import copy_companions
-from switchkd.export.exporter import Build, Exporter, exporter_for
+from switchkd.export.exporter import exporter_for
 from switchkd.export.parity import ANSWER_TOKENS, ParityError, Reference, check_stages
+from switchkd.export.parts import Build
 from switchkd.export.proof import Proof
 from switchkd.export.samples import Probe
 from switchkd.export.trials import Trials
 from switchkd.files import file_sha256, replacing_folder
 from switchkd.manifest import FILE_NAME, FileEntry, ImageTokens, Manifest, Source
 from switchkd.passages import CALIBRATION, passages
-from switchkd.runtime.bench.machine import machine_facts
-from switchkd.runtime.bench.speed import TEXT_TOKENS, medians, take_turns
 from switchkd.runtime.engines.engine import DEFAULT_CONTEXT
-from switchkd.runtime.engines.opening import open_checkpoint, usable_processors
-
-# Speed is measured in this many rounds after one to warm up, fewer where seconds run out; the manifest says how many.
-_ROUNDS, _SPEED_SECONDS, _SPEED_TOKENS = 5, 20.0, 16
+from switchkd.runtime.engines.opening import usable_processors
 
 
 @dataclass(frozen=True)
@@ -109,7 +103,7 @@ class _Export:
     def __init__(self, request: ExportRequest, progress: Callable[[str], None]) -> None:
         self._request, self._progress = request, progress
         self._checkpoint = Checkpoint(request.checkpoint)
-        self._exporter: Exporter = exporter_for(request.format)
+        self._exporter = exporter_for(request.format)
         self._plan = self._exporter.plan(self._checkpoint, request.quant, request.vision_quant)
         if request.calibration and self._plan.quant not in self._exporter.calibrates:
             raise SkdError(
@@ -126,18 +120,16 @@ class _Export:
         proof = Proof(self._checkpoint, probes, work / "text", threads=self._threads)
         plain, stages = self._write_plain(work / "plain", proof.references)
         build, losses = self._quantize(plain, work, proof)
-        measured = self._measure_speed(build)
         self._progress("hashing")
-        for role, name in self._plan.contract.files.items():
+        for role, name in self._plan.files.items():
             (folder / name).parent.mkdir(exist_ok=True)
             build.files[role].rename(folder / name)
             if role in build.data:
                 build.data[role].rename((folder / name).with_name(build.data[role].name))
         shutil.rmtree(work)
         copy_companions(self._checkpoint.folder, folder)
-        manifest = self._describe(
-            folder, {"probes": len(proof.references), "too_long": too_long, "stages": stages, **losses}, measured
-        )
+        parity = {"probes": len(proof.references), "too_long": too_long, "stages": stages, **losses}
+        manifest = self._describe(folder, parity)
         manifest.save(folder)
         return manifest
 
@@ -164,7 +156,7 @@ class _Export:
         build = self._exporter.write(self._checkpoint, self._plan, folder)
         self._progress("comparing it stage by stage")
         with self._exporter.open(self._checkpoint, build, threads=self._threads, traced=True) as engine:
-            stages = check_stages(engine, references, self._plan.contract.tolerance)
+            stages = check_stages(engine, references, self._plan.tolerance)
         return build, {"precision": dict(self._plan.plain), **stages}
 
     def _quantize(self, plain: Build, work: Path, proof: Proof) -> tuple[Build, dict[str, Any]]:
@@ -197,40 +189,15 @@ class _Export:
             "chosen": best.build.note,
         }
 
-    def _measure_speed(self, build: Build) -> dict[str, Any]:
-        """How fast the build is on this machine, in turns with the checkpoint in PyTorch."""
-        self._progress("measuring its speed")
-        load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-        with (
-            open_checkpoint(self._checkpoint.folder, threads=self._threads) as reference,
-            self._exporter.open(self._checkpoint, build, threads=self._threads, traced=False) as engine,
-        ):
-            end = time.monotonic() + _SPEED_SECONDS
-            for times in take_turns({"checkpoint": reference, "export": engine}, tokens=_SPEED_TOKENS):
-                rounds = len(times["export"]["decode"])
-                if rounds == _ROUNDS or time.monotonic() > end:
-                    break
-        seconds, facts = medians(times), machine_facts()
-        return {
-            "machine": {"cpu": facts["cpu"], "isa": facts["isa"], "threads": self._threads},
-            "load": load,
-            "rounds": rounds,
-            "prompt_tokens": self._checkpoint.image_tokens + TEXT_TOKENS,
-            "seconds": seconds["export"],
-            "to_checkpoint": {
-                phase: value / seconds["checkpoint"][phase] for phase, value in seconds["export"].items()
-            },
-        }
-
-    def _describe(self, folder: Path, parity: dict[str, Any], measured: dict[str, Any]) -> Manifest:
+    def _describe(self, folder: Path, parity: dict[str, Any]) -> Manifest:
         checkpoint, plan = self._checkpoint, self._plan
-        roles = {name: role for role, name in plan.contract.files.items()}
+        roles = {name: role for role, name in plan.files.items()}
         files = {
             (name := path.relative_to(folder).as_posix()): FileEntry(
                 role=roles.get(name, ""),
                 bytes=path.stat().st_size,
                 sha256=file_sha256(path),
-                tensor_types=self._exporter.tensor_types(path) if name in roles else {},
+                tensor_types=self._exporter.tensor_types(roles[name], path) if name in roles else {},
             )
             for path in sorted(folder.rglob("*"))
             if path.is_file()
@@ -248,5 +215,4 @@ class _Export:
             end_tokens=sorted(end_token_ids(checkpoint.folder, prompt)),
             context=checkpoint.text["max_position_embeddings"],
             parity=parity,
-            measured=measured,
         )

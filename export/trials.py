@@ -9,7 +9,8 @@ from pathlib import Path
 
 from switchkd.errors import SkdError
 from switchkd.export.checkpoint import Checkpoint
-from switchkd.export.exporter import Build, Exporter, Plan, Quantization
+from switchkd.export.exporter import Exporter
+from switchkd.export.parts import Build, Plan, Quantization
 from switchkd.export.proof import Loss, Proof
 from switchkd.export.samples import Probe
 
@@ -56,8 +57,8 @@ class Trials:
         trials = []
         for build in iter([plain]) if plan.is_plain else self._candidates(plan, plain, folder):
             self.progress(" ".join(["measuring", plan.quant, build.note]).strip())
-            with self.exporter.open(self.checkpoint, build, threads=self.threads, traced=False) as engine:
-                trials.append(Trial(build, self.proof.measure(engine, plan.contract.max_divergence)))
+            with self.exporter.open(self.checkpoint, build, threads=self.threads) as engine:
+                trials.append(Trial(build, self.proof.measure(engine, plan.max_divergence)))
         return sorted(trials, key=lambda trial: trial.loss.share)
 
     def advise(self, failed: Trial, plan: Plan, vision_quant: str | None, plain: Build, folder: Path) -> str:
@@ -107,6 +108,7 @@ class Trials:
                 self.checkpoint,
                 plan,
                 plain,
+                self.exporter.parts(self.checkpoint, plain),
                 folder,
                 calibration=self.calibration,
                 passages=self.passages,

@@ -7,7 +7,8 @@ from typing import Any
 
 from switchkd.hardware.candidates import Candidate, candidates
 from switchkd.hardware.profile import Profile
-from switchkd.hardware.workload import GGUF, ONNX, Workload
+from switchkd.hardware.runtimes import GGUF, ONNX
+from switchkd.hardware.workload import Workload
 
 INT8_PRODUCTS = {"dotprod", "i8mm", "avx_vnni", "avx512_vnni", "amx_int8"}
 # On two Xeon cores a 0.5B student in ONNX reads a picture's prompt in 2.0 s at q8 and 5.9 s at q4, and writes a token in 40

@@ -5,31 +5,11 @@ Weights are counted by the shapes and the bits of a weight; the variant at hand 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from switchkd.hardware.kernels import RUNTIMES
-from switchkd.hardware.workload import GGUF, ONNX, FitError, Memory, Part, Workload
+from switchkd.hardware.runtimes import RUNTIMES
+from switchkd.hardware.workload import FitError, Memory, Part, Workload
 
-# Bits of a weight with its share of the scales: of the blocks, of the head, of the embedding where it is kept beside it.
-_BITS: dict[tuple[str, str], tuple[float, float, float]] = {
-    (ONNX, "q8"): (8, 8, 8),
-    (ONNX, "q4"): (5.1, 9.3, 8),
-    (GGUF, "q4_0"): (4.5, 8.5, 4.5),
-    (GGUF, "q4_mixed"): (5.5, 5.5, 4.5),
-    (GGUF, "q4_k_m"): (4.9, 6.6, 4.9),
-}
-_VISION_BITS: dict[tuple[str, str], float] = {
-    (ONNX, "q8"): 8,
-    (GGUF, "f16"): 16,
-    (GGUF, "q8_0"): 8.5,
-    (GGUF, "q4_0"): 4.5,
-}
-_VISION = {
-    ONNX: ("q8",),
-    GGUF: ("f16", "q8_0", "q4_0"),
-}  # of a tower, by format: the default first, then the smaller ones
-_CACHE_BYTES = {ONNX: 4, GGUF: 2}  # of a key or value at these precisions
 _BLOCK = 32  # weights that share a scale in q8_0 and q4_0
 
 
@@ -46,9 +26,9 @@ class Candidate:
     vision_quant: str | None  # None: without a tower
 
     def __post_init__(self) -> None:
-        _require_known(_BITS, self.format, self.quant)
+        _require_known("bits", self.format, self.quant)
         if self.vision_quant is not None:
-            _require_known(_VISION_BITS, self.format, self.vision_quant)
+            _require_known("vision_bits", self.format, self.vision_quant)
 
     @property
     def title(self) -> str:
@@ -62,13 +42,12 @@ class Candidate:
 
     @property
     def _vision(self) -> str:
-        usual = self.vision_quant in (None, _VISION[self.format][0])
+        usual = self.vision_quant in (None, next(iter(RUNTIMES[self.format].vision_bits)))
         return "" if usual else f", vision {self.vision_quant}"
 
     def memory(self, workload: Workload, context: int) -> Memory:
         """What students of the workload's shapes would need as this export, for conversations of `context` tokens."""
-        runtime = RUNTIMES[self.format]
-        return self._workload(workload).memory(context, runtime.bytes, runtime.tokenizer_factor)
+        return self._workload(workload).memory(context)
 
     def _workload(self, workload: Workload) -> Workload:
         """The variant at hand where it is this export, else one of its shapes with estimated bytes."""
@@ -77,18 +56,18 @@ class Candidate:
             image is None or (image.format, image.quant) == (self.format, self.vision_quant)
         ):
             return workload
-        language, tower = workload.language, workload.tower
-        blocks, head, embedding = _BITS[self.format, self.quant]
+        language, tower, runtime = workload.language, workload.tower, RUNTIMES[self.format]
+        blocks, head, embedding = runtime.bits[self.quant]
         read = (language.layers * language.block_weights * blocks + language.head_weights * head) / 8
-        beside = self.format == ONNX or not workload.tied
+        beside = runtime.own_embedding or not workload.tied
         resident = read + (language.head_weights * embedding / 8 if beside else 0)
         vision = None
         if tower is not None and self.vision_quant is not None:
             weights = tower.layers * tower.block_weights + tower.projector_weights
-            size = round(weights * _VISION_BITS[self.format, self.vision_quant] / 8)
+            size = round(weights * runtime.vision_bits[self.vision_quant] / 8)
             vision = Part(self.format, self.vision_quant, size, size)
         part = Part(self.format, self.quant, round(read), round(resident))
-        return replace(workload, text=part, image=vision, cache_bytes=_CACHE_BYTES[self.format])
+        return replace(workload, text=part, image=vision, cache_bytes=runtime.cache_bytes_at(self.quant))
 
 
 def candidates(workload: Workload, format: str, quant: str) -> list[Candidate]:
@@ -96,11 +75,13 @@ def candidates(workload: Workload, format: str, quant: str) -> list[Candidate]:
     tower = workload.tower
     if tower is None:
         return [Candidate(format, quant, None)]
-    default, *smaller = _VISION[format]
+    default, *smaller = RUNTIMES[format].vision_bits
     return [Candidate(format, quant, each) for each in (default, *(smaller if tower.width % _BLOCK == 0 else ()))]
 
 
-def _require_known(table: Mapping[tuple[str, str], object], format: str, quant: str) -> None:
-    if (format, quant) not in table:
-        known = ", ".join(" ".join(each) for each in table)
-        raise FitError(f"Nothing is known of how large {format} {quant} is; known: {known}.")
+def _require_known(table: str, format: str, quant: str) -> None:
+    known = [(name, each) for name, runtime in RUNTIMES.items() for each in getattr(runtime, table)]
+    if (format, quant) not in known:
+        raise FitError(
+            f"Nothing is known of how large {format} {quant} is; known: {', '.join(' '.join(each) for each in known)}."
+        )

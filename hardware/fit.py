@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from switchkd.hardware.advice import Advice, advise
-from switchkd.hardware.kernels import KERNELS, RUNTIMES, Kernel
 from switchkd.hardware.profile import Profile
 from switchkd.hardware.rates import CPU, Rate, Rates, rates_of
 from switchkd.hardware.workload import FitError as FitError
@@ -202,7 +201,6 @@ def fit(
         )
     rates = rates_of(profile, processor)
     encoding = workload.encode()
-    runtime = RUNTIMES[workload.text.format]
     return Fit(
         workload=workload,
         profile=profile,
@@ -210,7 +208,7 @@ def fit(
         context=context,
         prompt_tokens=prompt,
         answer_tokens=answer_tokens,
-        memory=workload.memory(context, runtime.bytes, runtime.tokenizer_factor),
+        memory=workload.memory(context),
         available=available_bytes(profile, ram_gb),
         encode=Estimate(0, 0, 0) if encoding is None else seconds(encoding, rates),
         prefill=seconds(workload.prefill(prompt), rates),
@@ -236,7 +234,7 @@ def seconds(phase: Phase, rates: Rates) -> Estimate | None:
     if any(rate is None for _, rate in costs):
         return None
     known = [(amount / (rate.value * 1e9), rate.spread) for amount, rate in costs if rate is not None]
-    block = RUNTIMES[phase.part.format].block_seconds if rates.block_seconds is None else rates.block_seconds
+    block = phase.part.runtime.block_seconds if rates.block_seconds is None else rates.block_seconds
     known.append((phase.blocks * block, FIXED_SPREAD))
     return Estimate(
         sum(time / spread for time, spread in known),
@@ -247,7 +245,7 @@ def seconds(phase: Phase, rates: Rates) -> Estimate | None:
 
 def _costs(phase: Phase, rates: Rates) -> Sequence[tuple[float, Rate | None]]:
     """Amounts of work, in bytes or multiply-adds, with the rate at which each is done."""
-    kernel = _kernel(phase)
+    kernel = phase.part.kernel
     costs: list[tuple[float, Rate | None]] = [(phase.bytes, rates.read)]
     if phase.single:
         # An accelerator unpacks faster than its memory reads: the bus is all.
@@ -256,19 +254,10 @@ def _costs(phase: Phase, rates: Rates) -> Sequence[tuple[float, Rate | None]]:
         return costs
     share = attention = 1.0
     if rates.measured_kernels:
-        share, attention = kernel.vision if phase.vision else kernel.prefill, RUNTIMES[phase.part.format].attention
+        share, attention = kernel.vision if phase.vision else kernel.prefill, phase.part.runtime.attention
     costs.append((phase.macs / share, rates.int8 if kernel.int8 else rates.f32))
     costs.append((phase.attention / attention, rates.f32))
     return costs
-
-
-def _kernel(phase: Phase) -> Kernel:
-    part = phase.part
-    try:
-        return KERNELS[part.kernel]
-    except KeyError as error:
-        known = ", ".join(f"{format} {quant}" for format, quant in KERNELS)
-        raise FitError(f"Nothing is known of how fast {' '.join(part.kernel)} is; known: {known}.") from error
 
 
 def _missing(profile: Profile, rates: Rates, ram_gb: float | None) -> tuple[str, ...]:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil
 
-GGUF, ONNX = "gguf", "onnx"
-# Tokens of a prompt that an engine reads at once; every piece reads all weights again.
-PIECES = {ONNX: 128, GGUF: 512}
+from switchkd.hardware.runtimes import RUNTIMES, Kernel, Runtime
 
 
 class FitError(ValueError):
@@ -76,20 +74,29 @@ class Part:
         FitError: a format that nothing here is known of.
     """
 
-    format: str  # gguf or onnx: which runtime runs it
+    format: str  # gguf or onnx: the name of the runtime that runs it
     quant: str  # the format's name of the precision
     bytes: int  # read in one pass, as they lie in memory
     resident: int  # kept in memory: also what a pass doesn't read, such as an untied embedding
     blocks: str = ""  # type of the blocks' matrices, where the precision is a mixture that depends on the shape
 
     def __post_init__(self) -> None:
-        if self.format not in PIECES:
-            raise FitError(f"Nothing is known of the format '{self.format}'; known: {', '.join(sorted(PIECES))}.")
+        if self.format not in RUNTIMES:
+            raise FitError(f"Nothing is known of the format '{self.format}'; known: {', '.join(sorted(RUNTIMES))}.")
 
     @property
-    def kernel(self) -> tuple[str, str]:
-        """What decides how fast it is computed with: format and type."""
-        return self.format, self.blocks or self.quant
+    def runtime(self) -> Runtime:
+        """What runs it."""
+        return RUNTIMES[self.format]
+
+    @property
+    def kernel(self) -> Kernel:
+        """How fast it is computed with. Raises FitError where nothing is known of that."""
+        quant = self.blocks or self.quant
+        if quant not in self.runtime.kernels:
+            known = ", ".join(f"{name} {each}" for name, runtime in RUNTIMES.items() for each in runtime.kernels)
+            raise FitError(f"Nothing is known of how fast {self.format} {quant} is; known: {known}.")
+        return self.runtime.kernels[quant]
 
 
 @dataclass(frozen=True)
@@ -147,7 +154,7 @@ class Workload:
 
     def prefill(self, tokens: int) -> Phase:
         """A prompt of so many tokens, read piece by piece; logits for the last one."""
-        language, piece = self.language, PIECES[self.text.format]
+        language, piece = self.language, self.text.runtime.piece
         passes = ceil(tokens / piece)
         macs = tokens * language.layers * language.block_weights + language.head_weights
         # Each piece attends to what came before it and to itself.
@@ -169,21 +176,17 @@ class Workload:
         language = self.language
         return 2 * language.layers * language.kv_heads * language.head_width * self.cache_bytes
 
-    def memory(self, context: int, runtime_bytes: int, tokenizer_factor: float) -> Memory:
-        """What it needs for conversations of `context` tokens.
-
-        Args:
-            runtime_bytes: of interpreter and engine without a model.
-            tokenizer_factor: bytes in memory for each byte of tokenizer.json.
-        """
+    def memory(self, context: int) -> Memory:
+        """What it needs for conversations of `context` tokens."""
+        runtime = self.text.runtime
         weights = self.text.resident + (self.image.resident if self.image else 0)
-        tokenizer = round(self.tokenizer_bytes * tokenizer_factor)
-        return Memory(weights, context * self.cache_per_token, self._activations(context), runtime_bytes + tokenizer)
+        tokenizer = round(self.tokenizer_bytes * runtime.tokenizer_factor)
+        return Memory(weights, context * self.cache_per_token, self._activations(context), runtime.bytes + tokenizer)
 
     def _activations(self, context: int) -> int:
         """Float32 inputs and outputs of the widest step, and attention's scores, of whichever part needs more."""
         language = self.language
-        at_once = min(PIECES[self.text.format], context)
+        at_once = min(self.text.runtime.piece, context)
         scores = language.heads * at_once * context
         text = at_once * (6 * language.width + 3 * language.feed_forward) + scores + language.rows
         tower = self.tower

@@ -22,7 +22,6 @@ from switchkd.files import file_sha256, write_text
 
 FILE_NAME = "manifest.json"
 SCHEMA = 1
-FORMATS = ("gguf", "onnx", "hybrid")
 
 
 class ManifestError(SkdError):
@@ -79,7 +78,7 @@ class Manifest:
     end_tokens: list[int]  # ids that end an answer
     context: int  # most tokens the model was trained to read
     parity: dict[str, Any]  # measured against the source; see the exporter's documentation
-    measured: dict[str, Any] = field(default_factory=dict)  # speed, beside the source, where it was exported
+    measured: dict[str, Any] = field(default_factory=dict)  # speed, in older exports alone; `skd bench` measures it
     schema: int = SCHEMA
 
     @classmethod
@@ -119,11 +118,6 @@ class Manifest:
         """Bytes of the files that hold weights, whatever their format: those with a role, and ONNX's data beside them."""
         holders = {name for name, entry in self.files.items() if entry.role}
         return sum(entry.bytes for name, entry in self.files.items() if name.removesuffix("_data") in holders)
-
-    def require_known_format(self, folder: Path) -> None:
-        """Raises ManifestError for a format of another version, of which nothing can be run, predicted or packed."""
-        if self.format not in FORMATS:
-            raise ManifestError(f"{folder} is of the format '{self.format}', which this version of skd can't run.")
 
     def file_of(self, role: str) -> str:
         """The path of the one file with this role. Raises ManifestError unless there is exactly one."""

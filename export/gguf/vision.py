@@ -45,7 +45,6 @@ REFUSALS = (
 
 def check_vision(checkpoint: Checkpoint) -> None:
     """Raises CheckpointError for a tower that llama.cpp would run wrongly, naming the reason."""
-    checkpoint.architecture.require(checkpoint.folder, "gguf")
     factor = checkpoint.preprocess.rescale_factor
     refuse(REFUSALS, checkpoint.vision | {"rescale_factor": factor}, checkpoint.folder)
 

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from switchkd.export.exporter import Quantization
 from switchkd.export.onnx.language import KEEP
 from switchkd.export.onnx.products import Feeds, observe
+from switchkd.export.parts import Quantization
 from switchkd.export.samples import Probe, synthetic_probes
-from switchkd.runtime.engines.onnx.engine import OnnxVision
+from switchkd.runtime.engines.opening import open_vision
+from switchkd.runtime.engines.parts import RunOptions
 
 Floats = NDArray[np.float32]
 _TOKENS = 4000  # of text; more changed nothing
@@ -60,7 +61,7 @@ def language_examples(job: Quantization) -> Iterator[Feeds]:
     every = -(-sum(map(len, job.passages)) // _TOKENS) or 1
     for ids in job.passages[::every]:
         yield _decoder_inputs(job, table[ids])
-    vision = OnnxVision(job.plain.files["vision"], checkpoint.preprocess, threads=job.threads)
+    vision = open_vision(job.parts, RunOptions(job.threads))
     for probe in _seeing(job):
         ids = checkpoint.prompt.encode(probe.messages, image_tokens=checkpoint.image_tokens).ids
         places = np.array(ids) == checkpoint.prompt.image_token_id

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from switchkd.errors import MissingDependencyError, SkdError
+from switchkd.hardware.runtimes import ONNX, RUNTIMES
 from switchkd.manifest import TensorCount
 
 # protobuf can't read a message of 2 GiB, and browsers no buffer of that size.
 ONE_FILE_LIMIT = 2_000_000_000
-PACKAGES = ("torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "onnxruntime_genai")
 VERSION = 10  # of ONNX's own file format, which every ONNX Runtime since 1.18 reads
 OPSET = 20
 
@@ -24,7 +24,7 @@ def require_packages() -> None:
     Raises:
         MissingDependencyError: a package of the extra isn't installed.
     """
-    for name in PACKAGES:
+    for name in (module for extra in RUNTIMES[ONNX].extras for module in extra.packages.values()):
         try:
             import_module(name)
         except ImportError as error:

@@ -36,7 +36,6 @@ REFUSALS = (
 def check_language(checkpoint: Checkpoint) -> None:
     """Raises CheckpointError for a shape that ONNX Runtime's fused attention doesn't take, naming it."""
     architecture, folder = checkpoint.architecture, checkpoint.folder
-    architecture.require(folder, "onnx")
     refuse(REFUSALS, checkpoint.text | {"head_width": architecture.head_width}, folder)
 
 

@@ -15,6 +15,7 @@ from uuid import NAMESPACE_URL, uuid5
 
 from switchkd.errors import SkdError
 from switchkd.export.shipping.provenance import Provenance
+from switchkd.hardware.runtimes import FORMATS, RUNTIMES
 from switchkd.manifest import FILE_NAME, Manifest
 
 if TYPE_CHECKING:
@@ -24,12 +25,6 @@ if TYPE_CHECKING:
 
 FILE = "bom.cdx.json"
 MODEL = "model"  # the variant's name in `licenses`
-# Distributions that run a format; the rest of the runtime is what `pip install switchkd` brings.
-ENGINES = {
-    "gguf": ("llama-cpp-python",),
-    "onnx": ("onnxruntime",),
-    "hybrid": ("llama-cpp-python", "onnxruntime"),
-}
 
 
 def bill_of_materials(
@@ -207,12 +202,13 @@ def _runtime_distributions(format: str) -> list[importlib.metadata.Distribution]
     from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name
 
-    if format not in ENGINES:
+    if format not in FORMATS:
         raise SkdError(
-            f"It isn't known what runs the format '{format}', so its bill would lack that; known are {', '.join(ENGINES)}."
+            f"It isn't known what runs the format '{format}', so its bill would lack that; known are {', '.join(FORMATS)}."
         )
+    engines = {name for part in (FORMATS[format].vision, FORMATS[format].language) for name in RUNTIMES[part].packages}
     found: dict[str, importlib.metadata.Distribution] = {}
-    waiting = [Requirement("switchkd"), *map(Requirement, ENGINES[format])]
+    waiting = [Requirement("switchkd"), *map(Requirement, sorted(engines))]
     while waiting:
         requirement = waiting.pop()
         name = canonicalize_name(requirement.name)

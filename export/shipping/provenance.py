@@ -12,7 +12,7 @@ from switchkd.files import file_sha256, folder_sha256
 from switchkd.manifest import Source
 from switchkd.runs import data_folder, recorded_recipe
 
-_MADE_HERE = ("part", "whole")  # kinds of checkpoints that the recipe itself trains
+_MADE_HERE = "part"  # the kind of checkpoint that the recipe itself trains
 
 
 @dataclass(frozen=True)
@@ -78,12 +78,12 @@ class _RecipeReader:
         starts = [model["checkpoint"]] if model["checkpoint"] else [model["vision"], model["language"]]
         for reference in starts:
             self._add_start(reference)
-        ready = role == "teacher" and model["checkpoint"] and not model["checkpoint"].startswith("whole:")
+        ready = role == "teacher" and model["checkpoint"]
         self._add_stages([] if ready else model["baseline" if role == "baseline" else "stages"])
 
     def _add_start(self, reference: str) -> None:
         kind, _, name = reference.partition(":")
-        if kind not in _MADE_HERE:
+        if kind != _MADE_HERE:
             self.checkpoints |= {reference} - {""}
         elif reference not in self._seen:
             self._seen.add(reference)

@@ -13,9 +13,13 @@ from typing import Any
 
 import switchkd
 from switchkd.computer import ROOT, memory_bytes, times_stopped, usable_processors
+from switchkd.hardware.runtimes import RUNTIMES
 from switchkd.processor import instructions
 
-PACKAGES = ("torch", "transformers", "onnxruntime", "llama-cpp-python", "numpy", "pillow", "tokenizers")
+PACKAGES = (
+    *("torch", "transformers", *(name for each in RUNTIMES.values() for name in each.packages)),
+    *("numpy", "pillow", "tokenizers"),
+)
 # Instruction sets that engines choose their kernels by.
 _ISA = (
     *("sse4_2", "avx", "f16c", "fma", "avx2", "avx_vnni", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16"),

@@ -10,6 +10,7 @@ from typing import Any
 
 from switchkd.data.questions import Question
 from switchkd.files import file_sha256
+from switchkd.hardware.runtimes import RUNTIMES
 from switchkd.manifest import FILE_NAME, Manifest
 from switchkd.runtime.bench.memory import judge_growth
 from switchkd.runtime.bench.quality import Divergences, accuracy, agreement, difference, right_answers
@@ -256,8 +257,8 @@ def _own_reading(text: TextReference | None) -> dict[str, Any] | None:
 
 def _files(folder: Path) -> dict[str, Any]:
     """ "bytes" of all files, "weights" of those that hold weights, "format" and "quant" as the manifest has them."""
-    paths = [path for path in folder.glob("*") if path.is_file()] + [path for path in folder.glob("*/*.onnx*")]
-    sizes = {path: path.stat().st_size for path in paths}
+    inner = (path for each in RUNTIMES.values() for path in folder.glob(f"*/*{each.suffix}*"))
+    sizes = {path: path.stat().st_size for path in (*folder.glob("*"), *inner) if path.is_file()}
     if not (folder / FILE_NAME).exists():
         weights = sum(size for path, size in sizes.items() if path.suffix == ".safetensors")
         return {"bytes": sum(sizes.values()), "weights": weights, "format": "torch", "quant": "fp32"}

@@ -27,7 +27,7 @@ from switchkd.pictures import open_image
 from switchkd.prompt import Message
 from switchkd.runtime.bench.divergence import divergence
 from switchkd.runtime.bench.reading import compare_reading, keep_reading
-from switchkd.runtime.engines.engine import Engine, Floats, Timings
+from switchkd.runtime.engines.engine import Engine, Floats
 from switchkd.runtime.engines.idling import rest
 from switchkd.runtime.engines.opening import open_engine
 
@@ -138,7 +138,7 @@ class Worker:
 
     def _features(self, picture: Image | None) -> Floats | None:
         if picture is None:
-            self.engine.timings = Timings()
+            self.engine.new_request()
             return None
         return self.engine.encode_image(picture)
 

@@ -15,9 +15,9 @@ from switchkd.computer import usable_processors
 from switchkd.errors import SkdError
 from switchkd.files import write_text
 from switchkd.hardware.profile import LOCAL, Profile, ProfileError, load_profile, read_profile, shipped_profile
+from switchkd.hardware.runtimes import RUNTIMES
 from switchkd.runtime.computer import local
 
-_RUNTIMES = {"llama_cpp": "llama.cpp (CPU)", "onnxruntime": "ONNX Runtime (CPU)"}
 _TIMEOUT = 300.0  # seconds; measuring takes about ten
 
 
@@ -91,11 +91,16 @@ def describe(measured: Mapping[str, Any]) -> Profile:
     for name, figure in measured.items():
         if name != "unknown":
             figures[name] = {**figure, "source": f"{figure['source']}{busy}", "confidence": "measured"}
-    runtimes = [title for package, title in _RUNTIMES.items() if importlib.util.find_spec(package)]
+    runtimes = [
+        f"{each.title} (CPU)"
+        for each in RUNTIMES.values()
+        if all(map(importlib.util.find_spec, each.packages.values()))
+    ]
     if runtimes:
         figures["runtimes"] = {"value": runtimes, "source": "installed packages", "confidence": "measured"}
     else:
-        reasons["runtimes"] = "none is installed: pip install 'switchkd[onnx]' or 'switchkd[gguf]'"
+        extras = " or ".join(f"'switchkd[{each.extras[0].name}]'" for each in RUNTIMES.values())
+        reasons["runtimes"] = f"none is installed: pip install {extras}"
     base = shipped_profile(LOCAL)
     value = {"name": LOCAL, "title": base.title, "note": base.note, **figures, "unknown": reasons}
     try:

@@ -6,14 +6,12 @@ from pathlib import Path
 
 from switchkd.architecture.architecture import Architecture
 from switchkd.errors import SkdError
-from switchkd.hardware.kernels import KERNELS
-from switchkd.hardware.workload import GGUF, ONNX, Language, Part, Tower, Workload
+from switchkd.hardware.runtimes import RUNTIMES, Runtime, runtime_of
+from switchkd.hardware.workload import Language, Part, Tower, Workload
 from switchkd.manifest import FileEntry, Manifest
-from switchkd.runtime.engines.opening import find_variant
+from switchkd.runtime.engines.opening import find_variant, require_known_format
 
 _WIDE = ("f32", "f16", "q8_0")  # types that a 4- or 5-bit mixture has in its norms and head alone
-_CACHE_BYTES = {ONNX: 4, GGUF: 2}  # of a key or value
-_OTHER_CACHE_BYTES = {(ONNX, "fp16"): 2, (GGUF, "f32"): 4}
 
 
 def read_workload(variant: str | Path) -> Workload:
@@ -24,7 +22,7 @@ def read_workload(variant: str | Path) -> Workload:
     """
     folder = find_variant(variant)
     manifest = Manifest.load(folder, verify=False)
-    manifest.require_known_format(folder)
+    require_known_format(manifest, folder)
     architecture = Architecture.read(folder)
     language, tower = _language(architecture), _tower(architecture, manifest)
     tokenizer, text = manifest.files.get("tokenizer.json"), _text(manifest, architecture, language)
@@ -35,7 +33,7 @@ def read_workload(variant: str | Path) -> Workload:
         tower=tower,
         image=_image(manifest),
         image_tokens=manifest.image.tokens,
-        cache_bytes=_OTHER_CACHE_BYTES.get((text.format, manifest.quant), _CACHE_BYTES[text.format]),
+        cache_bytes=text.runtime.cache_bytes_at(manifest.quant),
         trained_context=manifest.context,
         tokenizer_bytes=tokenizer.bytes if tokenizer else 0,
         tied=architecture.says_tied,
@@ -79,39 +77,38 @@ def _text(manifest: Manifest, architecture: Architecture, language: Language) ->
         # The file holds the embedding beside the head, and of that one row a token is read.
         read -= min(tensors, tensors * language.head_weights // (language.token_weights + language.head_weights))
     resident = _file_bytes(manifest, "language") + (_file_bytes(manifest, "embedding") if embedding else 0)
-    return Part(
-        _format(manifest.file_of("language"), manifest), manifest.quant, read, resident, _blocks(manifest, entry)
-    )
+    runtime = _runtime(manifest.file_of("language"), manifest)
+    return Part(runtime.name, manifest.quant, read, resident, _blocks(manifest.quant, runtime, entry))
 
 
-def _blocks(manifest: Manifest, entry: FileEntry) -> str:
+def _blocks(quant: str, runtime: Runtime, entry: FileEntry) -> str:
     """What the blocks of a mixture are mostly made of, which is what its speed goes by: "q4_k_m" holds slower types where rows
     can't be cut into K-blocks. Empty where the precision's name says it. A head of 8 bits, as large as it may be, is no block.
     """
-    if (GGUF, manifest.quant) in KERNELS or _format(manifest.file_of("language"), manifest) != GGUF:
+    if quant in runtime.kernels:
         return ""
     stored = {name.lower(): count.bytes for name, count in entry.tensor_types.items()}
-    known = [name for name in stored if (GGUF, name) in KERNELS and name not in _WIDE]
+    known = [name for name in stored if name in runtime.kernels and name not in _WIDE]
     return max(known, key=stored.__getitem__, default="")
 
 
 def _image(manifest: Manifest) -> Part:
     name = manifest.file_of("vision")
     return Part(
-        _format(name, manifest),
+        _runtime(name, manifest).name,
         manifest.vision_quant,
         _tensor_bytes(manifest.files[name]),
         _file_bytes(manifest, "vision"),
     )
 
 
-def _format(name: str, manifest: Manifest) -> str:
-    """Which runtime runs a file: a folder may hold a tower of one format and a language model of the other."""
-    formats = {".onnx": ONNX, ".gguf": GGUF}
-    suffix = Path(name).suffix
-    if suffix not in formats:
-        raise SkdError(f"Nothing is known of how fast {manifest.format} files like {name} are; known: GGUF and ONNX.")
-    return formats[suffix]
+def _runtime(name: str, manifest: Manifest) -> Runtime:
+    """What runs a file: a folder may hold a tower of one format and a language model of the other."""
+    runtime = runtime_of(name)
+    if runtime is None:
+        known = " and ".join(each.files for each in RUNTIMES.values())
+        raise SkdError(f"Nothing is known of how fast {manifest.format} files like {name} are; known: {known}.")
+    return runtime
 
 
 def _tensor_bytes(entry: FileEntry) -> int:

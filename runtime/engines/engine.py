@@ -92,11 +92,6 @@ class Timings:
         """From the picture to the first token."""
         return self.preprocess + self.encode + self.prefill
 
-    @property
-    def tokens_per_second(self) -> float:
-        """Decoding speed after the first token; 0 where there was no second one."""
-        return (self.new_tokens - 1) / self.decode if self.new_tokens > 1 and self.decode else 0.0
-
 
 class Engine:
     """Answers questions about pictures. Use as a context manager, or `close` it.
@@ -143,13 +138,17 @@ class Engine:
         self.language.close()
         self.vision.close()
 
+    def new_request(self) -> None:
+        """Starts a new request's timings, where none begins with `encode_image`."""
+        self.timings = Timings()
+
     def encode_image(self, image: Image) -> Floats:
         """A picture's projected tokens [P, W]; starts a new request's timings.
 
         Raises:
             DataError: a picture that can't be prepared.
         """
-        self.timings = Timings()
+        self.new_request()
         return self.encode_pixels(self._timed("preprocess", self.preprocess.resize, image))
 
     def encode_pixels(self, pixels: NDArray[np.uint8]) -> Floats:
@@ -234,7 +233,7 @@ class Engine:
     def answer(self, messages: Sequence[Message], image: Image | None = None, *, max_new_tokens: int = 256) -> str:
         """The whole greedy answer, without surrounding white space. Raises as `generate` and `encode_image`."""
         if image is None:
-            self.timings = Timings()
+            self.new_request()
         features = None if image is None else self.encode_image(image)
         return "".join(self.generate(messages, features, max_new_tokens=max_new_tokens)).strip()
 

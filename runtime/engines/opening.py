@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from switchkd.architecture.endings import end_token_ids
@@ -10,13 +12,19 @@ from switchkd.architecture.references import is_reference, resolve_checkpoint
 from switchkd.architecture.weights import refuse_other_kinds
 from switchkd.computer import usable_processors
 from switchkd.errors import SkdError
-from switchkd.manifest import FILE_NAME, Manifest
+from switchkd.hardware.runtimes import FORMATS, GGUF, ONNX, RUNTIMES, runtime_of
+from switchkd.manifest import FILE_NAME, Manifest, ManifestError
 from switchkd.preprocess import Preprocess
 from switchkd.prompt import ChatPrompt
 from switchkd.runs import RUNS
 from switchkd.runtime.engines.engine import CPU, DEFAULT_CONTEXT, Engine, LanguageModel, VisionEncoder
+from switchkd.runtime.engines.llama import engine as llama
+from switchkd.runtime.engines.onnx import engine as onnx
+from switchkd.runtime.engines.parts import ExportParts, Opener, PartFiles, RunOptions
 
 _EXPORTS = RUNS / "latest" / "exports"
+# By the runtime's name; may be added to: CONTRIBUTING.md, "A new format".
+OPENERS: dict[str, Opener] = {GGUF: llama, ONNX: onnx}
 
 
 def find_variant(name: str | Path, exports: Path = _EXPORTS) -> Path:
@@ -66,7 +74,7 @@ def open_engine(
     threads = threads or usable_processors()
     start = time.perf_counter()
     if (folder / FILE_NAME).exists():
-        engine = _open_export(folder, threads, context, verify, traced, device)
+        engine = _open_export(folder, verify, RunOptions(threads, context, device, traced))
     elif (folder / "config.json").exists():
         _require_cpu(device, folder, "checkpoint")
         engine = open_checkpoint(folder, threads=threads, context=context)
@@ -77,88 +85,82 @@ def open_engine(
     return engine
 
 
-def _open_export(folder: Path, threads: int, context: int, verify: bool, traced: bool, device: str) -> Engine:
-    manifest = Manifest.load(folder, verify=verify)
-    manifest.require_known_format(folder)
-    preprocess = Preprocess.load(folder)
-    vision: VisionEncoder
-    language: LanguageModel
-    if manifest.format == "gguf":
-        _require_cpu(device, folder, "GGUF export")
-        vision, language = _load_gguf(folder, manifest, threads, context, traced)
-    elif manifest.format == "hybrid":
-        _require_cpu(device, folder, "hybrid export")
-        vision, language = _load_hybrid(folder, manifest, preprocess, threads, context)
-    else:
-        vision, language = _load_onnx(folder, manifest, preprocess, threads, context, device)
+def open_parts(export: ExportParts, options: RunOptions) -> Engine:
+    """An engine of an export's two parts, each opened by the runtime of its file.
+
+    Raises:
+        SkdError: nothing here runs a file, or what does can't read it.
+    """
+    options = replace(options, context=min(options.context, export.context))
+    # The larger part first: what loading takes for a while is then not on top of the other.
+    language = _opener(export.language.file("language")).open_language(export, options)
+    try:
+        vision = open_vision(export, options, language)
+    except BaseException:
+        language.close()
+        raise
     return Engine(
+        export.name,
+        export.prompt,
+        export.preprocess,
+        vision,
+        language,
+        image_tokens=export.image_tokens,
+        end_tokens=export.end_tokens,
+    )
+
+
+def open_vision(export: ExportParts, options: RunOptions, language: LanguageModel | None = None) -> VisionEncoder:
+    """The vision part; arguments and errors as for `Opener.open_vision`."""
+    return _opener(export.vision.file("vision")).open_vision(export, options, language)
+
+
+def _opener(file: Path) -> Opener:
+    runtime = runtime_of(file.name)
+    if runtime is None:
+        known = ", ".join(each.suffix for each in RUNTIMES.values())
+        raise SkdError(f"Nothing here runs {file}; what runs ends in {known}.")
+    return OPENERS[runtime.name]
+
+
+def require_known_format(manifest: Manifest, folder: Path) -> None:
+    """Raises ManifestError for a format of another version, of which nothing can be run, predicted or packed."""
+    if manifest.format not in FORMATS:
+        raise ManifestError(f"{folder} is of the format '{manifest.format}', which this version of skd can't run.")
+
+
+def _open_export(folder: Path, verify: bool, options: RunOptions) -> Engine:
+    manifest = Manifest.load(folder, verify=verify)
+    require_known_format(manifest, folder)
+    format = FORMATS[manifest.format]
+    if not all(RUNTIMES[name].devices for name in (format.vision, format.language)):
+        whole = RUNTIMES.get(format.name)
+        _require_cpu(options.device, folder, f"{whole.files if whole else format.name} export")
+
+    def part(name: str, precision: str, roles: Iterable[str]) -> PartFiles:
+        files = {role: folder / manifest.file_of(role) for role in (name, *roles)}
+        return PartFiles(files, precision, lambda: manifest.files[manifest.file_of(name)].tensor_types)
+
+    others = {entry.role for entry in manifest.files.values()} - {"", "vision", "language"}
+    export = ExportParts(
         folder.name,
         ChatPrompt.load(folder),
-        preprocess,
-        vision,
-        language,
+        Preprocess.load(folder),
+        part("vision", manifest.vision_quant, ()),
+        part("language", manifest.quant, others),
         image_tokens=manifest.image.tokens,
         end_tokens=frozenset(manifest.end_tokens),
+        context=manifest.context,
     )
-
-
-def _load_gguf(
-    folder: Path, manifest: Manifest, threads: int, context: int, traced: bool
-) -> tuple[VisionEncoder, LanguageModel]:
-    from switchkd.runtime.engines.llama.engine import is_rearranged, load_parts
-
-    return load_parts(
-        folder / manifest.file_of("vision"),
-        folder / manifest.file_of("language"),
-        manifest.image.token_id,
-        threads=threads,
-        context=context,
-        mapped=not is_rearranged(manifest.files[manifest.file_of("language")].tensor_types),
-        # Float32 files are there to be exact; half a key-value cache would undo that.
-        exact=(manifest.quant == "f32", manifest.vision_quant == "f32"),
-        traced=traced,
-    )
-
-
-def _load_onnx(
-    folder: Path, manifest: Manifest, preprocess: Preprocess, threads: int, context: int, device: str
-) -> tuple[VisionEncoder, LanguageModel]:
-    from switchkd.runtime.engines.onnx.engine import load_parts
-
-    vision, embedding, language = (folder / manifest.file_of(role) for role in ("vision", "embedding", "language"))
-    return load_parts(
-        vision,
-        embedding,
-        language,
-        preprocess,
-        manifest.image.token_id,
-        threads=threads,
-        context=min(context, manifest.context),
-        device=device,
-    )
-
-
-def _load_hybrid(
-    folder: Path, manifest: Manifest, preprocess: Preprocess, threads: int, context: int
-) -> tuple[VisionEncoder, LanguageModel]:
-    from switchkd.runtime.engines.llama.engine import is_rearranged, load_language
-    from switchkd.runtime.engines.onnx.engine import OnnxVision
-
-    vision = OnnxVision(folder / manifest.file_of("vision"), preprocess, threads=threads)
-    language = load_language(
-        folder / manifest.file_of("language"),
-        manifest.image.token_id,
-        threads=threads,
-        context=context,
-        mapped=not is_rearranged(manifest.files[manifest.file_of("language")].tensor_types),
-        exact=manifest.quant == "f32",
-    )
-    return vision, language
+    return open_parts(export, options)
 
 
 def _require_cpu(device: str, folder: Path, kind: str) -> None:
     if device != CPU:
-        raise SkdError(f"{folder} is a {kind}, which runs on the processor; only ONNX exports run on '{device}'.")
+        elsewhere = " and ".join(runtime.files for runtime in RUNTIMES.values() if runtime.devices)
+        raise SkdError(
+            f"{folder} is a {kind}, which runs on the processor; only {elsewhere} exports run on '{device}'."
+        )
 
 
 def open_checkpoint(folder: Path, *, threads: int, context: int = DEFAULT_CONTEXT) -> Engine:

@@ -20,7 +20,7 @@ from switchkd.files import write_text
 from switchkd.pictures import to_rgb
 from switchkd.prompt import Message
 from switchkd.runtime.bench.divergence import log_softmax
-from switchkd.runtime.engines.engine import Floats, Timings
+from switchkd.runtime.engines.engine import Floats
 from switchkd.runtime.engines.opening import open_engine
 from switchkd.runtime.server.answer import StopTexts
 
@@ -128,7 +128,7 @@ class ExportedStudent(lmms):
     def _answer(self, text: str, about: Sequence[Any], limit: int, stops: tuple[str, ...]) -> GenerationResult:
         engine, cut = self._engine, StopTexts(stops)
         features = self._encode(about)
-        engine.timings = Timings()
+        engine.new_request()
         pieces = []
         for piece in engine.generate([_message(text, features)], features, max_new_tokens=limit):
             pieces.append(cut.feed(piece))

@@ -28,7 +28,7 @@ def answer(engine: Engine, request: ChatRequest, check: Callable[[], None]) -> G
     Raises:
         RequestError: 400 for a conversation that the chat template refuses or the context can't hold.
     """
-    engine.timings = Timings()
+    engine.new_request()
     ids = _prompt(engine, request)
     check()
     features = None if request.pixels is None else engine.encode_pixels(request.pixels)

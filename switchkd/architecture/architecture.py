@@ -53,13 +53,21 @@ class Architecture:
         text["rope_type"] = rope.get("rope_type", rope.get("type", "default"))
         return cls(config, tower, projector, language, tower.complete(vision), text, folder)
 
-    def require(self, folder: Path, format: str = "") -> None:
-        """Raises CheckpointError where a part's family or settings have no place in a format; "": in any."""
-        for family, settings in (
-            (self.tower, self.vision),
-            (self.projector, self.projector.complete(self.config)),
-            (self.language, self.text | {"head_width": self.head_width}),
-        ):
+    def require(self, folder: Path, format: str = "", part: str = "") -> None:
+        """Raises CheckpointError where families or settings have no place in a format.
+
+        Args:
+            format: its name; "" for what no format has a place for.
+            part: "vision" or "language", where the other is in another format.
+        """
+        families: list[tuple[str, Family, Mapping[str, Any]]] = [
+            ("vision", self.tower, self.vision),
+            ("vision", self.projector, self.projector.complete(self.config)),
+            ("language", self.language, self.text | {"head_width": self.head_width}),
+        ]
+        for whose, family, settings in families:
+            if part and whose != part:
+                continue
             if format in family.lacks:
                 raise CheckpointError(
                     f"{folder}: {family.title} can't be exported to {format}: {family.lacks[format]}."

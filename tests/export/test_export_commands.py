@@ -84,19 +84,6 @@ def test_no_run_yet(tmp_path, monkeypatch):
         invoke(chat_command, "nobody")
 
 
-def test_the_help_offers_what_the_formats_have():
-    """Listed twice, because `skd --help` imports no exporter."""
-    from switchkd.export.exporter import FORMATS, exporter_for
-
-    options = {option.name: option for option in export_command.params}
-    assert tuple(options["format"].type.choices) == FORMATS
-    for format in FORMATS:
-        for name, known in (("quant", "quants"), ("vision_quant", "vision_quants")):
-            parts = [part.partition(": ") for part in options[name].help.split(";")]
-            (offered,) = [words for heading, _, words in parts if format in heading]
-            assert {word.strip("(),.") for word in offered.split()} >= set(getattr(exporter_for(format), known))
-
-
 def test_unknown_precisions(checkpoint, run):
     with pytest.raises(SkdError, match="no precision 'q3'; there are q4, q4_0"):
         invoke(export_command, checkpoint, "--quant", "q3")

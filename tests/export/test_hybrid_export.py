@@ -15,9 +15,9 @@ from support.llava_models import make_checkpoint, picture, question
 
 from switchkd.cli.export import export_command
 from switchkd.errors import MissingDependencyError, SkdError
-from switchkd.export import hybrid_exporter
 from switchkd.export.folder import ExportRequest, run_export
-from switchkd.export.gguf import exporter as gguf_exporter
+from switchkd.export.gguf import parts as gguf_parts
+from switchkd.export.onnx import parts as onnx_parts
 from switchkd.export.parity import ParityError
 from switchkd.export.samples import synthetic_probes
 from switchkd.manifest import FILE_NAME, Manifest
@@ -48,7 +48,7 @@ def exported(checkpoints):
     options = ["--format", "hybrid", "--quant", "q4", "--threads", "1", "--out", str(out)]
     result = CliRunner().invoke(export_command, [str(checkpoints["siglip-tied"]), *options], env={"COLUMNS": "200"})
     assert result.exit_code == 0, result.output
-    assert all(word in result.output for word in (VISION, "language.gguf", "Q5_0", "INT8", "first token"))
+    assert all(word in result.output for word in (VISION, "language.gguf", "Q5_0", "INT8", "skd bench"))
     return out
 
 
@@ -118,7 +118,7 @@ def test_a_tower_that_llama_cpp_mistakes(tmp_path):
 
 def test_a_wrong_export_fails_and_names_the_first_stage(checkpoint, exported, tmp_path, monkeypatch):
     out = tmp_path / "exports" / "out"
-    write_vision, write_language = hybrid_exporter.write_vision, gguf_exporter.write_language
+    write_vision, write_language = onnx_parts.write_vision, gguf_parts.write_language
 
     def write_vision_wrongly(checkpoint, path):
         write_vision(checkpoint, path)
@@ -132,8 +132,8 @@ def test_a_wrong_export_fails_and_names_the_first_stage(checkpoint, exported, tm
         write_language(checkpoint, path, precision)
 
     for module, name, wrong, stage in (
-        (hybrid_exporter, "write_vision", write_vision_wrongly, "projected"),
-        (gguf_exporter, "write_language", write_language_wrongly, "logits"),
+        (onnx_parts, "write_vision", write_vision_wrongly, "projected"),
+        (gguf_parts, "write_language", write_language_wrongly, "logits"),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(module, name, wrong)

@@ -10,8 +10,7 @@ from scipy.special import softmax
 from support.llava_models import picture, question
 
 from switchkd.export.checkpoint import Checkpoint
-from switchkd.export.exporter import Build
-from switchkd.export.gguf.exporter import EXPORTER
+from switchkd.export.exporter import exporter_for
 from switchkd.export.parity import (
     ParityError,
     check_stages,
@@ -20,6 +19,7 @@ from switchkd.export.parity import (
     run_reference,
     write_freely,
 )
+from switchkd.export.parts import Build
 from switchkd.export.samples import Probe, synthetic_probes
 from switchkd.runtime.engines.opening import open_checkpoint
 
@@ -35,9 +35,10 @@ def exported(tmp_path_factory, shelf):
     """(checkpoint, plan, float16 build, references)."""
     folder = tmp_path_factory.mktemp("parity")
     checkpoint = Checkpoint(shelf.checkpoint())
-    plan = EXPORTER.plan(checkpoint, "f16", None)
+    exporter = exporter_for("gguf")
+    plan = exporter.plan(checkpoint, "f16", None)
     (folder / "build").mkdir()
-    build = EXPORTER.write(checkpoint, plan, folder / "build")
+    build = exporter.write(checkpoint, plan, folder / "build")
     probes = [*synthetic_probes(2), Probe(question("is the light green ?", before="look :"), picture(3))]
     probes.append(Probe([{"role": "user", "content": "how many cars ?"}], None))
     return checkpoint, plan, build, run_reference(checkpoint.folder, probes, every=4, threads=1)
@@ -45,8 +46,8 @@ def exported(tmp_path_factory, shelf):
 
 def compare(exported, build):
     checkpoint, plan, _, references = exported
-    with EXPORTER.open(checkpoint, build, threads=1, traced=True) as engine:
-        return check_stages(engine, references, plan.contract.tolerance)
+    with exporter_for("gguf").open(checkpoint, build, threads=1, traced=True) as engine:
+        return check_stages(engine, references, plan.tolerance)
 
 
 def damaged(exported, tmp_path, role, change) -> Build:
@@ -147,7 +148,7 @@ def test_loss_counts_answers(exported):
 def test_an_empty_answer_is_right_where_nothing_is_expected_alone(exported, expected, right):
     """VQA's normalisation leaves nothing of an article either."""
     checkpoint, _, build, references = exported
-    with EXPORTER.open(checkpoint, build, threads=1, traced=False) as engine:
+    with exporter_for("gguf").open(checkpoint, build, threads=1) as engine:
         end = min(engine.end_tokens)
         silent = replace(
             references[0],

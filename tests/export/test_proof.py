@@ -12,7 +12,7 @@ from support.llava_models import make_checkpoint, picture, question
 from switchkd.errors import SkdError
 from switchkd.export.checkpoint import Checkpoint
 from switchkd.export.folder import ExportRequest, run_export
-from switchkd.export.gguf import exporter as gguf_exporter
+from switchkd.export.gguf import parts as gguf_parts
 from switchkd.export.parity import ParityError
 from switchkd.export.proof import Proof
 from switchkd.export.samples import Probe
@@ -47,7 +47,7 @@ def test_questions_without_pictures_prove_the_tower_all_the_same(checkpoint, tmp
     manifest = export(checkpoint, tmp_path / "out", held_out=[TEXT] * 3)
     assert {"pixels", "features", "projected", "logits"} <= set(manifest.parity["stages"]["error"])
     assert manifest.parity["loss"]["questions"] == 3 and manifest.parity["probes"] == 5
-    write = gguf_exporter.write_vision
+    write = gguf_parts.write_vision
 
     def write_blinded(checkpoint, path, precision):
         write(checkpoint, path, precision)
@@ -55,7 +55,7 @@ def test_questions_without_pictures_prove_the_tower_all_the_same(checkpoint, tmp
         found.data[:] = 0
         found.data.base.flush()
 
-    monkeypatch.setattr(gguf_exporter, "write_vision", write_blinded)
+    monkeypatch.setattr(gguf_parts, "write_vision", write_blinded)
     with pytest.raises(ParityError, match="first in its projected"):
         export(checkpoint, tmp_path / "blind", held_out=[TEXT] * 3)
 
@@ -128,8 +128,8 @@ def test_a_model_that_reads_is_judged_by_the_page_and_by_the_questions(checkpoin
 
 
 def test_a_refusal_says_where_no_precision_of_the_language_model_helps(checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setitem(gguf_exporter.MAX_DIVERGENCE, "q4_0", 1e-12)
-    monkeypatch.setitem(gguf_exporter.MAX_DIVERGENCE, "f32", 1e-12)
+    monkeypatch.setitem(gguf_parts.MAX_DIVERGENCE, "q4_0", 1e-12)
+    monkeypatch.setitem(gguf_parts.MAX_DIVERGENCE, "f32", 1e-12)
     with pytest.raises(ParityError, match="the vision part in q4_0; take a finer --vision-quant"):
         export(checkpoint, tmp_path / "out", quant="f32", vision_quant="q4_0")
     assert not any(tmp_path.iterdir())

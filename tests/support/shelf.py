@@ -64,15 +64,15 @@ def written_once(plain: Path) -> Iterator[None]:
     """ONNX exports of the same checkpoint start from the float32 graphs of `plain`, which take ten seconds to write."""
     import onnx_ir
 
-    from switchkd.export.onnx import exporter as onnx_exporter
     from switchkd.export.onnx import graph as onnx_graph
+    from switchkd.export.onnx import parts as onnx_parts
 
     def copy(name: str) -> Callable[[Any, Path], None]:
         return lambda _, path: onnx_graph.save_graph(onnx_ir.load(plain / "onnx" / f"{name}.onnx"), path)
 
     with (
-        patch.object(onnx_exporter, "write_vision", copy("vision_encoder")),
-        patch.object(onnx_exporter, "write_decoder", copy("decoder_model_merged")),
+        patch.object(onnx_parts, "write_vision", copy("vision_encoder")),
+        patch.object(onnx_parts, "write_decoder", copy("decoder_model_merged")),
     ):
         yield
 

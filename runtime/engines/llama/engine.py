@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from switchkd.errors import SkdError
 from switchkd.manifest import TensorCount
-from switchkd.runtime.engines.engine import DEFAULT_CONTEXT, Floats, picture_span
+from switchkd.runtime.engines.engine import DEFAULT_CONTEXT, Floats, LanguageModel, picture_span
 from switchkd.runtime.engines.llama.build import can_rearrange_weights
 from switchkd.runtime.engines.llama.library import Observer, failure, library, observer_callback
 from switchkd.runtime.engines.llama.vision import LlamaVision
+from switchkd.runtime.engines.parts import ExportParts, RunOptions
 
 _F32, _F16 = 0, 1  # ggml_type
 # Types whose weights llama.cpp copies into another arrangement on every processor; others it reads as they lie in the file.
@@ -36,52 +37,33 @@ def is_rearranged(types: Mapping[str, TensorCount]) -> bool:
     return 2 * sum(size for name, size in counts.items() if name in _REARRANGED) > sum(counts.values())
 
 
-def load_parts(
-    vision: Path,
-    language: Path,
-    image_token_id: int,
-    *,
-    threads: int,
-    context: int = DEFAULT_CONTEXT,
-    exact: tuple[bool, bool] = (False, False),
-    mapped: bool = True,
-    traced: bool = False,
-    observe: Observer | None = None,
-) -> tuple[LlamaVision, LlamaLanguage]:
-    """Both parts out of their files; `exact` is for (language, vision), the rest as in the parts themselves.
-
-    Raises:
-        SkdError: llama.cpp can't read a file.
-        MissingDependencyError: llama-cpp-python isn't installed.
-    """
-    model = LlamaModel(language, repack=observe is None, mapped=mapped)
-    try:
-        encoder = LlamaVision(vision, model, threads=threads, exact=exact[1], traced=traced)
-    except SkdError:
-        model.close()
-        raise
-    return encoder, LlamaLanguage(
-        model, image_token_id, threads=threads, context=context, exact=exact[0], observe=observe
+def open_language(export: ExportParts, options: RunOptions) -> LlamaLanguage:
+    """See `Opener`. Float32 files are there to be exact; half a key-value cache would undo that."""
+    part = export.language
+    model = LlamaModel(
+        part.file("language"), repack=options.observe is None, mapped=not is_rearranged(part.tensor_types())
     )
-
-
-def load_language(
-    path: Path,
-    image_token_id: int,
-    *,
-    threads: int,
-    context: int = DEFAULT_CONTEXT,
-    exact: bool = False,
-    mapped: bool = True,
-    observe: Observer | None = None,
-) -> LlamaLanguage:
-    """The language model alone, for features from another engine's tower; arguments and errors as for `load_parts`."""
-    model = LlamaModel(path, repack=observe is None, mapped=mapped)
     try:
-        return LlamaLanguage(model, image_token_id, threads=threads, context=context, exact=exact, observe=observe)
+        return LlamaLanguage(
+            model,
+            export.prompt.image_token_id,
+            threads=options.threads,
+            context=options.context,
+            exact=part.precision == "f32",
+            observe=options.observe,
+        )
     except SkdError:
         model.close()
         raise
+
+
+def open_vision(export: ExportParts, options: RunOptions, language: LanguageModel | None = None) -> LlamaVision:
+    """See `Opener`. Raises SkdError also beside a language model of another runtime."""
+    path = export.vision.file("vision")
+    if not isinstance(language, LlamaLanguage):
+        raise SkdError(f"llama.cpp reads {path} beside a language model in GGUF alone.")
+    exact = export.vision.precision == "f32"
+    return LlamaVision(path, language.model, threads=options.threads, exact=exact, traced=options.traced)
 
 
 class LlamaModel:

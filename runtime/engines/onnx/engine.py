@@ -14,35 +14,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from switchkd.errors import DataError
+from switchkd.hardware.runtimes import ONNX, RUNTIMES
 from switchkd.preprocess import Preprocess
-from switchkd.runtime.engines.engine import CPU, DEFAULT_CONTEXT, Floats, picture_span
+from switchkd.runtime.engines.engine import CPU, DEFAULT_CONTEXT, Floats, LanguageModel, picture_span
 from switchkd.runtime.engines.onnx.session import STOPPED, bind, one_line, open_session, run
+from switchkd.runtime.engines.parts import ExportParts, RunOptions
 from switchkd.runtime.engines.pinning import pinned, places
 
-PIECE = 128  # tokens of a prompt that are read at once
+PIECE = RUNTIMES[ONNX].piece  # tokens of a prompt that are read at once
 _FLOATS: dict[str, type[np.floating[Any]]] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
-def load_parts(
-    vision: Path,
-    embedding: Path,
-    language: Path,
-    preprocess: Preprocess,
-    image_token_id: int,
-    *,
-    threads: int,
-    context: int = DEFAULT_CONTEXT,
-    device: str = CPU,
-) -> tuple[OnnxVision, OnnxLanguage]:
-    """Both parts out of their files.
+def open_language(export: ExportParts, options: RunOptions) -> OnnxLanguage:
+    """See `Opener`. Raises SkdError also where ONNX Runtime hasn't got the device."""
+    return OnnxLanguage(
+        export.language.file("language"),
+        export.language.file("embedding"),
+        export.prompt.image_token_id,
+        threads=options.threads,
+        context=options.context,
+        device=options.device,
+    )
 
-    Raises:
-        SkdError: ONNX Runtime can't read a file, or hasn't got the device.
-        MissingDependencyError: onnxruntime isn't installed.
-    """
-    # The larger part first: what loading takes for a while is then not on top of the other.
-    reader = OnnxLanguage(language, embedding, image_token_id, threads=threads, context=context, device=device)
-    return OnnxVision(vision, preprocess, threads=threads, device=device), reader
+
+def open_vision(export: ExportParts, options: RunOptions, language: LanguageModel | None = None) -> OnnxVision:
+    """See `Opener`. Raises as `open_language`."""
+    path = export.vision.file("vision")
+    return OnnxVision(path, export.preprocess, threads=options.threads, device=options.device)
 
 
 class OnnxVision:
@@ -146,28 +144,6 @@ class OnnxLanguage:
             self.embedding.run_with_iobinding(self._lookup)
             self.decoder.run_with_iobinding(self._single)
         return self._logits[0, 0]
-
-    def read_batch(self, embeds: Floats, mask: NDArray[np.int64]) -> Floats:
-        """Next-token logits [B, V] of several prompts at once, beside the conversation in memory.
-
-        Args:
-            embeds: [B, T, W], padded on the right with anything.
-            mask: [B, T]: ones, then zeros where a row is padded.
-
-        Raises:
-            DataError: a row padded on the left, which the fused attention would misplace, or empty.
-        """
-        lengths = mask.sum(1)
-        if (lengths == 0).any() or (mask != (np.arange(mask.shape[1]) < lengths[:, None])).any():
-            raise DataError("Prompts of a batch must be padded on the right, each of one token at least.")
-        inputs: dict[str, NDArray[Any]] = {
-            value.name: np.empty((len(embeds), value.shape[1], 0, value.shape[3]), _FLOATS[value.type])
-            for value in self.decoder.get_inputs()
-            if _is_cache(value.name)
-        }
-        inputs |= {"inputs_embeds": embeds, "attention_mask": mask, "num_logits_to_keep": np.array(0)}
-        logits = run(self.decoder, ["logits"], inputs)[0]  # [B, T, V]
-        return logits[np.arange(len(embeds)), lengths - 1]
 
     def close(self) -> None:
         """Lets both graphs and the cache go."""

@@ -14,14 +14,11 @@ from support.llava_models import picture
 
 from switchkd.chat_template import inference_template
 from switchkd.errors import CheckpointError, MissingDependencyError, SkdError
-from switchkd.export.checkpoint import Checkpoint
-from switchkd.export.exporter import Build
 from switchkd.export.folder import ExportRequest, run_export
-from switchkd.export.gguf import exporter as gguf_exporter
+from switchkd.export.gguf import parts as gguf_parts
 from switchkd.export.parity import ParityError
 from switchkd.export.samples import synthetic_probes
 from switchkd.manifest import Manifest
-from switchkd.runtime.engines.llama import engine as llama_engine
 from switchkd.runtime.engines.opening import open_engine
 
 SHAPES = {
@@ -145,13 +142,13 @@ def test_a_wrong_tensor_fails_the_export_and_leaves_nothing(checkpoint, tmp_path
     export(checkpoint, out, quant="f16")
     before = Manifest.load(out)
     name = "write_vision" if tensor.startswith(("v.", "mm.")) else "write_language"
-    write = getattr(gguf_exporter, name)
+    write = getattr(gguf_parts, name)
 
     def write_wrongly(checkpoint, path, precision):
         write(checkpoint, path, precision)
         spoil(path, tensor)
 
-    monkeypatch.setattr(gguf_exporter, name, write_wrongly)
+    monkeypatch.setattr(gguf_parts, name, write_wrongly)
     with pytest.raises(ParityError, match=f"first in its {stage}"):
         export(checkpoint, out, quant="q4", force=True)
     assert Manifest.load(out) == before
@@ -169,7 +166,7 @@ def spoil(path: Path, tensor: str) -> None:
 def test_too_coarse_a_quantization_fails_and_is_told_what_passes(checkpoint, tmp_path, monkeypatch):
     """The named one was tried, after coarser ones that don't pass either."""
     for quant, limit in (("q4_0", 1e-9), ("q4_k_m", 1e-9), ("q5_k_m", 1e-9), ("f16", 1e-9), ("q8_0", 0.05)):
-        monkeypatch.setitem(gguf_exporter.MAX_DIVERGENCE, quant, limit)
+        monkeypatch.setitem(gguf_parts.MAX_DIVERGENCE, quant, limit)
     told = []
     with pytest.raises(
         ParityError, match=r"Quantized to q4_0, .* own words, allowed .* Take --quant q8, which was tried"
@@ -191,34 +188,13 @@ def test_importance_matrix_is_kept_used_again_and_taken_where_it_wins(checkpoint
     with np.load(kept) as importance:
         assert importance["blk.0.attn_q.weight"].shape == (64,) and importance["blk.2.ffn_down.weight"].shape == (160,)
         assert all((values >= 0).all() and values.any() for values in importance.values())
-    monkeypatch.setattr(gguf_exporter, "collect", None)  # not needed a second time
+    monkeypatch.setattr(gguf_parts, "collect", None)  # not needed a second time
     again = export(checkpoint, tmp_path / "b", quant="q4", calibration=probes)
     assert again.parity["candidates"] == tried
     kept.write_bytes(kept.read_bytes()[:100])
     with pytest.raises(SkdError, match="delete it to have it made again"):
         export(checkpoint, tmp_path / "c", quant="q4", calibration=probes)
     assert not (tmp_path / "c").exists()
-
-
-def test_importance_is_the_mean_square_of_what_a_weight_reads(checkpoint, tmp_path):
-    """The first block's queries read the normed embeddings, which are easily computed by hand."""
-    import torch
-
-    from switchkd.export.checkpoint import Checkpoint
-    from switchkd.export.gguf.importance import ImportanceCollector, collect
-    from switchkd.export.samples import Probe
-
-    reader, exporter = Checkpoint(checkpoint), gguf_exporter.EXPORTER
-    build = exporter.write(reader, exporter.plan(reader, "f32", None), tmp_path)
-    probe = Probe([{"role": "user", "content": "how many cars ?"}], None)
-    collector = ImportanceCollector()
-    with exporter._open(reader, build, 1, observe=collector) as engine:
-        importance = collect(engine, collector, [probe], [])
-        ids = engine.prompt.encode(probe.messages, image_tokens=16).ids
-    embeds = torch.from_numpy(reader.read("language_model.embed_tokens.weight")[ids])
-    scale = torch.rsqrt(embeds.pow(2).mean(-1, keepdim=True) + reader.text["rms_norm_eps"])
-    inputs = embeds * scale * torch.from_numpy(reader.read("language_model.layers.0.input_layernorm.weight"))
-    np.testing.assert_allclose(importance["blk.0.attn_q.weight"], inputs.pow(2).mean(0), rtol=1e-4)
 
 
 def test_truncated_weights_leave_nothing(checkpoint, tmp_path):
@@ -272,9 +248,8 @@ def test_a_full_disk_leaves_nothing(checkpoint, tmp_path):
 import resource, signal
 from pathlib import Path
 from switchkd.errors import SkdError
-from switchkd.export.gguf import exporter as gguf_exporter
+from switchkd.export.gguf import parts as gguf_parts
 from switchkd.export.checkpoint import Checkpoint
-from switchkd.export.exporter import Build
 from switchkd.export.folder import ExportRequest, run_export
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -289,11 +264,11 @@ def attempt(quant):
 limit(150_000)
 attempt("f16")
 limit(resource.RLIM_INFINITY)
-quantize = gguf_exporter.quantize
+quantize = gguf_parts.quantize
 def quantize_with_little_room(*arguments, **options):
     limit(50_000)
     quantize(*arguments, **options)
-gguf_exporter.quantize = quantize_with_little_room
+gguf_parts.quantize = quantize_with_little_room
 attempt("q8")
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -333,26 +308,3 @@ def test_older_names_and_newer_names_export_alike(checkpoint, tmp_path):
         assert first.keys() == second.keys()
         for tensor in first:
             np.testing.assert_array_equal(first[tensor], second[tensor])
-
-
-@pytest.mark.parametrize("quant", ["q4_0", "q8"])
-def test_an_export_is_measured_as_it_is_run(shelf, monkeypatch, quant):
-    """The same ways to hold its weights and its memory, or its speed would be another configuration's."""
-    folder, checkpoint = shelf.export("gguf", quant), Checkpoint(shelf.checkpoint())
-    manifest = Manifest.load(folder)
-    files = {role: folder / manifest.file_of(role) for role in ("language", "vision")}
-    build = Build(files, {"language": manifest.quant, "vision": manifest.vision_quant})
-    ways = []
-    for kind in (llama_engine.LlamaModel, llama_engine.LlamaLanguage):
-        usual = kind.__init__
-
-        def noted(self, *arguments, usual=usual, **settings):
-            plain = [each for each in arguments if not isinstance(each, llama_engine.LlamaModel)]
-            ways.append((type(self), plain, settings))
-            usual(self, *arguments, **settings)
-
-        monkeypatch.setattr(kind, "__init__", noted)
-    with gguf_exporter.EXPORTER.open(checkpoint, build, threads=1, traced=False):
-        measured, ways = ways, []
-    with open_engine(folder, threads=1):
-        assert ways == measured and ways[0][2]["mapped"] == (quant == "q8")

@@ -17,10 +17,9 @@ from support.llava_models import make_checkpoint, picture, question
 
 from switchkd.errors import CheckpointError, MissingDependencyError, SkdError
 from switchkd.export.checkpoint import Checkpoint
-from switchkd.export.exporter import exporter_for
 from switchkd.export.folder import ExportRequest, run_export
-from switchkd.export.onnx import exporter as onnx_exporter
 from switchkd.export.onnx import graph as onnx_graph
+from switchkd.export.onnx import parts as onnx_parts
 from switchkd.export.onnx.language import write_decoder
 from switchkd.export.parity import ParityError
 from switchkd.export.samples import synthetic_probes
@@ -69,8 +68,8 @@ def written(exports, monkeypatch):
     def copy(name):
         return lambda checkpoint, path: onnx_graph.save_graph(onnx_ir.load(folder / f"{name}.onnx"), path)
 
-    monkeypatch.setattr(onnx_exporter, "write_vision", copy("vision_encoder"))
-    monkeypatch.setattr(onnx_exporter, "write_decoder", copy("decoder_model_merged"))
+    monkeypatch.setattr(onnx_parts, "write_vision", copy("vision_encoder"))
+    monkeypatch.setattr(onnx_parts, "write_decoder", copy("decoder_model_merged"))
 
 
 def export(checkpoint, out, quant="q4", **settings):
@@ -151,12 +150,27 @@ def test_every_graph_is_valid_onnx(exports, checkpoint, written, tmp_path):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_contract_is_what_the_graphs_take(checkpoints, exports, shape):
-    plan = exporter_for("onnx").plan(Checkpoint(checkpoints[shape]), "fp32", None)
+def test_what_the_graphs_take(checkpoints, exports, shape):
+    """Every input of the three; words are dynamic axes."""
+    checkpoint = Checkpoint(checkpoints[shape])
+    text, side = checkpoint.text, checkpoint.vision["image_size"]
+    width, heads = text["hidden_size"], text["num_key_value_heads"]
+    cache = ("batch_size", heads, "past_sequence_length", width // text["num_attention_heads"])
     taken = {
         value.name: tuple(value.shape) for session in sessions(exports[shape][0]) for value in session.get_inputs()
     }
-    assert taken == dict(plan.contract.inputs)
+    assert taken == {
+        "pixel_values": ("batch_size", 3, side, side),
+        "input_ids": ("batch_size", "sequence_length"),
+        "inputs_embeds": ("batch_size", "sequence_length", width),
+        "attention_mask": ("batch_size", "total_sequence_length"),
+        "num_logits_to_keep": (),
+        **{
+            f"past_key_values.{layer}.{kind}": cache
+            for kind in ("key", "value")
+            for layer in range(text["num_hidden_layers"])
+        },
+    }
 
 
 def test_the_folder_is_complete(exports):
@@ -230,7 +244,7 @@ def test_a_wrong_export_fails_and_names_the_first_stage(checkpoint, exports, wri
     shutil.copytree(exports["siglip-tied"][0], out)
     before = Manifest.load(out)
     name = "write_vision" if weight.startswith("vlm") else "write_decoder"
-    write = getattr(onnx_exporter, name)
+    write = getattr(onnx_parts, name)
 
     def write_wrongly(checkpoint, path):
         write(checkpoint, path)
@@ -239,7 +253,7 @@ def test_a_wrong_export_fails_and_names_the_first_stage(checkpoint, exports, wri
         value.const_value = onnx_ir.tensor(value.const_value.numpy()[::-1].copy(), name=weight)
         onnx_ir.save(model, path)
 
-    monkeypatch.setattr(onnx_exporter, name, write_wrongly)
+    monkeypatch.setattr(onnx_parts, name, write_wrongly)
     with pytest.raises(ParityError, match=f"first in its {SPOILT[weight]}"):
         export(checkpoint, out, force=True)
     assert Manifest.load(out) == before
@@ -247,8 +261,8 @@ def test_a_wrong_export_fails_and_names_the_first_stage(checkpoint, exports, wri
 
 
 def test_too_coarse_a_quantization_fails(checkpoint, written, tmp_path, monkeypatch):
-    limits = {"fp32": 1e-4, "fp16": 1e-10, "q8": 1e-10, "q4": 1e-10}
-    monkeypatch.setattr(onnx_exporter, "MAX_DIVERGENCE", limits)
+    for quant in ("fp16", "q8", "q4"):
+        monkeypatch.setitem(onnx_parts.MAX_DIVERGENCE, quant, 1e-10)
     with pytest.raises(ParityError, match="Take --quant fp32, which was tried"):
         export(checkpoint, tmp_path / "out")
     assert not any(tmp_path.iterdir())

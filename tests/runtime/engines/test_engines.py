@@ -206,7 +206,6 @@ def test_timings_cover_every_phase(engine):
     timings = engine.timings
     assert min(timings.preprocess, timings.encode, timings.prefill, timings.decode) > 0
     assert timings.first_token == timings.preprocess + timings.encode + timings.prefill
-    assert timings.tokens_per_second == pytest.approx(4 / timings.decode)
     assert timings.prompt_tokens == len(engine.encode_prompt(question()))
     engine.answer([{"role": "user", "content": "is it red ?"}], max_new_tokens=2)
     assert engine.timings.encode == 0 and engine.load_seconds > 0

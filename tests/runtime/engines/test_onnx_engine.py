@@ -85,27 +85,6 @@ def test_text_alone(engine):
     assert engine.answer([{"role": "user", "content": "is it red ?"}], max_new_tokens=4)
 
 
-def test_batches_are_padded_on_the_right(engine):
-    language = engine.language
-    prompts = [engine.encode_prompt(question(text)) for text in ("red ?", "how many cars ? two", "is it ?")]
-    features = [engine.encode_image(picture(seed)) for seed in range(3)]
-    length = max(map(len, prompts))
-    embeds = np.full((3, length, 64), 9.0, np.float32)  # what pads is not read
-    mask = np.zeros((3, length), np.int64)
-    for row, (ids, picture_features) in enumerate(zip(prompts, features, strict=True)):
-        embeds[row, : len(ids)] = language._embed(np.array([ids]))[0]
-        embeds[row, : len(ids)][np.array(ids) == engine.prompt.image_token_id] = picture_features
-        mask[row, : len(ids)] = 1
-    together = language.read_batch(embeds, mask)
-    for row, (ids, picture_features) in enumerate(zip(prompts, features, strict=True)):
-        np.testing.assert_allclose(together[row], engine.prefill(ids, picture_features), atol=0.05)
-    with pytest.raises(DataError, match="padded on the right"):
-        language.read_batch(embeds[:, ::-1].copy(), mask[:, ::-1].copy())
-    mask[1] = 0
-    with pytest.raises(DataError, match="at least"):
-        language.read_batch(embeds, mask)
-
-
 def test_prompts_longer_than_the_context(exported):
     with open_engine(exported, threads=1, context=40) as engine:
         with pytest.raises(DataError, match="more than the context of 40"):

@@ -8,8 +8,8 @@ import pytest
 import yaml
 from support.lmms_stand_in import calls, install_stand_in
 
+from switchkd.runtime.lmms import run as benchmark_run
 from switchkd.runtime.lmms.benchmarks import LMMS_EVAL, PAPER, TASKS, result_folders
-from switchkd.runtime.lmms.plugin import run as benchmark_run
 from switchkd.runtime.lmms.run import Job, Result
 
 ROOT = Path(__file__).parents[3]
