@@ -14,7 +14,7 @@ from switchkd.data.answers import answer_all, plain_scores, read_answers, read_s
 from switchkd.data.questions import read_questions
 from switchkd.errors import SkdError
 from switchkd.files import file_sha256, folder_sha256, write_text
-from switchkd.losses.terms import Figure, Term, terms_of
+from switchkd.losses.terms import Measure, Term, terms_of
 from switchkd.runs import data_folder, latest_run, recorded_recipe
 from switchkd.scoring import Score, is_right
 from switchkd.training.run import Run
@@ -132,7 +132,7 @@ def named_models(references: Sequence[str]) -> dict[str, Path]:
 
 
 def draw_curves(run: Run) -> Path | None:
-    """reports/training.png: each stage's named losses, and their figures' mean between p10 and p90 (the knees)."""
+    """reports/training.png: each stage's named losses, and their measures' mean between p10 and p90 (the knees)."""
     records = sorted((run.folder / "stages").glob(f"*/{RECORD}"), key=lambda path: path.stat().st_mtime)
     stages = [json.loads(path.read_text(encoding="utf-8")) for path in records]
     if not stages:
@@ -145,9 +145,9 @@ def draw_curves(run: Run) -> Path | None:
         log = [entry for entry in stage["log"] if "loss" in entry]
         panels.append(partial(_draw_losses, title=stage["title"], log=log, terms=terms))
         for term in terms:
-            if any(f"{figure.name}_mean" in entry for figure in term.figures for entry in log):
-                title = f"{stage['title']}: {term.figured or term.name}, mean and p10 to p90"
-                panels.append(partial(_draw_figures, title=title, log=log, figures=term.figures))
+            if any(f"{measure.name}_mean" in entry for measure in term.measures for entry in log):
+                title = f"{stage['title']}: {term.measured or term.name}, mean and p10 to p90"
+                panels.append(partial(_draw_measures, title=title, log=log, measures=term.measures))
     rows = -(-len(panels) // 2)
     figure = Figure(figsize=(9, 2.4 * rows), layout="constrained")
     for number, draw in enumerate(panels, 1):
@@ -170,8 +170,8 @@ def _draw_losses(axes: Any, title: str, log: list[dict[str, float]], terms: Sequ
     axes.grid(alpha=0.3)
 
 
-def _draw_figures(axes: Any, title: str, log: list[dict[str, float]], figures: Sequence[Figure]) -> None:
-    for key, _, label in figures:
+def _draw_measures(axes: Any, title: str, log: list[dict[str, float]], measures: Sequence[Measure]) -> None:
+    for key, _, label, _ in measures:
         rows = [entry for entry in log if f"{key}_mean" in entry]
         steps = [entry["step"] for entry in rows]
         (line,) = axes.plot(steps, [entry[f"{key}_mean"] for entry in rows], label=label, linewidth=1.2)

@@ -17,7 +17,7 @@ class Sums(NamedTuple):
 
     total: Tensor  # the one to differentiate
     terms: Mapping[str, Tensor]  # each of the stage's terms, unweighed; 0 where it was left out
-    figures: Mapping[str, Tensor | None]  # what the terms tell besides, for the log
+    measures: Mapping[str, Tensor | None]  # what the terms tell besides, for the log
 
 
 class Objective:
@@ -64,5 +64,5 @@ class Objective:
         return Sums(
             sum(others, first),
             {term.name: sums.get(term, none) for term in self.weights},
-            {name: values for loss in found.values() for name, values in loss.figures.items()},
+            {name: values for loss in found.values() for name, values in loss.measures.items()},
         )

@@ -27,19 +27,20 @@ _TAKEN = frozenset(
 )
 
 
-class Figure(NamedTuple):
+class Measure(NamedTuple):
     """A number that a term tells of positions; the log has NAME_mean, NAME_p10 and NAME_p90."""
 
     name: str
     symbol: str  # on the progress bar
     label: str  # in plots
+    digits: int = 0  # after the point, on the progress bar
 
 
 class Loss(NamedTuple):
     """What a term gives for one micro-batch."""
 
     values: Tensor  # of any shape; their sum, over the supervised positions of the whole batch, is the term
-    figures: Mapping[str, Tensor | None] = MappingProxyType({})
+    measures: Mapping[str, Tensor | None] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,8 @@ class Term:
     field: str | None = _WEIGHTS  # of `distillation`, that weighs it; None: its weight is 1
     meaning: str = ""  # of its weight, for `skd recipe`; a field of its own has its help text
     row: str | None = None  # in names of ablation rows, after a +; empty: it is in every row; None: the name
-    figures: tuple[Figure, ...] = ()
-    figured: str = ""  # what the figures are, in plots
+    measures: tuple[Measure, ...] = ()
+    measured: str = ""  # what these are, in plots
 
     @property
     def setting(self) -> str:
@@ -116,8 +117,8 @@ ALIGN = Term(
     teacher=True,
     field="lambda_align",
     row="",
-    figures=(Figure("k_teacher", "kᵗ", "teacher's k"), Figure("k_student", "kˢ", "student's k")),
-    figured="k",
+    measures=(Measure("k_teacher", "kᵗ", "teacher's k"), Measure("k_student", "kˢ", "student's k")),
+    measured="k",
 )
 VSD = Term(
     "vsd",

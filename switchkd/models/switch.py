@@ -39,6 +39,30 @@ def answer_positions(labels: Tensor) -> Tensor:
     return labels[:, 1:] != IGNORED
 
 
+def embed(
+    vlm: LlavaForConditionalGeneration,
+    features: Tensor | None,
+    input_ids: Tensor,
+    image_mask: Tensor,
+    idle: bool = False,
+) -> Tensor:
+    """What the language model reads: the text's embeddings, and the projected features where `image_mask` is, [B, T, W].
+
+    Raises:
+        ValueError: the placeholders and the features differ in number.
+    """
+    # The placeholder may lie outside the teacher's vocabulary; its embedding is replaced in any case.
+    embeds = vlm.get_input_embeddings()(input_ids.masked_fill(image_mask, 0))  # [B, T, W]
+    expected = 0 if features is None else features.shape[0] * features.shape[1]
+    # masked_scatter silently ignores surplus features, so they are counted.
+    if int(image_mask.sum()) != (0 if idle else expected):
+        raise ValueError(f"{int(image_mask.sum())} image tokens for {expected} image features")
+    if features is None:
+        return embeds
+    projected = vlm.model.multi_modal_projector(features).to(embeds.dtype)  # [I, P, W]
+    return embeds.masked_scatter(image_mask.unsqueeze(-1), projected)
+
+
 def answer_pass(
     vlm: LlavaForConditionalGeneration,
     features: Tensor | None,
@@ -70,27 +94,17 @@ def answer_pass(
         ValueError: the placeholders and the features differ in number.
         RecipeError: a layer that the model doesn't have is asked for.
     """
-    token = vlm.config.image_token_id if image_token_id is None else image_token_id
-    image_mask = input_ids == token  # [B, T]
-    # The placeholder may lie outside the teacher's vocabulary; its embedding is replaced in any case.
-    embeds = vlm.get_input_embeddings()(input_ids.masked_fill(image_mask, 0))  # [B, T, W]
-    expected = 0 if features is None else features.shape[0] * features.shape[1]
-    # masked_scatter silently ignores surplus features, so they are counted.
-    if int(image_mask.sum()) != (0 if idle else expected):
-        raise ValueError(f"{int(image_mask.sum())} image tokens for {expected} image features")
-    if features is not None:
-        projected = vlm.model.multi_modal_projector(features).to(embeds.dtype)  # [I, P, W]
-        embeds = embeds.masked_scatter(image_mask.unsqueeze(-1), projected)
+    image_mask = input_ids == (vlm.config.image_token_id if image_token_id is None else image_token_id)  # [B, T]
+    embeds = embed(vlm, features, input_ids, image_mask, idle)
     language: Any = vlm.model.language_model
-    if asked.attentions and language.config._attn_implementation != "eager":
-        language.set_attn_implementation("eager")
-    kept = {"output_hidden_states": bool(asked.image_hidden), "output_attentions": bool(asked.attentions)}
-    output = language(
-        inputs_embeds=embeds,
-        attention_mask=attention_mask,
-        use_cache=False,
-        **{name: True for name in kept if kept[name]},
-    )
+    kept = {}  # nothing is named that isn't asked for
+    if asked.image_hidden:
+        kept["output_hidden_states"] = True
+    if asked.attentions:
+        kept["output_attentions"] = True
+        if language.config._attn_implementation != "eager":
+            language.set_attn_implementation("eager")
+    output = language(inputs_embeds=embeds, attention_mask=attention_mask, use_cache=False, **kept)
     logits = vlm.lm_head(output.last_hidden_state[:, :-1][answers])[:, :rows]  # [A, rows]
     if features is None or idle:
         return Pass(logits)

@@ -20,14 +20,14 @@ _PLAIN_INTERVAL_SECONDS = 20.0
 
 
 def describe(logs: dict[str, float], terms: Sequence[Term]) -> str:
-    """The named losses and figures of one log line, short; a term's first figure with its quantiles."""
-    losses = {"loss": "loss"} | {term.name: term.symbol for term in terms if term.symbol}
-    figures: dict[str, str] = {}
-    for number, figure in ((n, figure) for term in terms for n, figure in enumerate(term.figures)):
-        figures[f"{figure.name}_mean"] = figure.symbol
-        figures |= {f"{figure.name}_{quantile}": quantile for quantile in ("p10", "p90") if number == 0}
-    told = [f"{label} {logs[key]:.3f}" for key, label in losses.items() if key in logs]
-    return "  ".join(told + [f"{label} {logs[key]:.0f}" for key, label in figures.items() if key in logs])
+    """The named losses and measures of one log line, short; a term's first measure with its quantiles."""
+    shown = [("loss", "loss", 3), *((term.name, term.symbol, 3) for term in terms if term.symbol)]
+    for term in terms:
+        for measure in term.measures:
+            shown.append((f"{measure.name}_mean", measure.symbol, measure.digits))
+            if measure is term.measures[0]:
+                shown += [(f"{measure.name}_{quantile}", quantile, measure.digits) for quantile in ("p10", "p90")]
+    return "  ".join(f"{label} {logs[key]:.{digits}f}" for key, label, digits in shown if key in logs)
 
 
 class ProgressBar(TrainerCallback):

@@ -100,7 +100,7 @@ class SwitchTrainer(Trainer):
         self._loss_shifts_labels = True
         self.max_bad = max_bad
         self._sums: dict[str, float] = {}
-        self._figures: dict[str, list[Tensor]] = {}
+        self._measures: dict[str, list[Tensor]] = {}
         self._logged_step = 0  # that the sums began after
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):  # type: ignore[override]
@@ -127,13 +127,13 @@ class SwitchTrainer(Trainer):
             self._logged_step = self.state.global_step
         for name, value in sums.terms.items():
             self._sums[name] = self._sums.get(name, 0.0) + float(value.detach() / tokens)
-        for name, values in sums.figures.items():
+        for name, values in sums.measures.items():
             if values is not None:
-                self._figures.setdefault(name, []).append(values.detach().float().cpu())
+                self._measures.setdefault(name, []).append(values.detach().float().cpu())
         self._sums[UNUSABLE] = self._sums.get(UNUSABLE, 0.0) + (0 if bad is None else int(bad))
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Adds the named terms (means per supervised token) and their figures' mean and quantiles to the loss."""
+        """Adds the named terms (means per supervised token) and their measures' mean and quantiles to the loss."""
         if "loss" in logs and self._sums:
             steps = max(1, self.state.global_step - self._logged_step)
             sums = self._over_processes(self._sums)
@@ -141,11 +141,11 @@ class SwitchTrainer(Trainer):
                 logs[UNUSABLE] = unusable
                 self._check_unusable(self.unusable + unusable)
             logs |= {name: value / steps for name, value in sums.items()}
-            for name, parts in self._figures.items():
+            for name, parts in self._measures.items():
                 values = torch.cat(parts)
                 p10, p90 = np.quantile(values.numpy(), [0.1, 0.9]).tolist()  # torch's takes 2^24 values at most
                 logs |= {f"{name}_mean": values.mean().item(), f"{name}_p10": p10, f"{name}_p90": p90}
-            self._sums, self._figures = {}, {}
+            self._sums, self._measures = {}, {}
         super().log(logs, *args, **kwargs)
 
     @property

@@ -90,8 +90,8 @@ def test_terms_are_float32_sums_of_half_precision_logits():
         assert value.dtype == torch.float32 and value.shape == ()
     expected = literal(Distillation(), batch)
     torch.testing.assert_close(terms.total.double(), expected["total"], rtol=1e-5, atol=1e-5)
-    assert {name: values.shape for name, values in terms.figures.items()} == {"k_teacher": (6,), "k_student": (6,)}
-    assert not terms.figures["k_teacher"].requires_grad
+    assert {name: values.shape for name, values in terms.measures.items()} == {"k_teacher": (6,), "k_student": (6,)}
+    assert not terms.measures["k_teacher"].requires_grad
 
 
 def test_sums_add_up_over_parts_of_a_batch():
@@ -107,7 +107,7 @@ def test_without_a_teacher_it_is_the_cross_entropy():
     terms = objective({name: batch[name] for name in ("student_logits", "targets")})
     expected = torch.nn.functional.cross_entropy(batch["student_logits"], batch["targets"], reduction="sum")
     assert terms.total.item() == terms.terms["ce"].item() == pytest.approx(expected.item(), rel=1e-12)
-    assert (terms.terms["align"].item(), terms.terms["vsd"].item(), terms.figures) == (0.0, 0.0, {})
+    assert (terms.terms["align"].item(), terms.terms["vsd"].item(), terms.measures) == (0.0, 0.0, {})
 
 
 def test_text_only_positions_have_no_switch_term():

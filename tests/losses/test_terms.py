@@ -29,7 +29,7 @@ METHOD = (Path(__file__).parents[2] / "docs" / "method.md").read_text()
 (STATES,) = re.findall(r"```python\n(.*?)```", METHOD, re.DOTALL)
 # How much of the student's attention goes past the picture; it tells how much each head pays to it.
 ATTENTION = """
-from switchkd.losses.terms import Figure, Loss, Term
+from switchkd.losses.terms import Loss, Measure, Term
 
 
 def make(settings):
@@ -41,7 +41,7 @@ def make(settings):
 
 
 TERM = Term(
-    "picture_attention", make, attentions=(-1,), figures=(Figure("paid", "a", "attention"),), figured="attention"
+    "picture_attention", make, attentions=(-1,), measures=(Measure("paid", "a", "attention", digits=2),), measured="attention"
 )
 """
 BOTH = ("picture_attention", "picture_states")

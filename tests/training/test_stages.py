@@ -233,8 +233,8 @@ def test_knees_of_more_positions_than_torch_sorts(monkeypatch, tmp_path, student
     collect = SwitchTrainer._collect
 
     def collect_more(self, sums, *rest):
-        k = sums.figures["k_teacher"][:1].expand(2**24 + 1)
-        collect(self, sums._replace(figures={"k_teacher": k}), *rest)
+        k = sums.measures["k_teacher"][:1].expand(2**24 + 1)
+        collect(self, sums._replace(measures={"k_teacher": k}), *rest)
 
     monkeypatch.setattr(SwitchTrainer, "_collect", collect_more)
     train(tmp_path / "s", student_folder, mixed_data, teacher=teacher_folder, steps=1)
