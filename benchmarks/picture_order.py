@@ -12,11 +12,11 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from switchkd.analysis.evaluate import Answerer
 from switchkd.architecture.references import resolve_checkpoint
 from switchkd.data.answers import right_answers
 from switchkd.data.questions import Question, read_questions
 from switchkd.data.roadscenes import write_roadscenes
+from switchkd.models.answerer import Answerer
 
 BATCH = 60
 

@@ -213,7 +213,7 @@ def _ask(
         with open_engine(folder, threads=threads) as engine:
             return answer_all(EngineAnswers(engine), questions, console, title=title, **settings | {"batch_size": 1})
     try:
-        from switchkd.analysis.evaluate import Answerer
+        from switchkd.models.answerer import Answerer
     except ImportError as error:
         raise MissingDependencyError(
             f"{folder} is a PyTorch checkpoint, which needs an extra: pip install 'switchkd[train]'."

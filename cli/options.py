@@ -88,8 +88,8 @@ def open_run(
     """
     from rich.console import Console
 
+    from switchkd.recipes.reader import load_recipe
     from switchkd.runs import run_folder
-    from switchkd.training.recipe_reader import load_recipe
     from switchkd.training.run import Run
 
     loaded = load_recipe(recipe, overrides)

@@ -13,9 +13,9 @@ def recipe_command(name: str | None) -> None:
     from rich.table import Table
 
     from switchkd.losses.terms import extra_names, extra_term
-    from switchkd.training.recipe import Recipe
-    from switchkd.training.recipe_reader import load_recipe, recipe_names
-    from switchkd.training.settings import explain, to_plain
+    from switchkd.recipes.reader import load_recipe, recipe_names
+    from switchkd.recipes.recipe import Recipe
+    from switchkd.recipes.settings import explain, to_plain
 
     console = Console()
     if name is not None:

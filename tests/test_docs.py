@@ -14,7 +14,7 @@ import click
 import pytest
 
 from switchkd.cli.main import main
-from switchkd.training.recipe_reader import load_recipe, read_recipe_values
+from switchkd.recipes.reader import load_recipe, read_recipe_values
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"

@@ -21,8 +21,8 @@ from switchkd.errors import RecipeError
 from switchkd.files import write_text
 from switchkd.losses.objective import Objective
 from switchkd.losses.terms import BUILT_IN, VSD, terms_of, weigh
+from switchkd.recipes.recipe import METHODS, Distillation, Recipe
 from switchkd.scoring import Paired, mean_interval, pair
-from switchkd.training.recipe import METHODS, Distillation, Recipe
 from switchkd.training.run import Run
 from switchkd.training.stages import Interrupted
 from switchkd.training.teaching import require_twin, taught_by

@@ -13,7 +13,6 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
-from switchkd.analysis.evaluate import Answerer
 from switchkd.analysis.probe import overall, probe_run
 from switchkd.analysis.report import kept_answers
 from switchkd.data.answers import answer_all, read_scores, score_answers
@@ -21,6 +20,7 @@ from switchkd.data.questions import Question, read_questions
 from switchkd.data.roadscenes import scenes
 from switchkd.data.roadscenes.records import training_records
 from switchkd.files import file_sha256, replacing_folder, write_text
+from switchkd.models.answerer import Answerer
 from switchkd.scoring import Score
 from switchkd.training.run import Run
 

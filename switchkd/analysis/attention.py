@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from switchkd.analysis.evaluate import Answerer
 from switchkd.analysis.figures import caption, save_figure
 from switchkd.architecture.architecture import Architecture
 from switchkd.data.questions import Question
 from switchkd.errors import SkdError
+from switchkd.models.answerer import Answerer
 from switchkd.pictures import open_image
 
 

@@ -8,13 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from switchkd.analysis.evaluate import Answerer
 from switchkd.architecture.references import resolve_checkpoint
 from switchkd.data.answers import answer_all, plain_scores, read_answers, read_scores, write_answers
 from switchkd.data.questions import read_questions
 from switchkd.errors import SkdError
 from switchkd.files import file_sha256, folder_sha256, write_text
 from switchkd.losses.terms import Measure, Term, terms_of
+from switchkd.models.answerer import Answerer
 from switchkd.runs import data_folder, latest_run, recorded_recipe
 from switchkd.scoring import Score, is_right
 from switchkd.training.run import Run

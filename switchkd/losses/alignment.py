@@ -8,8 +8,8 @@ from switchkd.errors import RecipeError
 from switchkd.losses.dbild import Aligned, Direction, dbild
 from switchkd.losses.divergences import forward_kl, reverse_kl
 from switchkd.losses.kneedle import KneeScope
-from switchkd.training.recipe import Distillation
-from switchkd.training.settings import build, to_plain
+from switchkd.recipes.recipe import Distillation
+from switchkd.recipes.settings import build, to_plain
 
 _WHOLE = {"fkl": forward_kl, "rkl": reverse_kl}
 _DIRECTIONS: dict[str, Direction] = {"fkl": "forward", "rkl": "reverse"}

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from switchkd.losses.terms import terms_of, weigh
 from switchkd.models.passes import Asked, Passes
-from switchkd.training.recipe import Distillation, Stage
+from switchkd.recipes.recipe import Distillation, Stage
 
 
 class Sums(NamedTuple):

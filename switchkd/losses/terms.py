@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from switchkd.errors import RecipeError
-from switchkd.training.recipe import PARTS, Distillation, Stage
+from switchkd.recipes.recipe import PARTS, Distillation, Stage
 
 if TYPE_CHECKING:
     from torch import Tensor

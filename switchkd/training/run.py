@@ -21,6 +21,7 @@ from switchkd.architecture.references import resolve_checkpoint
 from switchkd.data.roadscenes import corpus, write_roadscenes
 from switchkd.errors import RecipeError, SkdError
 from switchkd.files import file_sha256, folder_sha256, point_to, replacing_folder, write_text
+from switchkd.models.compatibility import check_compatibility
 from switchkd.models.environment import quiet
 from switchkd.models.tokenizer import save_tokenizer, train_tokenizer
 from switchkd.models.vlm import (
@@ -33,13 +34,12 @@ from switchkd.models.vlm import (
     save_part,
     save_vlm,
 )
+from switchkd.recipes.recipe import DataSet, Distillation, Model, Part, Recipe, Stage
+from switchkd.recipes.settings import result_settings, to_plain
 from switchkd.runs import RUNS
 from switchkd.training.checkpoints import INPUTS, newest_checkpoint, tell_orphans
-from switchkd.training.compatibility import check_compatibility
 from switchkd.training.launch import run_distributed
-from switchkd.training.recipe import DataSet, Distillation, Model, Part, Recipe, Stage
 from switchkd.training.run_links import RunLinks
-from switchkd.training.settings import result_settings, to_plain
 from switchkd.training.stages import StageJob, run_stage
 from switchkd.training.teacher_sample import ask_teacher
 from switchkd.training.teaching import RECORD

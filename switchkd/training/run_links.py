@@ -9,9 +9,9 @@ from filelock import FileLock
 
 from switchkd.errors import SkdError
 from switchkd.files import point_to, write_text
+from switchkd.recipes.recipe import Recipe
+from switchkd.recipes.settings import build, to_plain
 from switchkd.runs import recorded_recipe
-from switchkd.training.recipe import Recipe
-from switchkd.training.settings import build, to_plain
 
 _MODELS = ("student", "baseline", "teacher")
 _RESULTS = ("student", "baseline")  # what a recipe is followed for

@@ -31,16 +31,16 @@ from switchkd.disk import why_full
 from switchkd.errors import SkdError
 from switchkd.files import write_text
 from switchkd.losses.objective import Objective
+from switchkd.models.compatibility import check_compatibility, towers_equal
 from switchkd.models.environment import keep_freed_memory, quiet
 from switchkd.models.switch import Switch, SwitchStudent, as_student
 from switchkd.models.vlm import load_vlm, save_vlm
 from switchkd.preprocess import Preprocess
 from switchkd.prompt import ChatPrompt
+from switchkd.recipes.recipe import Data, Distillation, Stage
+from switchkd.recipes.settings import build, to_plain
 from switchkd.training.callbacks import LastLog, ProgressBar, StopOnSignal
 from switchkd.training.checkpoints import newest_checkpoint, require_readable, step_of
-from switchkd.training.compatibility import check_compatibility, towers_equal
-from switchkd.training.recipe import Data, Distillation, Stage
-from switchkd.training.settings import build, to_plain
 from switchkd.training.teaching import LEARNED, RECORD, learned, taught
 from switchkd.training.trainer import SwitchTrainer, freeze_parts
 

@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from switchkd.analysis.evaluate import Answerer
 from switchkd.data.answers import answer_all, read_answers, write_answers
 from switchkd.data.index import RecordFile
 from switchkd.data.questions import Question
@@ -21,6 +20,7 @@ from switchkd.data.records import picture_path, read_record
 from switchkd.data.scan import scan_records
 from switchkd.errors import DataError, SkdError
 from switchkd.files import file_sha256, folder_sha256
+from switchkd.models.answerer import Answerer
 from switchkd.pictures import open_image
 from switchkd.scoring import is_right, normalise
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from switchkd.errors import RecipeError
 from switchkd.losses.terms import weigh
-from switchkd.training.recipe import Distillation, Recipe, Stage
+from switchkd.recipes.recipe import Distillation, Recipe, Stage
 
 RECORD = "stage.json"
 LEARNED = "learned"  # in a stage's record

@@ -24,8 +24,8 @@ from switchkd.losses.objective import Objective, Sums
 from switchkd.models.passes import Passes
 from switchkd.models.switch import Switch, SwitchStudent, answer_positions
 from switchkd.models.vlm import part_modules
+from switchkd.recipes.recipe import Stage
 from switchkd.training.checkpoints import mark_complete
-from switchkd.training.recipe import Stage
 
 _WEIGHTS = "model.safetensors"
 UNUSABLE = "unusable"  # in a log's entry: samples since the entry before whose pictures couldn't be read

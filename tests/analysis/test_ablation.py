@@ -15,7 +15,7 @@ from switchkd.analysis.ablation import LOSSES, SCHEMES, Result, draw_ablation, m
 from switchkd.cli.main import main
 from switchkd.errors import RecipeError
 from switchkd.losses.objective import Objective
-from switchkd.training.recipe_reader import load_recipe
+from switchkd.recipes.reader import load_recipe
 
 
 def test_rows_differ_in_what_they_name():

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from switchkd.cli.main import main
 from switchkd.files import file_sha256
 from switchkd.models.vlm import load_language, load_vision, load_vlm
-from switchkd.training.recipe_reader import load_recipe
+from switchkd.recipes.reader import load_recipe
 
 STAGES = tuple(load_recipe("assets").stages)
 NAMES = ("tower", "language-small", "language-large", "teacher")

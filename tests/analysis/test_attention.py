@@ -14,10 +14,10 @@ from support.llava_models import make_checkpoint, picture, question
 from transformers import LlavaForConditionalGeneration
 
 from switchkd.analysis.attention import attention_map
-from switchkd.analysis.evaluate import Answerer
 from switchkd.cli.main import main
 from switchkd.data.questions import Question
 from switchkd.errors import SkdError
+from switchkd.models.answerer import Answerer
 from switchkd.pictures import open_image
 
 PROMPT = "how many cars ?"

@@ -10,10 +10,10 @@ from support.training import train
 from switchkd.architecture.architecture import used_blocks
 from switchkd.errors import CheckpointError
 from switchkd.export.checkpoint import Checkpoint
+from switchkd.models.compatibility import check_compatibility
 from switchkd.models.init import from_shapes
 from switchkd.models.switch import as_student
 from switchkd.models.vlm import load_vlm
-from switchkd.training.compatibility import check_compatibility
 from switchkd.training.trainer import freeze_parts
 
 BLOCKS = 3  # of a shrunken tower

@@ -9,10 +9,10 @@ import pytest
 from click.testing import CliRunner
 from support.llava_models import make_checkpoint, picture
 
-from switchkd.analysis.evaluate import Answerer
 from switchkd.cli.main import main
 from switchkd.data.questions import read_questions
 from switchkd.export.folder import ExportRequest, run_export
+from switchkd.models.answerer import Answerer
 from switchkd.runtime.engines.opening import open_engine
 from switchkd.scoring import Paired, is_right
 

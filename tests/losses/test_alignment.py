@@ -9,7 +9,7 @@ from support.literal import literal_alignment
 from switchkd.errors import RecipeError
 from switchkd.losses import alignment as losses
 from switchkd.losses.divergences import forward_kl, reverse_kl
-from switchkd.training.recipe import METHODS, Distillation
+from switchkd.recipes.recipe import METHODS, Distillation
 
 
 def alignment(method: str, **settings: Any) -> losses.Alignment:

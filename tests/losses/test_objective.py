@@ -9,7 +9,7 @@ from support.literal import literal_objective
 from switchkd.errors import RecipeError
 from switchkd.losses.objective import Objective, Sums
 from switchkd.models.passes import Pass, Passes
-from switchkd.training.recipe import METHODS, Distillation, Stage
+from switchkd.recipes.recipe import METHODS, Distillation, Stage
 
 ALL = Stage(distill=True)
 

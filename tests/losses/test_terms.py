@@ -19,9 +19,9 @@ from switchkd.cli.main import main
 from switchkd.errors import RecipeError
 from switchkd.files import file_sha256
 from switchkd.losses.terms import extra_names
-from switchkd.training.recipe import Distillation
-from switchkd.training.recipe_reader import load_recipe
-from switchkd.training.settings import result_settings
+from switchkd.recipes.reader import load_recipe
+from switchkd.recipes.recipe import Distillation
+from switchkd.recipes.settings import result_settings
 from switchkd.training.stages import run_stage
 
 # How the teacher's picture tokens change when it looks through the student's tower: the example in the documentation.

@@ -14,7 +14,7 @@ from switchkd.models.switch import Switch, answer_pass, answer_positions, as_stu
 from switchkd.models.vlm import load_vlm
 from switchkd.preprocess import Preprocess
 from switchkd.prompt import ChatPrompt
-from switchkd.training.recipe import Distillation, Stage
+from switchkd.recipes.recipe import Distillation, Stage
 
 
 def make_batch(folder, data, rows=None):

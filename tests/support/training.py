@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from switchkd.training.recipe import Data, Distillation, Stage
+from switchkd.recipes.recipe import Data, Distillation, Stage
 from switchkd.training.stages import StageJob, run_stage
 
 QUIET = Console(quiet=True)

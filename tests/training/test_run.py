@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from support.training import QUIET
 
-from switchkd.training.recipe import Recipe
+from switchkd.recipes.recipe import Recipe
+from switchkd.recipes.settings import build
 from switchkd.training.run import Run
-from switchkd.training.settings import build
 
 
 def recipe(data: Path, **changes) -> Recipe:
@@ -30,7 +30,7 @@ def test_a_ready_teacher_is_taken_as_it_is(tmp_path, road_scenes, teacher_folder
 
 def test_a_reference_to_no_part_is_named():
     from switchkd.errors import RecipeError
-    from switchkd.training.recipe_reader import load_recipe
+    from switchkd.recipes.reader import load_recipe
 
     with pytest.raises(RecipeError, match="isn't in parts"):
         load_recipe("tinyllava-0.5b", ["teacher.vision=part:tower"])

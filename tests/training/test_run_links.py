@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 import yaml
 
+from switchkd.recipes.recipe import Recipe
+from switchkd.recipes.settings import build
 from switchkd.runs import recorded_recipe
-from switchkd.training.recipe import Recipe
 from switchkd.training.run_links import RunLinks
-from switchkd.training.settings import build
 
 RECIPE = build(Recipe, {"student": {"checkpoint": "s"}, "name": "one"}, "")
 OTHER = replace(RECIPE, name="two", seed=1)

@@ -17,8 +17,8 @@ from transformers import TrainingArguments
 from switchkd.errors import DataError, SkdError
 from switchkd.models.vlm import load_vlm
 from switchkd.prompt import ChatPrompt
+from switchkd.recipes.recipe import Distillation, Stage
 from switchkd.training import stages
-from switchkd.training.recipe import Distillation, Stage
 from switchkd.training.stages import StageJob, run_stage
 from switchkd.training.trainer import SwitchTrainer
 

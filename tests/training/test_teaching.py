@@ -11,8 +11,8 @@ from switchkd.analysis.ablation import variant
 from switchkd.analysis.report import run_models
 from switchkd.cli.main import main
 from switchkd.errors import RecipeError
-from switchkd.training.recipe import Distillation, Stage
-from switchkd.training.recipe_reader import load_recipe
+from switchkd.recipes.reader import load_recipe
+from switchkd.recipes.recipe import Distillation, Stage
 from switchkd.training.teaching import Learned, learned, require_student, require_trained_teacher, require_twin, taught
 
 PLAIN = {

@@ -282,8 +282,8 @@ def test_origin_is_told_only_where_it_is_sure(run):
 
 def test_a_shipped_recipe_is_understood(run):
     """With the real recipe's own form: every set that student and teacher learn from, no other."""
-    from switchkd.training.recipe_reader import load_recipe
-    from switchkd.training.settings import to_plain
+    from switchkd.recipes.reader import load_recipe
+    from switchkd.recipes.settings import to_plain
 
     (run / "recipe.yaml").write_text(yaml.safe_dump(to_plain(load_recipe("roadscenes", ()))))
     found = provenance(run / "exports" / NAME, Manifest.load(run / "exports" / NAME).source)

@@ -4,9 +4,9 @@ import pytest
 import yaml
 
 from switchkd.errors import RecipeError
-from switchkd.training.recipe import Recipe
-from switchkd.training.recipe_reader import load_recipe, recipe_names
-from switchkd.training.settings import build, explain, result_settings, to_plain
+from switchkd.recipes.reader import load_recipe, recipe_names
+from switchkd.recipes.recipe import Recipe
+from switchkd.recipes.settings import build, explain, result_settings, to_plain
 
 
 @pytest.mark.parametrize("name", ["assets", "roadscenes", "tinyllava-0.5b", "tinyllava-1.5b"])

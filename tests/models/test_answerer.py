@@ -9,10 +9,10 @@ import torch
 from click.testing import CliRunner
 from support.llava_models import make_checkpoint, picture, question
 
-from switchkd.analysis.evaluate import Answerer
 from switchkd.cli.evaluate import eval_command
 from switchkd.data.questions import Question
 from switchkd.errors import CheckpointError, CompatibilityError, SkdError
+from switchkd.models.answerer import Answerer
 from switchkd.models.switch import answer_pass, vision_features
 from switchkd.models.vlm import load_vlm
 from switchkd.runtime.engines.opening import open_engine

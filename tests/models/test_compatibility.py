@@ -7,8 +7,8 @@ import pytest
 from support.llava_models import make_model
 
 from switchkd.errors import CompatibilityError
+from switchkd.models.compatibility import check_compatibility, towers_equal
 from switchkd.models.vlm import load_vlm
-from switchkd.training.compatibility import check_compatibility, towers_equal
 
 
 def test_other_rows_and_widths_of_the_language_model_are_fine(teacher_folder, student_folder):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from switchkd.training.settings import setting
+from switchkd.recipes.settings import setting
 
 METHODS = ("fkl", "rkl", "bild-fkl", "bild-rkl", "dbild-fkl", "dbild-rkl")
 PARTS = ("vision", "projector", "language")

@@ -10,8 +10,8 @@ import yaml
 
 from switchkd.errors import RecipeError
 from switchkd.losses.terms import terms_of
-from switchkd.training.recipe import PARTS, Model, Part, Recipe
-from switchkd.training.settings import build
+from switchkd.recipes.recipe import PARTS, Model, Part, Recipe
+from switchkd.recipes.settings import build
 
 # What a model's checkpoint takes the place of.
 _REPLACED = {"teacher": ("stages", "vision", "language"), "student": ("vision", "language")}

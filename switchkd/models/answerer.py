@@ -14,12 +14,12 @@ from switchkd.architecture.architecture import Architecture
 from switchkd.architecture.endings import end_token_ids
 from switchkd.data.questions import Question
 from switchkd.errors import CheckpointError, DataError
+from switchkd.models.compatibility import check_compatibility
 from switchkd.models.environment import quiet
 from switchkd.models.vlm import load_vlm
 from switchkd.pictures import open_image
 from switchkd.preprocess import Preprocess
 from switchkd.prompt import ChatPrompt
-from switchkd.training.compatibility import check_compatibility
 
 
 class Answerer:
