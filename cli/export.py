@@ -166,6 +166,12 @@ def _test_split(run: Path) -> tuple[Path | None, Path | None]:
         return None, None
 
 
+_TOO_LONG = {
+    "too_long": "questions were left out: with an answer they are longer",
+    "calibration_too_long": "records of --calibrate were left out: they are longer",
+}
+
+
 def _show(console: Console, out: Path, manifest: Manifest) -> None:
     from rich.table import Table
 
@@ -185,10 +191,9 @@ def _show(console: Console, out: Path, manifest: Manifest) -> None:
     for row in _proof_rows(manifest.parity):
         proof.add_row(*row)
     console.print(proof)
-    if too_long := manifest.parity["too_long"]:
-        console.print(
-            f"[yellow]warning[/]: {too_long} questions were left out: with an answer they are longer than the context"
-        )
+    for name, what in _TOO_LONG.items():
+        if left_out := manifest.parity[name]:
+            console.print(f"[yellow]warning[/]: {left_out} {what} than the context")
     console.print("How fast it is, beside the checkpoint and its other exports: `skd bench`.")
 
 

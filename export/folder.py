@@ -109,12 +109,13 @@ class _Export:
             raise SkdError(
                 f"Nothing in {request.format} {self._plan.quant} is quantized by data; leave --calibrate out."
             )
+        self._calibration = self._fitting(request.calibration)
         self._threads = request.threads or usable_processors()
 
     def fill(self, folder: Path) -> Manifest:
         """Makes everything in an empty folder."""
         self._progress("running the checkpoint in PyTorch")
-        probes, too_long = self._probes()
+        probes = self._fitting(self._request.held_out, ANSWER_TOKENS)
         work = folder / "work"
         (work / "text").mkdir(parents=True)
         proof = Proof(self._checkpoint, probes, work / "text", threads=self._threads)
@@ -128,26 +129,25 @@ class _Export:
                 build.data[role].rename((folder / name).with_name(build.data[role].name))
         shutil.rmtree(work)
         copy_companions(self._checkpoint.folder, folder)
-        parity = {"probes": len(proof.references), "too_long": too_long, "stages": stages, **losses}
+        left_out = {
+            "too_long": len(self._request.held_out) - len(probes),
+            "calibration_too_long": len(self._request.calibration) - len(self._calibration),
+        }
+        parity = {"probes": len(proof.references), **left_out, "stages": stages, **losses}
         manifest = self._describe(folder, parity)
         manifest.save(folder)
         return manifest
 
-    def _probes(self) -> tuple[list[Probe], int]:
-        """The given questions that fit the context with an answer, and how many don't."""
+    def _fitting(self, probes: Sequence[Probe], room: int = 0) -> list[Probe]:
+        """Those that fit the context with `room` more tokens; asked for an answer where there is room for one."""
         checkpoint = self._checkpoint
-        room = min(DEFAULT_CONTEXT, checkpoint.text["max_position_embeddings"]) - ANSWER_TOKENS
-        fitting = [
-            probe
-            for probe in self._request.held_out
-            if len(
-                checkpoint.prompt.encode(
-                    probe.messages, image_tokens=checkpoint.image_tokens, add_generation_prompt=True
-                ).ids
-            )
-            <= room
-        ]
-        return fitting, len(self._request.held_out) - len(fitting)
+        longest = min(DEFAULT_CONTEXT, checkpoint.text["max_position_embeddings"]) - room
+
+        def length(probe: Probe) -> int:
+            asks, tokens = bool(room), checkpoint.image_tokens
+            return len(checkpoint.prompt.encode(probe.messages, image_tokens=tokens, add_generation_prompt=asks).ids)
+
+        return [probe for probe in probes if length(probe) <= longest]
 
     def _write_plain(self, folder: Path, references: Sequence[Reference]) -> tuple[Build, dict[str, Any]]:
         """The unquantized build, and its errors stage by stage."""
@@ -168,7 +168,7 @@ class _Export:
             self._exporter,
             checkpoint,
             proof,
-            calibration=request.calibration,
+            calibration=self._calibration,
             passages=passages(checkpoint.prompt, CALIBRATION, context=context),
             keep=request.out.parent,
             threads=self._threads,

@@ -47,9 +47,8 @@ def collect(
         image = probe.image()
         features = None if image is None else engine.encode_image(image)
         ids = engine.prompt.encode(probe.messages, image_tokens=engine.image_tokens).ids
-        if len(ids) <= engine.language.context:
-            # Logits after every position: otherwise the last block would see only the last token.
-            engine.language.prefill(ids, features, every=True)
+        # Logits after every position: otherwise the last block would see only the last token.
+        engine.language.prefill(ids, features, every=True)
     for text in passages:
         engine.language.prefill(text, every=True)
     return collector.importance()

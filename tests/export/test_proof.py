@@ -68,6 +68,12 @@ def test_questions_too_long_for_the_context_are_left_out_and_counted(checkpoint,
     assert manifest.parity["too_long"] == 2 and manifest.parity["loss"]["questions"] == 2
 
 
+def test_records_to_quantize_by_that_are_too_long_are_left_out_and_counted(checkpoint, tmp_path):
+    long = dataclasses.replace(TEXT, messages=[{"role": "user", "content": "red " * 5000}])
+    manifest = export(checkpoint, tmp_path / "out", quant="q4_0", calibration=[long, TEXT, long])
+    assert manifest.parity["calibration_too_long"] == 2 and manifest.parity["too_long"] == 0
+
+
 def test_only_an_older_export_is_ever_replaced(checkpoint, tmp_path, monkeypatch):
     own = shutil.copytree(checkpoint, tmp_path / "run" / "student")
     for out in (own, own.parent, tmp_path):
