@@ -133,6 +133,15 @@ def test_a_model_that_reads_is_judged_by_the_page_and_by_the_questions(checkpoin
     assert loss.judged["text"].allowed == 0.01 and loss.share == max(each.share for each in loss.judged.values())
 
 
+def test_beside_the_page_made_up_pictures_may_cost_more(checkpoint, other, tmp_path, monkeypatch):
+    (tmp_path / "alone").mkdir()
+    _, alone = losses(checkpoint, other, tmp_path / "alone")
+    monkeypatch.setattr(reading, "counting_perplexity", lambda *_: math.inf)
+    _, beside = losses(checkpoint, other, tmp_path)
+    assert set(beside.judged) == {"own words", "text"} and beside.judged["text"].allowed == 0.01
+    assert beside.judged["own words"].allowed == pytest.approx(3 * alone.judged["own words"].allowed)
+
+
 def test_a_refusal_says_where_no_precision_of_the_language_model_helps(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setitem(gguf_parts.MAX_DIVERGENCE, "q4_0", 1e-12)
     monkeypatch.setitem(gguf_parts.MAX_DIVERGENCE, "f32", 1e-12)
