@@ -21,7 +21,7 @@ NAMES = ("tower", "language-small", "language-large", "teacher")
 def assets(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("switchkd.analysis.assets._TEXT_QUESTIONS", 12)
-    sizes = ["roadscenes.train=160", "roadscenes.val=8", "roadscenes.test=2", "roadscenes.text=30"]
+    sizes = ["roadscenes.train=400", "roadscenes.val=8", "roadscenes.test=2", "roadscenes.text=30"]
     short = [f"stages.{name}.{key}" for name in STAGES for key in ("steps=1", "batch_size=4")]
     flags = [part for setting in sizes + short for part in ("--set", setting)]
     result = CliRunner().invoke(main, ["assets", "--out", "made", *flags])
