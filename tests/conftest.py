@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 from support.llava_models import make_model
 from support.shelf import Shelf
+from support.tokenizers import small_prompt
+
+from switchkd.prompt import ChatPrompt
 
 
 @pytest.fixture(scope="session")
@@ -19,6 +22,12 @@ def shelf(tmp_path_factory) -> Shelf:
     own = tmp_path_factory.getbasetemp()
     # Workers of xdist have their folders beside each other.
     return Shelf((own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "shelf")
+
+
+@pytest.fixture(scope="session")
+def prompt() -> ChatPrompt:
+    """The project's ChatML template on a small tokenizer."""
+    return small_prompt()
 
 
 @pytest.fixture(scope="session")
