@@ -69,7 +69,7 @@ def main() -> None:
     options = parser.parse_args()
     random.seed(0)
     tokenizer = train_tokenizer([sentence(2000)], rows=2000)
-    prompt = ChatPrompt(tokenizer, chatml_template(), tokenizer.token_to_id(IMAGE_PAD))
+    prompt = ChatPrompt(tokenizer, chatml_template(), tokenizer.get_vocab()[IMAGE_PAD])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         file = write_records(folder, options.records, options.pictures)

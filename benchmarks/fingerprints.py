@@ -13,16 +13,17 @@ import sys
 import tempfile
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from support.llava_models import make_checkpoint
 
-CHECKPOINTS = {
+CHECKPOINTS: dict[str, dict[str, Any]] = {
     "siglip-tied": {"feature_layer": -2},
     "clip-untied": {"vision": "clip-vit-large-patch14-336", "tied": False, "feature_layer": -2},
     "siglip-base-last": {"vision": "siglip-base-patch16-384", "width": 128, "vision_width": 64, "seed": 3},
 }
-TEACHER = {"teacher": {"width": 128, "feature_layer": -2, "seed": 5}}
+TEACHER: dict[str, dict[str, Any]] = {"teacher": {"width": 128, "feature_layer": -2, "seed": 5}}
 # Format → precisions of the language model, with those of the vision part.
 EXPORTS = {
     "gguf": ("q4", "q4_0", "q4_mixed", "q4_k_m", "q5_k_m", "q8", "f16", "f32", "q8+q8_0", "q4_0+q4_0"),
@@ -39,7 +40,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--only", choices=("exports", "recipes"))
     given = parser.parse_args()
-    found = {}
+    found: dict[str, Any] = {}
     for name, shape in (CHECKPOINTS | TEACHER).items():
         folder = given.folder / name
         if not folder.exists():
@@ -62,7 +63,8 @@ def export(checkpoint: Path, format: str, quant: str) -> dict[str, str] | str:
     with tempfile.TemporaryDirectory() as work:
         out = Path(work, "out")
         language, _, vision = quant.partition("+")
-        command = [SKD, "export", checkpoint, "--format", format, "--quant", language, "--out", out, "--threads", "1"]
+        command: list[str | Path] = [SKD, "export", checkpoint, "--format", format, "--quant", language]
+        command += ["--out", out, "--threads", "1"]
         ended = subprocess.run(
             [*command, *(["--vision-quant", vision] if vision else [])], capture_output=True, text=True
         )
@@ -105,7 +107,7 @@ def trace(recipe: str, folder: Path) -> dict[str, list[dict[str, float]]]:
         settings += [f"stages.{stage}.{name}={value}" for name, value in wanted.items()]
     with tempfile.TemporaryDirectory() as work:
         run = Path(work, "run")
-        command = [SKD, "distill", "--recipe", recipe, "--run", run]
+        command: list[str | Path] = [SKD, "distill", "--recipe", recipe, "--run", run]
         ended = subprocess.run(
             [*command, *(word for each in settings for word in ("--set", each))], capture_output=True, text=True
         )

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from switchkd.losses.dbild import dbild
 from switchkd.losses.divergences import forward_kl
+from switchkd.runtime.computer.local import processor_name
 
 TEMPERATURE = 3.0
 # Arrays over all pairs alive at the peak of forward and backward, both branches, float32.
@@ -125,7 +126,7 @@ def median_times(k: int, positions: int, tokens: int, rounds: int) -> dict[str, 
             if turn:  # the first round warms up
                 for clock, now in clocks.items():
                     seconds[clock][name].append(now() - start[clock])
-    found = dbild(teacher, student.detach(), temperature=TEMPERATURE)
+    found: Any = dbild(teacher, student.detach(), temperature=TEMPERATURE)
     figures: dict[str, Any] = {"knees": torch.cat([found.k_teacher, found.k_student]).tolist()}
     for clock, of_variants in seconds.items():
         base = next(iter(of_variants.values()))
@@ -135,14 +136,6 @@ def median_times(k: int, positions: int, tokens: int, rounds: int) -> dict[str, 
             for name, values in of_variants.items()
         }
     return figures
-
-
-def processor() -> str:
-    """The CPU's name."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def measured(options: argparse.Namespace, k: int, *what: str) -> Any:
@@ -186,7 +179,7 @@ def report(options: argparse.Namespace) -> str:
             f"Explicit pairs at k = {k:,} are what about {options.limit_gb:g} GB allow. At this batch's knees "
             f"they would take about {needed:,.0f} GiB; DBiLD takes {memory[full]:,.0f} MiB.",
             "",
-            f"- CPU: {processor()}, {options.threads} threads",
+            f"- CPU: {processor_name()}, {options.threads} threads",
             f"- Versions: Python {platform.python_version()}, torch {torch.__version__}",
             f"- Method: {options.rounds} rounds in which the variants take turns, after one to warm up; medians, "
             "the ratios those of the rounds; OMP_WAIT_POLICY=passive. CPU time is that of all threads: other "

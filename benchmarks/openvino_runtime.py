@@ -132,8 +132,9 @@ def show(
                 if counted:
                     times[whose, phase].append(clock() - start)
         for phase in ours:
-            mine, other = results["ours", phase], results["theirs", phase]
-            differences[phase] = float(np.linalg.norm(mine - other) / np.linalg.norm(mine))
+            expected = results["ours", phase]
+            distance = np.linalg.norm(expected - results["theirs", phase])
+            differences[phase] = float(distance / np.linalg.norm(expected))
     for phase, difference in differences.items():
         mine, other = (1000 * statistics.median(times[whose, phase]) for whose in ("ours", "theirs"))
         print(f"| {name} | {phase} | {mine:,.1f} | {other:,.1f} | {other / mine:.2f} | {difference:.1e} |", flush=True)

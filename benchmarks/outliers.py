@@ -7,6 +7,7 @@ import re
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from support.llava_models import make_checkpoint
 from support.outliers import with_outliers
@@ -14,7 +15,7 @@ from support.outliers import with_outliers
 from switchkd.export.folder import ExportRequest, run_export
 from switchkd.export.parity import ParityError
 
-SHAPES = {
+SHAPES: dict[str, dict[str, Any]] = {
     "SigLIP, tied head": {"tied": True, "feature_layer": -2},
     "CLIP, own head": {"vision": "clip-vit-large-patch14-336", "tied": False, "feature_layer": -1},
 }

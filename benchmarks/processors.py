@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,8 @@ from switchkd.errors import SkdError
 from switchkd.pictures import open_image
 from switchkd.runtime.engines.engine import Engine
 from switchkd.runtime.engines.opening import open_engine
+
+Asked = tuple[list[dict[str, Any]], Image.Image | None]  # messages, picture
 
 TEXTS = ("what is this ?", "how many cars are there ?", "is it day or night ?", "what does the sign say ?")
 MOST_DIVERGENCE = 1e-4  # nats, mean; clipped int8 sums made seven times as much (docs/results/processors.md)
@@ -51,20 +54,21 @@ def main() -> None:
     for variant in options.variants:
         try:
             with open_engine(variant, threads=1) as engine:
-                np.savez(options.out / f"{variant.name}.npz", **answers(engine, asked, options.tokens))
+                found: dict[str, Any] = answers(engine, asked, options.tokens)
+                np.savez(options.out / f"{variant.name}.npz", **found)
         except SkdError as error:
             (options.out / f"{variant.name}.txt").write_text(str(error))
 
 
-def questions(data: Path | None, images: Path | None, count: int) -> list[tuple[list[dict], Image.Image | None]]:
+def questions(data: Path | None, images: Path | None, count: int) -> list[Asked]:
     """(messages, picture): of the file, spread evenly, or made up."""
     if data is not None:
         from switchkd.data.questions import read_questions
 
         read = read_questions(data, images or data.parent / "images")
         spread = [read[index * len(read) // count] for index in range(min(count, len(read)))]
-        return [(list(question.messages), question.image and open_image(question.image)) for question in spread]
-    made_up = []
+        return [(question.messages, open_image(question.image) if question.image else None) for question in spread]
+    made_up: list[Asked] = []
     for seed in range(count):
         cells = np.random.default_rng(seed).integers(0, 256, (3 + seed, 5 + seed, 3), dtype=np.uint8)
         image = Image.fromarray(cells).resize((320, 240), Image.Resampling.BICUBIC)
@@ -73,7 +77,7 @@ def questions(data: Path | None, images: Path | None, count: int) -> list[tuple[
     return made_up
 
 
-def answers(engine: Engine, asked: list[tuple[list[dict], Image.Image | None]], count: int) -> dict[str, NDArray]:
+def answers(engine: Engine, asked: list[Asked], count: int) -> dict[str, NDArray]:
     """tokens [Q, A] (-1 after the end), lead [Q, A], features [Q, P, W], logits [Q, V] of the first tokens, seconds."""
     tokens = np.full((len(asked), count), -1, np.int64)
     lead = np.zeros((len(asked), count), np.float32)

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, SiglipVisionModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, SiglipVisionConfig, SiglipVisionModel
 
 from switchkd.files import replacing_folder
 from switchkd.models.environment import quiet
@@ -55,8 +55,7 @@ MODELS = {
 }
 BLOCK, HALF_LEVELS = 32, 8  # 4 bits: a block's largest weight is 8 steps from zero
 # A tower that costs little beside the language model: 4 blocks, 196 image tokens.
-TOWER = {
-    "model_type": "siglip_vision_model",
+TOWER: dict[str, Any] = {
     "hidden_size": 768,
     "intermediate_size": 3072,
     "num_hidden_layers": 4,
@@ -114,7 +113,7 @@ def download(model: RealModel, folder: Path) -> Path:
 
 def from_gguf(file: Path) -> tuple[Any, Any]:
     """Model and tokenizer out of a GGUF file, as plain transformers objects with unquantized weights."""
-    place = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
+    place: dict[str, Any] = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
     unpacked = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32)
     config = AutoConfig.from_pretrained(**place)
     for each in (config, unpacked.config):  # transformers remembers that it came quantized, and won't save it
@@ -151,9 +150,9 @@ def put_together(language: Path, folder: Path) -> None:
     """A LLaVA model of a random tower and `language`."""
     with tempfile.TemporaryDirectory(dir=folder.parent) as tower:
         torch.manual_seed(0)
-        SiglipVisionModel(AutoConfig.for_model(**TOWER)).save_pretrained(tower)
+        SiglipVisionModel(SiglipVisionConfig(**TOWER)).save_pretrained(tower)
         vlm, processor = from_checkpoints(tower, str(language))
-    save_vlm(vlm.to(torch.bfloat16), folder, processor)
+    save_vlm(vlm.bfloat16(), folder, processor)
 
 
 if __name__ == "__main__":

@@ -69,7 +69,8 @@ def main() -> None:
 
 def export(student: Path, variant: str, threads: int) -> dict[str, object]:
     """Makes one export; its seconds, memory, and when each part of it began."""
-    command = [sys.executable, "-c", EXPORT, student, student.with_name(variant), *variant.split("-"), str(threads)]
+    command: list[str | Path] = [sys.executable, "-c", EXPORT, student, student.with_name(variant)]
+    command += [*variant.split("-"), str(threads)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         peak = 0
         while process.poll() is None:

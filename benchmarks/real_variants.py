@@ -79,8 +79,9 @@ def export(checkpoint: Path, name: str, path: Path, threads: int) -> str:
     if path.exists():
         return ""
     format, quant = name.split("-")
-    skd = [Path(sys.executable).with_name("skd"), "export", checkpoint, "--format", format, "--quant", quant]
-    ended = subprocess.run([*skd, "--out", path, "--threads", str(threads)], capture_output=True, text=True)
+    skd: list[str | Path] = [Path(sys.executable).with_name("skd"), "export", checkpoint, "--out", path]
+    skd += ["--format", format, "--quant", quant, "--threads", str(threads)]
+    ended = subprocess.run(skd, capture_output=True, text=True)
     return "" if ended.returncode == 0 else f"couldn't be exported: {ended.stderr.strip().splitlines()[-1]}"
 
 

@@ -28,6 +28,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openai
@@ -80,7 +81,8 @@ def measure(pid: int, url: str, requests: int, tokens: int) -> tuple[list[tuple[
     """(resident and private MB after each request, seconds of each, statuses of those that went wrong)."""
     client = openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=600)
     model = next(iter(client.models.list())).id
-    memory, seconds, statuses = [memory_of(pid)], [], Counter()
+    memory, seconds = [memory_of(pid)], list[float]()
+    statuses: Counter[str] = Counter()
     for number in range(requests):
         messages = about(jpeg(number), f"how many cars are there in picture {number} ?")
         start = time.perf_counter()
@@ -99,7 +101,7 @@ def go_wrong(client: openai.OpenAI, url: str, model: str, kind: int) -> str:
     """One request that isn't answered; its status."""
     good = jpeg(kind)
     head, _, data = good.partition(",")
-    wrong = (
+    wrong: tuple[dict[str, Any], ...] = (
         {"messages": about("data:image/jpeg;base64," + "A" * 21_000_000, "too large")},
         {"messages": about(f"{head},{data[: len(data) // 8 * 4]}", "torn")},
         {"messages": about("http://127.0.0.1/a.jpg", "somewhere else")},
@@ -125,7 +127,7 @@ def leave(url: str, model: str, picture: str) -> None:
         connection.sendall(f"{head}\r\n\r\n{body}".encode())
 
 
-def about(url: str, text: str) -> list[dict]:
+def about(url: str, text: str) -> list[Any]:
     parts = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": text}]
     return [{"role": "user", "content": parts}]
 

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from switchkd.data.questions import Question, read_questions
-from switchkd.pictures import open_image
+from switchkd.runtime.engines.answers import EngineAnswers
 from switchkd.runtime.engines.opening import open_engine
 from switchkd.scoring import is_right, pair
 
@@ -21,10 +21,7 @@ def answers_of(variant: str, questions: list[Question], threads: int | None) -> 
     """Every answer of one variant, and seconds a question."""
     begun = time.perf_counter()
     with open_engine(variant, threads=threads) as engine:
-        answers = [
-            engine.answer(question.messages, question.image and open_image(question.image), max_new_tokens=16)
-            for question in questions
-        ]
+        answers = EngineAnswers(engine).answer(questions)
     return answers, (time.perf_counter() - begun) / len(questions)
 
 

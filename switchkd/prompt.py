@@ -26,10 +26,11 @@ from tokenizers import Tokenizer
 from switchkd.architecture.weights import refuse_other_kinds
 from switchkd.chat_template import CUT, MARK, Layout, compile_template, read_marks
 from switchkd.errors import CheckpointError, DataError
+from switchkd.prompt_files import read_image_token_id, read_special_tokens, read_template, read_tokenizer
 
 Message = Mapping[str, Any]
 ROLES = ("system", "user", "assistant", "tool")
-_PROBE = "probe"  # a text that templates are tried on
+_TRIED = "probe"  # a text that templates are tried on
 _MAX_MARKS = 30  # in a row: Unicode's Stream-Safe Text Format (UAX #15), beyond anything that a language writes
 
 
@@ -38,9 +39,8 @@ class Encoded:
     """A conversation as the language model reads it."""
 
     ids: list[int]  # token ids, each picture expanded to its image tokens; length T
-    answer_mask: (
-        list[bool] | None
-    )  # length T; true where the assistant speaks, end of turn included. None: not asked for
+    # Length T; true where the assistant speaks, end of turn included. None: not asked for.
+    answer_mask: list[bool] | None
 
 
 class ChatPrompt:
@@ -90,16 +90,8 @@ class ChatPrompt:
         """
         folder = Path(folder)
         refuse_other_kinds(folder)
-        path = folder / "tokenizer.json"
-        if not path.is_file():
-            raise CheckpointError(f"{path} is missing; save the checkpoint with its fast tokenizer.")
-        try:
-            tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))  # from_file wants the path to be Unicode
-        except Exception as error:  # `tokenizers` raises bare Exception
-            raise CheckpointError(f"{path} can't be read as a tokenizer: {error}.") from error
-        settings = _read_json(folder / "tokenizer_config.json")
-        special = _special_tokens(_read_json(folder / "special_tokens_map.json") | settings)
-        return cls(tokenizer, _find_template(folder, settings), _find_image_token_id(folder, tokenizer), special)
+        tokenizer, special = read_tokenizer(folder), read_special_tokens(folder)
+        return cls(tokenizer, read_template(folder), read_image_token_id(folder, tokenizer), special)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ChatPrompt, (self.tokenizer, self.template, self.image_token_id, self.special_tokens)
@@ -131,9 +123,9 @@ class ChatPrompt:
     @cached_property
     def learned_ends(self) -> frozenset[int]:
         """The special tokens that stand behind an answer in the template's `{% generation %}` block."""
-        layout = self._lay_out([{"role": role, "content": _PROBE} for role in ("user", "assistant")], False)
+        layout = self._lay_out([{"role": role, "content": _TRIED} for role in ("user", "assistant")], False)
         start, end = layout.answers[-1] if layout.answers else (0, 0)
-        behind = layout.text[start:end].rpartition(_PROBE)[2]
+        behind = layout.text[start:end].rpartition(_TRIED)[2]
         ids = self.tokenizer.encode(behind, add_special_tokens=False).ids
         return frozenset(token for token in ids if self._reserved.fullmatch(self.tokenizer.id_to_token(token) or ""))
 
@@ -216,9 +208,9 @@ class ChatPrompt:
         Raises:
             CheckpointError: the template can't render such a conversation, or moves the picture behind the words.
         """
-        parts = [{"type": "image"}, {"type": "text", "text": _PROBE}]
+        parts = [{"type": "image"}, {"type": "text", "text": _TRIED}]
         text, _ = self.render([{"role": "user", "content": parts}])
-        opening, found, _ = text.partition(_PROBE)
+        opening, found, _ = text.partition(_TRIED)
         ids = self.tokenizer.encode(opening, add_special_tokens=False).ids
         pictures = [position for position, token in enumerate(ids) if token == self.image_token_id]
         if not found or len(pictures) != 1:
@@ -246,7 +238,7 @@ class ChatPrompt:
         return frozenset(
             role
             for role in ROLES
-            if not self._writes(role, _PROBE) and self._writes(role, [{"type": "text", "text": _PROBE}])
+            if not self._writes(role, _TRIED) and self._writes(role, [{"type": "text", "text": _TRIED}])
         )
 
     def _writes(self, role: str, content: Any) -> bool:
@@ -259,7 +251,7 @@ class ChatPrompt:
             )
         except Exception:  # what it can't render it doesn't write
             return False
-        return _PROBE in text and repr(_PROBE) not in text
+        return _TRIED in text and repr(_TRIED) not in text
 
     def _check(self, message: Message) -> dict[str, Any]:
         """The message with its text in NFC and every reserved name in it cut in two."""
@@ -330,51 +322,3 @@ def _repeat(values: list[Any], positions: list[int], times: int) -> None:
 def _count_images(message: Message) -> int:
     content = message["content"]
     return 0 if isinstance(content, str) else sum(part["type"] == "image" for part in content)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; empty where there is no such file."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} can't be read: {error}.") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} isn't a JSON object.")
-    return value
-
-
-def _special_tokens(settings: Mapping[str, Any]) -> dict[str, str]:
-    """The `…_token` entries, which are strings or `{"content": string}`."""
-    tokens = {name: value for name, value in settings.items() if name.endswith("_token")}
-    contents = {name: token.get("content") if isinstance(token, dict) else token for name, token in tokens.items()}
-    return {name: content for name, content in contents.items() if isinstance(content, str) and content}
-
-
-def _find_template(folder: Path, settings: Mapping[str, Any]) -> str:
-    """chat_template.jinja, or a "chat_template" entry in one of the JSON files that older checkpoints keep it in."""
-    path = folder / "chat_template.jinja"
-    if path.is_file():
-        try:
-            return path.read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{path} can't be read: {error}.") from error
-    files = (_read_json(folder / "processor_config.json"), _read_json(folder / "chat_template.json"), settings)
-    for template in (file.get("chat_template") for file in files):
-        if isinstance(template, list):  # named templates: [{"name", "template"}]
-            template = {entry["name"]: entry["template"] for entry in template}.get("default")
-        if isinstance(template, str):
-            return template
-    raise CheckpointError(f"{folder} has no chat template; put one in {path.name}.")
-
-
-def _find_image_token_id(folder: Path, tokenizer: Tokenizer) -> int:
-    config = _read_json(folder / "config.json")
-    for name in ("image_token_index", "image_token_id"):
-        if isinstance(config.get(name), int):
-            return config[name]
-    token = _read_json(folder / "processor_config.json").get("image_token")
-    if isinstance(token, str) and (number := tokenizer.token_to_id(token)) is not None:
-        return number
-    raise CheckpointError(f"{folder / 'config.json'} names no image token (image_token_index).")

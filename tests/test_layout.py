@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,18 @@ def test_every_import_of_ours_names_a_module_that_exists():
     for module in MODULES:
         for name in filter(is_ours, all_imports(module)):
             assert name in MODULES, f"{module} imports {name}"
+
+
+def test_imports_have_no_cycle():
+    """Those inside functions count too: such a module can't be understood without the other."""
+    graph = {module: {name for name in all_imports(module) if is_ours(name)} for module in MODULES}
+    TopologicalSorter(graph).prepare()  # its CycleError names the modules
+
+
+def test_no_file_is_longer_than_350_lines():
+    folders = [*FOLDERS.values(), *(ROOT / name for name in ("benchmarks", "docs", "tests"))]
+    lengths = {path: len(path.read_text().splitlines()) for folder in folders for path in folder.rglob("*.py")}
+    assert {path: length for path, length in lengths.items() if length > 350} == {}
 
 
 def test_core_imports_none_of_its_siblings():

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from switchkd.export.gguf.mixtures import FILE_TYPES, Mixture
 from switchkd.export.gguf.writer import gguf_library
 from switchkd.manifest import TensorCount
-from switchkd.runtime.engines.llama.library import failure, library
+from switchkd.runtime.engines.llama.bindings import failure
+from switchkd.runtime.engines.llama.library import library
 
 Importance = Mapping[str, NDArray[np.float32]]
 

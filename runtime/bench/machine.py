@@ -15,6 +15,7 @@ import switchkd
 from switchkd.computer import ROOT, memory_bytes, times_stopped, usable_processors
 from switchkd.hardware.runtimes import RUNTIMES
 from switchkd.processor import instructions
+from switchkd.runtime.computer.local import processor_name
 
 PACKAGES = (
     *("torch", "transformers", *(name for each in RUNTIMES.values() for name in each.packages)),
@@ -33,9 +34,9 @@ _HOT = 90.0  # °C
 
 def machine_facts(root: Path = ROOT) -> dict[str, Any]:
     """What doesn't change while a bench runs: processor, memory, system, versions, commit."""
-    cpu, has = _cpu_info(root), instructions(root)
+    has = instructions(root)
     return {
-        "cpu": cpu.get("model name") or cpu.get("Model") or platform.processor() or platform.machine(),
+        "cpu": processor_name(root),
         "architecture": platform.machine(),
         "isa": [name for name in _ISA if name in has],
         "cores": os.cpu_count(),
@@ -115,12 +116,6 @@ def _warnings(report: Mapping[str, Any], facts: Mapping[str, Any]) -> Iterable[s
         yield f"The machine is hot: {report['temperature'][1]:.0f} °C."
     if facts["governor"] not in (None, "performance"):
         yield f"The frequency governor is '{facts['governor']}', so the clock changes; 'performance' keeps it steadier."
-
-
-def _cpu_info(root: Path) -> dict[str, str]:
-    """/proc/cpuinfo's names and values; of names that each core repeats, the last."""
-    pairs = (line.partition(":") for line in (_text(root / "proc/cpuinfo") or "").splitlines())
-    return {name.strip(): value.strip() for name, colon, value in pairs if colon}
 
 
 def _governor(root: Path) -> str | None:

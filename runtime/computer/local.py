@@ -32,9 +32,9 @@ def fingerprint() -> str:
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:12]
 
 
-def processor_name() -> str:
+def processor_name(root: Path = ROOT) -> str:
     """The processor's name as the system gives it, or the architecture."""
-    for line in read_text(ROOT / "proc/cpuinfo").splitlines():
+    for line in read_text(root / "proc/cpuinfo").splitlines():
         if line.startswith(("model name", "Model")):
             return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()

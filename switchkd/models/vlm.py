@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from switchkd.architecture.families import find, known
 from switchkd.architecture.family import Language, Tower
 from switchkd.architecture.names import portable_name
 from switchkd.architecture.weights import refuse_other_kinds, weight_files
+from switchkd.chat_template import chatml_template
 from switchkd.errors import CheckpointError
 from switchkd.files import replacing_folder
 from switchkd.models.tokenizer import IMAGE_PAD
@@ -115,7 +115,7 @@ def assemble(
         vision_feature_select_strategy=config.vision_feature_select_strategy,
         image_token=tokenizer.convert_ids_to_tokens(image_token_id),
         num_additional_image_tokens=int(tower_family.class_token),
-        chat_template=(resources.files("switchkd.models") / "chatml.jinja").read_text(),
+        chat_template=chatml_template(),
     )
     return vlm, processor
 

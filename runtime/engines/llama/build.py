@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import ctypes
 from functools import cache
-from pathlib import Path
-from types import ModuleType
 
-from switchkd.errors import MissingDependencyError, SkdError
+from switchkd.errors import SkdError
 from switchkd.processor import instructions
+from switchkd.runtime.engines.llama.bindings import bindings, libraries, shared_library
 
 # llama.cpp's names of what its kernels use → Linux's.
 _SETS = {
@@ -35,19 +34,6 @@ _ASKED_WHILE_RUNNING = "AMX_INT8"  # llama.cpp itself sees whether the processor
 _HELPFUL = frozenset(_SETS) - {"SSSE3", "AVX", "BMI2", "AVX512_VBMI", "AVX512_BF16", "AMX_INT8", "FP16_VA", "SME"}
 
 
-def bindings() -> ModuleType:
-    """The package llama_cpp. Its import runs nothing of llama.cpp's that was compiled for one processor.
-
-    Raises:
-        MissingDependencyError: llama-cpp-python isn't installed.
-    """
-    try:
-        import llama_cpp
-    except ImportError as error:
-        raise MissingDependencyError("GGUF needs an extra: pip install 'switchkd[gguf]'.") from error
-    return llama_cpp
-
-
 @cache
 def compiled_instructions() -> frozenset[str]:
     """Instruction sets that the installed llama.cpp uses here, by its own names.
@@ -61,9 +47,8 @@ def compiled_instructions() -> frozenset[str]:
     if kernels is not None:
         functions = {name: getattr(kernels, f"ggml_cpu_has_{name.lower()}", None) for name in _SETS}
         return frozenset(name for name, function in functions.items() if function is not None and function())
-    from switchkd.runtime.engines.llama.library import library
-
-    _, _, listed = library()[0].llama_print_system_info().decode().partition(":")
+    _load_best()
+    _, _, listed = bindings().llama_print_system_info().decode().partition(":")
     settings = dict(part.split(" = ") for part in listed.split(" | ") if " = " in part)
     return frozenset(name.strip() for name, value in settings.items() if value.strip() == "1")
 
@@ -114,22 +99,14 @@ def can_rearrange_weights() -> bool:
 def _only_kernels() -> ctypes.CDLL | None:
     """The library of the kernels where there is one set of them: llama.cpp is linked against it. Asking it what it was compiled
     for is safe on every processor."""
-    from llama_cpp._ctypes_extensions import load_shared_library
-
     try:
-        return load_shared_library("ggml-cpu", _libraries())
+        return shared_library("ggml-cpu")
     except FileNotFoundError:
         return None
 
 
 @cache
 def _load_best() -> None:
-    from llama_cpp._ctypes_extensions import load_shared_library
-
-    library = load_shared_library("ggml", _libraries())
+    library = shared_library("ggml")
     library.ggml_backend_load_all_from_path.argtypes = [ctypes.c_char_p]
-    library.ggml_backend_load_all_from_path(str(_libraries()).encode())
-
-
-def _libraries() -> Path:
-    return Path(str(bindings().__file__)).parent / "lib"
+    library.ggml_backend_load_all_from_path(str(libraries()).encode())

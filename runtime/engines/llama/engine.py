@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from switchkd.errors import SkdError
 from switchkd.manifest import TensorCount
 from switchkd.runtime.engines.engine import DEFAULT_CONTEXT, Floats, LanguageModel, picture_span
+from switchkd.runtime.engines.llama.bindings import failure
 from switchkd.runtime.engines.llama.build import can_rearrange_weights
-from switchkd.runtime.engines.llama.library import Observer, failure, library, observer_callback
+from switchkd.runtime.engines.llama.library import Observer, library, observer_callback
 from switchkd.runtime.engines.llama.vision import LlamaVision
 from switchkd.runtime.engines.parts import ExportParts, RunOptions
 

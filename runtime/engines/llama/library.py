@@ -1,4 +1,4 @@
-"""llama.cpp through llama-cpp-python's plain C bindings: loading it, its messages, and a look at its tensors."""
+"""llama.cpp through llama-cpp-python's plain C bindings: loading it, and a look at its tensors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import ctypes
 import math
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -14,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from switchkd.errors import SkdError
-from switchkd.runtime.engines.llama.build import bindings, load_kernels
+from switchkd.runtime.engines.llama.bindings import bindings, log_message, shared_library
+from switchkd.runtime.engines.llama.build import load_kernels
 
 Observer = Callable[["Tensor"], None]  # sees a tensor of a running graph right after it was computed
 
-_messages: list[str] = []  # llama.cpp's latest errors, for ours
 _MAX_DIMS, _MAX_SRC, _MAX_NAME, _MAX_OP_PARAMS = 4, 10, 64, 64  # ggml.h
 _F32, _I32 = 0, 26  # ggml_type
 
@@ -103,21 +102,13 @@ def library() -> tuple[ModuleType, ModuleType]:
         SkdError: it was compiled for another processor than this one.
     """
     llama_cpp = bindings()
-    llama_cpp.llama_log_set(_log, None)
     load_kernels()
     from llama_cpp import mtmd_cpp
 
-    mtmd_cpp.mtmd_log_set(_log, None)
-    mtmd_cpp.mtmd_helper_log_set(_log, None)
+    mtmd_cpp.mtmd_log_set(log_message, None)
+    mtmd_cpp.mtmd_helper_log_set(log_message, None)
     llama_cpp.llama_backend_init()
     return llama_cpp, mtmd_cpp
-
-
-def failure(what: str) -> SkdError:
-    """An error about `what`, with llama.cpp's own last words on it."""
-    words = "; ".join(_messages[-2:])
-    _messages.clear()
-    return SkdError(f"{what}{': ' + words if words else ''}.")
 
 
 def observer_callback(wants: Callable[[Tensor], bool], sees: Observer) -> Any:
@@ -140,19 +131,8 @@ def observer_callback(wants: Callable[[Tensor], bool], sees: Observer) -> Any:
 
 @cache
 def _ggml() -> ctypes.CDLL:
-    from llama_cpp._ctypes_extensions import load_shared_library
-
-    llama_cpp, _ = library()
-    base = load_shared_library("ggml-base", Path(str(llama_cpp.__file__)).parent / "lib")
+    base = shared_library("ggml-base")
     base.ggml_op_desc.argtypes, base.ggml_op_desc.restype = [ctypes.c_void_p], ctypes.c_char_p
     for function in (base.ggml_backend_tensor_get, base.ggml_backend_tensor_set):
         function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t]
     return base
-
-
-@ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
-def _log(level: int, text: bytes, _: Any) -> None:
-    """Keeps errors (level 4) for `failure` and drops the rest."""
-    if level == 4 and text:
-        _messages.append(text.decode(errors="replace").strip().rstrip("."))
-        del _messages[:-8]

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from switchkd.runtime.engines.engine import Floats
-from switchkd.runtime.engines.llama.library import Tensor, failure, library, observer_callback
+from switchkd.runtime.engines.llama.bindings import failure
+from switchkd.runtime.engines.llama.library import Tensor, library, observer_callback
 
 if TYPE_CHECKING:
     from switchkd.runtime.engines.llama.engine import LlamaModel

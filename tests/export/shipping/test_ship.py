@@ -6,97 +6,25 @@ import random
 import shutil
 import subprocess
 import sys
-import tarfile
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import yaml
-from click.testing import CliRunner
 from support import packages
-from support.llava_models import make_checkpoint, picture, question
+from support.llava_models import picture, question
+from support.shipping import NAME, names, read, ship, skd
 
-from switchkd.cli.main import main
 from switchkd.errors import SkdError
-from switchkd.export.folder import ExportRequest, run_export
-from switchkd.export.shipping.bill_of_materials import _without_place, bill_of_materials
-from switchkd.export.shipping.provenance import Provenance, provenance
 from switchkd.export.shipping.writer import Content, write_package
-from switchkd.files import file_sha256, folder_sha256
-from switchkd.manifest import FILE_NAME, Manifest
+from switchkd.files import file_sha256
+from switchkd.manifest import FILE_NAME
 from switchkd.runtime.engines.opening import open_engine
 from switchkd.runtime.packages.format import Targets
 from switchkd.runtime.packages.install import Installation
 from switchkd.runtime.packages.reader import verify_folder
 from switchkd.runtime.packages.signature import load_public_key
 
-NAME = "student-onnx-fp32"
 SKD = Path(sys.executable).with_name("skd")
-RECIPE = {
-    "name": "mine",
-    "data": {"source": "files", "folder": "data", "sets": {
-        name: {"file": f"{name}.json"} for name in ("talks", "captions", "text", "unused")
-    }},
-    "stages": {
-        "pt": {"data": "captions", "distill": False}, "dft": {"data": "talks", "distill": True},
-        "words": {"data": "text", "distill": False}, "other": {"data": "unused", "distill": False},
-    },
-    "parts": {"small": {"kind": "language", "language": "", "stages": ["words"]}},
-    "student": {"checkpoint": "", "vision": "google/siglip", "language": "part:small", "stages": ["pt", "dft"], "baseline": ["pt"]},
-    "teacher": {"checkpoint": "models/teacher-7b", "vision": "", "language": "", "stages": ["other"]},
-}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A finished run with an export, a recipe and data."""
-    run = tmp_path_factory.mktemp("ship") / "runs" / "first"
-    make_checkpoint(run / "student", seed=3)
-    run_export(ExportRequest(run / "student", run / "exports" / NAME, format="onnx", quant="fp32", threads=1))
-    (run / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
-    return run
-
-
-@pytest.fixture
-def run(finished, tmp_path, monkeypatch):
-    """A copy of it in a working folder, and a key."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    copy = Path(shutil.copytree(finished, tmp_path / "runs" / "first"))
-    (tmp_path / "runs" / "latest").symlink_to("first")
-    (tmp_path / "data").mkdir()
-    for name in ("talks", "captions", "unused"):
-        (tmp_path / "data" / f"{name}.json").write_text(f"[{name!r}]")
-    skd("key", "key")
-    return copy
-
-
-def skd(*arguments: object, status: int = 0) -> str:
-    """What the command prints; with a status, the one line of its error."""
-    result = CliRunner().invoke(main, [str(each) for each in arguments])
-    assert result.exit_code == status, result.output
-    if status == 1:
-        assert result.output.startswith("Error: ") and result.output.count("\n") == 1
-    return result.output
-
-
-def ship(*options: object, release: int = 1, status: int = 0) -> Path:
-    """The package that `skd ship` makes of the export for the smallest Jetson."""
-    shown = skd(
-        "ship", NAME, "--target", "jetson-orin-nano", "--key", "key", "--release", release, *options, status=status
-    )
-    return Path(shown.splitlines()[0])
-
-
-def read(package: Path, name: str) -> dict:
-    with tarfile.open(package) as archive:
-        return json.load(archive.extractfile(name))
-
-
-def names(package: Path) -> list[str]:
-    with tarfile.open(package) as archive:
-        return archive.getnames()
 
 
 def test_from_export_to_device_and_back(run):
@@ -224,72 +152,6 @@ def bench_error() -> str:
     return skd("ship", NAME, "--target", "sa8155p", "--key", "key", "--out", "b.tar", "--bench", "bench.json", status=1)
 
 
-def test_bill_of_materials(run):
-    bill = read(ship("--license", "Apache-2.0", "--license", "data:talks=CC-BY-4.0"), "bom.cdx.json")
-    manifest = Manifest.load(run / "exports" / NAME)
-    assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.6") and "timestamp" not in bill["metadata"]
-    model = bill["metadata"]["component"]
-    assert (model["type"], model["name"], model["version"]) == ("machine-learning-model", NAME, "1")
-    assert model["licenses"] == [{"license": {"id": "Apache-2.0"}}]
-    (source,) = model["pedigree"]["ancestors"]
-    assert source["hashes"][0]["content"] == folder_sha256(run / "student")
-    parts = {each["bom-ref"]: each for each in bill["components"]}
-    assert {ref: each["hashes"][0]["content"] for ref, each in parts.items() if ref.startswith("file:")} == {
-        f"file:{name}": entry.sha256 for name, entry in manifest.files.items()
-    }
-    assert {ref for ref in parts if ref.startswith("data:")} == {"data:talks", "data:captions", "data:text"}
-    assert parts["data:talks"]["hashes"][0]["content"] == file_sha256(Path("data/talks.json"))
-    assert parts["data:talks"]["licenses"] == [{"license": {"id": "CC-BY-4.0"}}]
-    notes = {each["name"]: each["value"] for each in parts["data:text"]["properties"]}
-    assert notes["switchkd:sha256"] == "the file is gone" and notes["switchkd:licence"] == "not stated"
-    assert {ref for ref in parts if ref.startswith("checkpoint:")} == {
-        "checkpoint:google/siglip",
-        "checkpoint:models/teacher-7b",
-    }
-    libraries = {each["name"]: each for each in parts.values() if each["type"] == "library"}
-    assert {"switchkd", "onnxruntime", "numpy", "tokenizers"} <= set(libraries) and "torch" not in libraries
-    assert all(each["scope"] == "required" and each["version"] for each in libraries.values())
-    assert {
-        each["ref"] for each in bill["dependencies"] if each["ref"] == "model" and set(each["dependsOn"]) == set(parts)
-    }
-    shown = skd(
-        "ship", NAME, "--target", "sa8155p", "--key", "key", "--license", "data:tolks=MIT", "--out", "x.tar", status=1
-    )
-    assert "data:tolks" in shown and "data:talks" in shown
-
-
-def test_a_bill_without_what_runs_the_variant_is_refused(run):
-    manifest = replace(Manifest.load(run / "exports" / NAME), format="openvino")
-    with pytest.raises(SkdError, match=r"what runs the format 'openvino'.*known are gguf, onnx, hybrid"):
-        bill_of_materials(NAME, 1, manifest, "0" * 64, Provenance(), {})
-
-
-def test_origin_is_told_only_where_it_is_sure(run):
-    variant = run / "exports" / NAME
-    source = Manifest.load(variant).source
-    found = provenance(variant, source)
-    assert (found.recipe, found.role) == ("mine", "student")
-    assert [each.name for each in found.data] == ["captions", "talks", "text"]
-    (run / "student").rename(run / "baseline")
-    found = provenance(variant, source)
-    assert found.role == "baseline" and [each.name for each in found.data] == ["captions", "text"]
-    assert found.checkpoints == ["google/siglip"]
-    (run / "recipe.yaml").write_text("name: [")
-    assert provenance(variant, source) == provenance(Path("elsewhere/exports/x"), source)
-    (run / "recipe.yaml").write_text("name: x")
-    assert provenance(variant, source).recipe is None
-
-
-def test_a_shipped_recipe_is_understood(run):
-    """With the real recipe's own form: every set that student and teacher learn from, no other."""
-    from switchkd.recipes.reader import load_recipe
-    from switchkd.recipes.settings import to_plain
-
-    (run / "recipe.yaml").write_text(yaml.safe_dump(to_plain(load_recipe("roadscenes", ()))))
-    found = provenance(run / "exports" / NAME, Manifest.load(run / "exports" / NAME).source)
-    assert found.recipe == "roadscenes" and "finetune" in {each.name for each in found.data}
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_killed_at_a_hundred_random_moments(run):
@@ -320,14 +182,6 @@ def kill_installs(package: Path, device: Path, key: Path, expected: str, times: 
             assert not any(copy.rglob(".partial-*"))
             shutil.rmtree(copy)
     print(f"\n{times} kills within {seconds:.3f} s: {dict(sorted(counts.items()))}")
-
-
-@pytest.mark.parametrize(
-    ("given", "shown"),
-    [("/home/a/teacher-7b", "teacher-7b"), ("../b/student", "student"), ("Qwen/Qwen2.5-0.5B", "Qwen/Qwen2.5-0.5B")],
-)
-def test_the_bill_names_no_places(given, shown):
-    assert _without_place(given) == shown
 
 
 @pytest.mark.parametrize("format", ["openvino", "mlx", ""])

@@ -9,6 +9,7 @@ import pytest
 from switchkd.errors import SkdError
 from switchkd.processor import instructions, is_x86
 from switchkd.runtime.engines.llama import build as llama_build
+from switchkd.runtime.engines.llama.bindings import bindings
 
 QEMU = shutil.which("qemu-x86_64") or shutil.which("qemu-x86_64-static")
 
@@ -60,7 +61,7 @@ def test_a_build_with_amx_is_not_trusted(monkeypatch):
 
 def test_the_installed_build_says_what_it_says_itself():
     """Its functions, which run nowhere else, against the line it prints."""
-    printed = llama_build.bindings().llama_print_system_info().decode()
+    printed = bindings().llama_print_system_info().decode()
     compiled = llama_build.compiled_instructions()
     assert compiled & {"AVX2", "NEON", "SSSE3"}
     for name in llama_build._SETS:

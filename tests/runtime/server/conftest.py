@@ -42,3 +42,10 @@ def gate(engine) -> Gate:
 def served(engine) -> Iterator[Served]:
     with running(engine) as served:
         yield served
+
+
+@pytest.fixture(scope="module")
+def shared_server(shared_engine) -> Iterator[Served]:
+    """One for all tests of a file that leave it as it is."""
+    with running(shared_engine) as served:
+        yield served
