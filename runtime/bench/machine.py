@@ -13,13 +13,9 @@ from typing import Any
 
 import switchkd
 from switchkd.computer import ROOT, memory_bytes, times_stopped, usable_processors
-from switchkd.hardware.runtimes import RUNTIMES
 from switchkd.processor import instructions
+from switchkd.runtime.engines.formats import known_runtimes
 
-PACKAGES = (
-    *("torch", "transformers", *(name for each in RUNTIMES.values() for name in each.packages)),
-    *("numpy", "pillow", "tokenizers"),
-)
 # Instruction sets that engines choose their kernels by.
 _ISA = (
     *("sse4_2", "avx", "f16c", "fma", "avx2", "avx_vnni", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16"),
@@ -34,6 +30,8 @@ _HOT = 90.0  # °C
 def machine_facts(root: Path = ROOT) -> dict[str, Any]:
     """What doesn't change while a bench runs: processor, memory, system, versions, commit."""
     cpu, has = _cpu_info(root), instructions(root)
+    engines = [name for each in known_runtimes().values() for name in each.packages]
+    packages = dict.fromkeys(("torch", "transformers", *engines, "numpy", "pillow", "tokenizers"))
     return {
         "cpu": cpu.get("model name") or cpu.get("Model") or platform.processor() or platform.machine(),
         "architecture": platform.machine(),
@@ -43,7 +41,7 @@ def machine_facts(root: Path = ROOT) -> dict[str, Any]:
         "memory_bytes": memory_bytes(root),
         "governor": _governor(root),
         "system": platform.platform(),
-        "versions": {"skd": switchkd.__version__, "python": platform.python_version(), **_versions(PACKAGES)},
+        "versions": {"skd": switchkd.__version__, "python": platform.python_version(), **_versions(packages)},
         "commit": _commit(Path(switchkd.__file__).parent),
     }
 
