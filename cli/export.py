@@ -2,55 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from switchkd.cli.options import FOLLOW_LINKS
-from switchkd.hardware.runtimes import FORMATS, RUNTIMES
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from switchkd.hardware.runtimes import Format
     from switchkd.manifest import Manifest
 
 
-def _mixed() -> str:
+class _ExportCommand(click.Command):
+    """Its options tell of all formats, also those from outside, which are looked for when it is called."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        from switchkd.runtime.engines.formats import known_formats
+
+        formats = known_formats()
+        options = {each.name: each for each in self.params if isinstance(each, click.Option)}
+        options["format"].type = click.Choice(list(formats))
+        options["format"].help = f"File format; {_mixed(formats)}."
+        options["quant"].help = f"Precision of the language model. {_offered(formats, 'language', 'quants')}."
+        seeing = _offered(formats, "vision", "vision_quants")
+        options["vision_quant"].help = f"Precision of tower and projector. {seeing}."
+        return super().get_params(ctx)
+
+
+def _mixed(known: Mapping[str, Format]) -> str:
     """The formats whose parts are of two kinds."""
-    mixed = (each for each in FORMATS.values() if each.vision != each.language)
+    mixed = (each for each in known.values() if each.vision != each.language)
     return "; ".join(f"{each.name}: vision in {each.vision}, language model in {each.language}" for each in mixed)
 
 
-def _offered(part: str, quants: str) -> str:
+def _offered(known: Mapping[str, Format], part: str, quants: str) -> str:
     """The precisions of a part, by the formats that have them."""
+    from switchkd.runtime.engines.formats import known_runtimes
+
     offers = []
-    for name, runtime in RUNTIMES.items():
-        formats = [each.name for each in FORMATS.values() if getattr(each, part) == name]
+    for name, runtime in known_runtimes().items():
+        formats = [each.name for each in known.values() if getattr(each, part) == name]
         listed = (f"{quant} ({remark})" if remark else quant for quant, remark in getattr(runtime, quants).items())
         offers.append(f"{', '.join(formats)}: {', '.join(listed)}")
     return "; ".join(offers)
 
 
-@click.command("export")
+@click.command("export", cls=_ExportCommand)
 @click.argument("checkpoint", required=False)
-@click.option(
-    "--format",
-    type=click.Choice(list(FORMATS)),
-    default=next(iter(FORMATS)),
-    show_default=True,
-    help=f"File format; {_mixed()}.",
-)
-@click.option(
-    "--quant",
-    default="q4",
-    show_default=True,
-    help=f"Precision of the language model. {_offered('language', 'quants')}.",
-)
-@click.option(
-    "--vision-quant",
-    help=f"Precision of tower and projector. {_offered('vision', 'vision_quants')}.",
-)
+@click.option("--format", default="gguf", show_default=True)
+@click.option("--quant", default="q4", show_default=True)
+@click.option("--vision-quant")
 @click.option(
     "--calibrate",
     type=click.Path(path_type=Path),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -19,6 +20,7 @@ import click
     show_default=True,
     help="Block of the tower whose result is read, from 1, or from the end, -1 the last.",
 )
+@click.option("--projector", help="Family of the new projector. Default: LLaVA's two layers.")
 @click.option("--random", is_flag=True, help="Random weights: --vision and --language name configurations.")
 @click.option("--shrink", is_flag=True, help="With --random: the same architecture, a few thousand times smaller.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of random weights and of the new projector.")
@@ -29,6 +31,7 @@ def init_command(
     language: str,
     tokenizer: str | None,
     feature_layer: int,
+    projector: str | None,
     random: bool,
     shrink: bool,
     seed: int,
@@ -52,10 +55,11 @@ def init_command(
     from switchkd.models.vlm import save_vlm
 
     quiet()
+    settings: dict[str, Any] = {"feature_layer": feature_layer, "projector": projector, "seed": seed}
     if random:
-        vlm, processor = from_shapes(vision, language, tokenizer, feature_layer=feature_layer, shrink=shrink, seed=seed)
+        vlm, processor = from_shapes(vision, language, tokenizer, shrink=shrink, **settings)
     else:
-        vlm, processor = from_checkpoints(vision, language, tokenizer, feature_layer=feature_layer, seed=seed)
+        vlm, processor = from_checkpoints(vision, language, tokenizer, **settings)
     save_vlm(vlm, folder, processor)
     parameters = sum(parameter.numel() for parameter in vlm.parameters())
     click.echo(f"{folder}: {parameters / 1e6:.1f} million parameters, image token {processor.image_token!r}")

@@ -1,10 +1,11 @@
 """The pages that are made from the program itself: what a test holds them to.
 
-python docs/generate.py    writes docs/families.md and docs/commands.md
+python docs/generate.py [FOLDER]    writes families.md and commands.md, by default into docs/
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -89,4 +90,4 @@ PAGES: dict[str, Callable[[], str]] = {"families.md": families_page, "commands.m
 
 if __name__ == "__main__":
     for page, make in PAGES.items():
-        (FOLDER / page).write_text(make(), encoding="utf-8")
+        Path(sys.argv[1] if len(sys.argv) > 1 else FOLDER, page).write_text(make(), encoding="utf-8")

@@ -13,13 +13,14 @@ from switchkd.export.checkpoint import Checkpoint
 from switchkd.export.gguf import parts as gguf
 from switchkd.export.onnx import parts as onnx
 from switchkd.export.parts import Build, PartWriter, Plan, Quantization
-from switchkd.hardware.runtimes import FORMATS, GGUF, ONNX, RUNTIMES, Format, Runtime
+from switchkd.hardware.runtimes import GGUF, ONNX, Format, Runtime
 from switchkd.manifest import TensorCount
 from switchkd.runtime.engines.engine import Engine
+from switchkd.runtime.engines.formats import MODULES, known_formats, known_runtimes
 from switchkd.runtime.engines.opening import open_parts
 from switchkd.runtime.engines.parts import ExportParts, PartFiles, RunOptions
 
-# Runtime → the writers of vision and language; may be added to: CONTRIBUTING.md, "A new format".
+# Runtime → the writers of vision and language; one from outside is asked for its own by `writers()`.
 WRITERS: dict[str, tuple[PartWriter, PartWriter]] = {
     GGUF: (gguf.VisionWriter(), gguf.LanguageWriter()),
     ONNX: (onnx.VisionWriter(), onnx.LanguageWriter()),
@@ -28,9 +29,14 @@ WRITERS: dict[str, tuple[PartWriter, PartWriter]] = {
 
 def exporter_for(format: str) -> Exporter:
     """The exporter of a format. Raises SkdError for an unknown one."""
-    if format not in FORMATS:
-        raise SkdError(f"There is no format '{format}'; known formats: {', '.join(FORMATS)}.")
-    return Exporter(FORMATS[format])
+    formats = known_formats()
+    if format not in formats:
+        raise SkdError(f"There is no format '{format}'; known formats: {', '.join(formats)}.")
+    return Exporter(formats[format])
+
+
+def _writers(runtime: str) -> tuple[PartWriter, PartWriter]:
+    return WRITERS[runtime] if runtime in WRITERS else MODULES[runtime].writers()
 
 
 class Exporter:
@@ -42,12 +48,12 @@ class Exporter:
 
     def __init__(self, format: Format) -> None:
         self._format = format
-        self._vision, self._language = WRITERS[format.vision][0], WRITERS[format.language][1]
+        self._vision, self._language = _writers(format.vision)[0], _writers(format.language)[1]
 
     @property
     def quants(self) -> Sequence[str]:
         """Precisions of the language model, the coarsest first."""
-        return list(RUNTIMES[self._format.language].quants)
+        return list(known_runtimes()[self._format.language].quants)
 
     @property
     def calibrates(self) -> Sequence[str]:
@@ -63,7 +69,7 @@ class Exporter:
         Raises:
             SkdError: there is no such precision, or see `PartWriter.plan`.
         """
-        runtime, seeing = RUNTIMES[self._format.language], RUNTIMES[self._format.vision]
+        runtime, seeing = (known_runtimes()[name] for name in (self._format.language, self._format.vision))
         for part in ("vision", "language"):
             checkpoint.architecture.require(checkpoint.folder, getattr(self._format, part), part)
         quant = self._language.plan(checkpoint, _known(quant, runtime, runtime.quants))

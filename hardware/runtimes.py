@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import PurePath
 
 GGUF, ONNX = "gguf", "onnx"
 
@@ -155,7 +154,7 @@ _ONNX_RUNTIME = Runtime(
     devices=True,
 )
 
-# Both may be added to: CONTRIBUTING.md, "A new format".
+# Those from outside the package are added by `switchkd.runtime.engines.formats`, by which others than this folder look them up.
 RUNTIMES: dict[str, Runtime] = {each.name: each for each in (_LLAMA_CPP, _ONNX_RUNTIME)}
 FORMATS: dict[str, Format] = {
     each.name: each
@@ -165,9 +164,3 @@ FORMATS: dict[str, Format] = {
         Format("hybrid", vision=ONNX, language=GGUF),
     )
 }
-
-
-def runtime_of(file: str) -> Runtime | None:
-    """What runs a file, by its suffix; None where nothing is known of it."""
-    suffix = PurePath(file).suffix
-    return next((runtime for runtime in RUNTIMES.values() if runtime.suffix == suffix), None)

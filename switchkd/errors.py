@@ -21,5 +21,9 @@ class CompatibilityError(SkdError):
     """A teacher and a student that can't be distilled into one another."""
 
 
+class ExtensionError(SkdError):
+    """A file from outside the package that can't be loaded, or doesn't declare what its folder is for."""
+
+
 class MissingDependencyError(SkdError):
     """An optional package that the asked-for work needs and that isn't installed."""

@@ -26,6 +26,7 @@ class Mixture:
         default_factory=dict
     )  # regular expression of a tensor's name → type; the first that fits
     weighted: bool = True  # rounding can follow an importance matrix
+    limit: float = 0.03  # largest mean KL in nats that it may cost
 
 
 # llama.cpp's names of its recipes → LLAMA_FTYPE.
@@ -35,8 +36,8 @@ MIXTURES = {
     # q4_0's size otherwise spent: its recipe leaves a head of 8 bits, though the head needs them no more than the blocks do.
     "q4_mixed": Mixture("q4_k_s", head="q5_0", embedding="q4_0", blocks={"ffn_down": "q5_k", "(attn|ffn)_": "q5_0"}),
     "q4_k_m": Mixture("q4_k_m"),
-    "q5_k_m": Mixture("q5_k_m"),
-    "q8_0": Mixture("q8_0", weighted=False),
+    "q5_k_m": Mixture("q5_k_m", limit=0.02),
+    "q8_0": Mixture("q8_0", weighted=False, limit=0.01),
 }
 # What `q4` is: whether the width can be cut into K-blocks, whether the embedding is the head as well → mixture.
 _DEFAULTS = {(True, True): "q4_k_m", (True, False): "q4_k_m", (False, True): "q4_mixed", (False, False): "q4_mixed"}

@@ -15,8 +15,8 @@ from uuid import NAMESPACE_URL, uuid5
 
 from switchkd.errors import SkdError
 from switchkd.export.shipping.provenance import Provenance
-from switchkd.hardware.runtimes import FORMATS, RUNTIMES
 from switchkd.manifest import FILE_NAME, Manifest
+from switchkd.runtime.engines.formats import known_formats, known_runtimes
 
 if TYPE_CHECKING:
     from cyclonedx.model import HashType, Property
@@ -202,11 +202,13 @@ def _runtime_distributions(format: str) -> list[importlib.metadata.Distribution]
     from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name
 
-    if format not in FORMATS:
+    formats = known_formats()
+    if format not in formats:
         raise SkdError(
-            f"It isn't known what runs the format '{format}', so its bill would lack that; known are {', '.join(FORMATS)}."
+            f"It isn't known what runs the format '{format}', so its bill would lack that; known are {', '.join(formats)}."
         )
-    engines = {name for part in (FORMATS[format].vision, FORMATS[format].language) for name in RUNTIMES[part].packages}
+    parts = (formats[format].vision, formats[format].language)
+    engines = {name for part in parts for name in known_runtimes()[part].packages}
     found: dict[str, importlib.metadata.Distribution] = {}
     waiting = [Requirement("switchkd"), *map(Requirement, sorted(engines))]
     while waiting:

@@ -13,14 +13,10 @@ from typing import Any
 
 import switchkd
 from switchkd.computer import ROOT, memory_bytes, times_stopped, usable_processors
-from switchkd.hardware.runtimes import RUNTIMES
 from switchkd.processor import instructions
 from switchkd.runtime.computer.local import processor_name
+from switchkd.runtime.engines.formats import known_runtimes
 
-PACKAGES = (
-    *("torch", "transformers", *(name for each in RUNTIMES.values() for name in each.packages)),
-    *("numpy", "pillow", "tokenizers"),
-)
 # Instruction sets that engines choose their kernels by.
 _ISA = (
     *("sse4_2", "avx", "f16c", "fma", "avx2", "avx_vnni", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16"),
@@ -35,6 +31,8 @@ _HOT = 90.0  # °C
 def machine_facts(root: Path = ROOT) -> dict[str, Any]:
     """What doesn't change while a bench runs: processor, memory, system, versions, commit."""
     has = instructions(root)
+    engines = [name for each in known_runtimes().values() for name in each.packages]
+    packages = dict.fromkeys(("torch", "transformers", *engines, "numpy", "pillow", "tokenizers"))
     return {
         "cpu": processor_name(root),
         "architecture": platform.machine(),
@@ -44,7 +42,7 @@ def machine_facts(root: Path = ROOT) -> dict[str, Any]:
         "memory_bytes": memory_bytes(root),
         "governor": _governor(root),
         "system": platform.platform(),
-        "versions": {"skd": switchkd.__version__, "python": platform.python_version(), **_versions(PACKAGES)},
+        "versions": {"skd": switchkd.__version__, "python": platform.python_version(), **_versions(packages)},
         "commit": _commit(Path(switchkd.__file__).parent),
     }
 

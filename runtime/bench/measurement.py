@@ -10,13 +10,13 @@ from typing import Any
 
 from switchkd.data.questions import Question
 from switchkd.files import file_sha256
-from switchkd.hardware.runtimes import RUNTIMES
 from switchkd.manifest import FILE_NAME, Manifest
 from switchkd.runtime.bench.memory import judge_growth
 from switchkd.runtime.bench.quality import Divergences, accuracy, agreement, difference, right_answers
 from switchkd.runtime.bench.reading import Readings, TextReference
 from switchkd.runtime.bench.scenario import CameraLog
 from switchkd.runtime.bench.statistics import SAMPLES_NEEDED, drift, noise, summarise
+from switchkd.runtime.engines.formats import known_runtimes
 
 SINGLE, CAMERA = "single", "camera"
 # Scenario → the settings that are its own.
@@ -257,7 +257,7 @@ def _own_reading(text: TextReference | None) -> dict[str, Any] | None:
 
 def _files(folder: Path) -> dict[str, Any]:
     """ "bytes" of all files, "weights" of those that hold weights, "format" and "quant" as the manifest has them."""
-    inner = (path for each in RUNTIMES.values() for path in folder.glob(f"*/*{each.suffix}*"))
+    inner = (path for each in known_runtimes().values() for path in folder.glob(f"*/*{each.suffix}*"))
     sizes = {path: path.stat().st_size for path in (*folder.glob("*"), *inner) if path.is_file()}
     if not (folder / FILE_NAME).exists():
         weights = sum(size for path, size in sizes.items() if path.suffix == ".safetensors")

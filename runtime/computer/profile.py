@@ -15,8 +15,8 @@ from switchkd.computer import usable_processors
 from switchkd.errors import SkdError
 from switchkd.files import write_text
 from switchkd.hardware.profile import LOCAL, Profile, ProfileError, load_profile, read_profile, shipped_profile
-from switchkd.hardware.runtimes import RUNTIMES
 from switchkd.runtime.computer import local
+from switchkd.runtime.engines.formats import known_runtimes
 
 _TIMEOUT = 300.0  # seconds; measuring takes about ten
 
@@ -93,13 +93,15 @@ def describe(measured: Mapping[str, Any]) -> Profile:
             figures[name] = {**figure, "source": f"{figure['source']}{busy}", "confidence": "measured"}
     runtimes = [
         f"{each.title} (CPU)"
-        for each in RUNTIMES.values()
+        for each in known_runtimes().values()
         if all(map(importlib.util.find_spec, each.packages.values()))
     ]
     if runtimes:
         figures["runtimes"] = {"value": runtimes, "source": "installed packages", "confidence": "measured"}
     else:
-        extras = " or ".join(f"'switchkd[{each.extras[0].name}]'" for each in RUNTIMES.values())
+        extras = " or ".join(
+            f"'switchkd[{extra.name}]'" for each in known_runtimes().values() for extra in each.extras[:1]
+        )
         reasons["runtimes"] = f"none is installed: pip install {extras}"
     base = shipped_profile(LOCAL)
     value = {"name": LOCAL, "title": base.title, "note": base.note, **figures, "unknown": reasons}

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from switchkd.architecture.architecture import Architecture
 from switchkd.errors import SkdError
-from switchkd.hardware.runtimes import RUNTIMES, Runtime, runtime_of
+from switchkd.hardware.runtimes import Runtime
 from switchkd.hardware.workload import Language, Part, Tower, Workload
 from switchkd.manifest import FileEntry, Manifest
+from switchkd.runtime.engines.formats import known_runtimes, runtime_of
 from switchkd.runtime.engines.opening import find_variant, require_known_format
 
 _WIDE = ("f32", "f16", "q8_0")  # types that a 4- or 5-bit mixture has in its norms and head alone
@@ -106,7 +107,7 @@ def _runtime(name: str, manifest: Manifest) -> Runtime:
     """What runs a file: a folder may hold a tower of one format and a language model of the other."""
     runtime = runtime_of(name)
     if runtime is None:
-        known = " and ".join(each.files for each in RUNTIMES.values())
+        known = " and ".join(each.files for each in known_runtimes().values())
         raise SkdError(f"Nothing is known of how fast {manifest.format} files like {name} are; known: {known}.")
     return runtime
 

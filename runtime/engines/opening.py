@@ -12,18 +12,19 @@ from switchkd.architecture.references import is_reference, resolve_checkpoint
 from switchkd.architecture.weights import refuse_other_kinds
 from switchkd.computer import usable_processors
 from switchkd.errors import SkdError
-from switchkd.hardware.runtimes import FORMATS, GGUF, ONNX, RUNTIMES, runtime_of
+from switchkd.hardware.runtimes import GGUF, ONNX
 from switchkd.manifest import FILE_NAME, Manifest, ManifestError
 from switchkd.preprocess import Preprocess
 from switchkd.prompt import ChatPrompt
 from switchkd.runs import RUNS
 from switchkd.runtime.engines.engine import CPU, DEFAULT_CONTEXT, Engine, LanguageModel, VisionEncoder
+from switchkd.runtime.engines.formats import MODULES, known_formats, known_runtimes, runtime_of
 from switchkd.runtime.engines.llama import engine as llama
 from switchkd.runtime.engines.onnx import engine as onnx
 from switchkd.runtime.engines.parts import ExportParts, Opener, PartFiles, RunOptions
 
 _EXPORTS = RUNS / "latest" / "exports"
-# By the runtime's name; may be added to: CONTRIBUTING.md, "A new format".
+# By the runtime's name; one from outside is opened by its own module.
 OPENERS: dict[str, Opener] = {GGUF: llama, ONNX: onnx}
 
 
@@ -118,23 +119,23 @@ def open_vision(export: ExportParts, options: RunOptions, language: LanguageMode
 def _opener(file: Path) -> Opener:
     runtime = runtime_of(file.name)
     if runtime is None:
-        known = ", ".join(each.suffix for each in RUNTIMES.values())
+        known = ", ".join(each.suffix for each in known_runtimes().values())
         raise SkdError(f"Nothing here runs {file}; what runs ends in {known}.")
-    return OPENERS[runtime.name]
+    return OPENERS.get(runtime.name) or MODULES[runtime.name]
 
 
 def require_known_format(manifest: Manifest, folder: Path) -> None:
     """Raises ManifestError for a format of another version, of which nothing can be run, predicted or packed."""
-    if manifest.format not in FORMATS:
+    if manifest.format not in known_formats():
         raise ManifestError(f"{folder} is of the format '{manifest.format}', which this version of skd can't run.")
 
 
 def _open_export(folder: Path, verify: bool, options: RunOptions) -> Engine:
     manifest = Manifest.load(folder, verify=verify)
     require_known_format(manifest, folder)
-    format = FORMATS[manifest.format]
-    if not all(RUNTIMES[name].devices for name in (format.vision, format.language)):
-        whole = RUNTIMES.get(format.name)
+    format, runtimes = known_formats()[manifest.format], known_runtimes()
+    if not all(runtimes[name].devices for name in (format.vision, format.language)):
+        whole = runtimes.get(format.name)
         _require_cpu(options.device, folder, f"{whole.files if whole else format.name} export")
 
     def part(name: str, precision: str, roles: Iterable[str]) -> PartFiles:
@@ -157,7 +158,7 @@ def _open_export(folder: Path, verify: bool, options: RunOptions) -> Engine:
 
 def _require_cpu(device: str, folder: Path, kind: str) -> None:
     if device != CPU:
-        elsewhere = " and ".join(runtime.files for runtime in RUNTIMES.values() if runtime.devices)
+        elsewhere = " and ".join(runtime.files for runtime in known_runtimes().values() if runtime.devices)
         raise SkdError(
             f"{folder} is a {kind}, which runs on the processor; only {elsewhere} exports run on '{device}'."
         )

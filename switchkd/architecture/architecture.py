@@ -46,7 +46,7 @@ class Architecture:
         vision, text = config["vision_config"], config["text_config"]
         tower = _family(Tower, vision.get("model_type"), f"The tower of {where}")
         language = _family(Language, text.get("model_type"), f"The language model of {where}")
-        projector = _family(Projector, config.get("projector_type", "mlp"), f"The projector of {where}")
+        projector = projector_family(config, where)
         text = language.complete(text)
         rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
         text["rope_theta"] = rope.get("rope_theta", text["rope_theta"])
@@ -145,6 +145,7 @@ class Architecture:
             "feed_forward": text["intermediate_size"],
             "queries": self.head_width * text["num_attention_heads"],
             "keys": self.head_width * text["num_key_value_heads"],
+            "head": self.head_width,
             "rows": text["vocab_size"],
         }
         yield from self.language.tensors(sizes, text["num_hidden_layers"])
@@ -173,6 +174,11 @@ def used_blocks(layer: int | Sequence[int], blocks: int, folder: Path | None = N
             f"or counted from its end -1 to -{blocks}."
         )
     return deepest
+
+
+def projector_family(config: Mapping[str, Any], where: object) -> Projector:
+    """Of a configuration; LLaVA's own names none. Raises CheckpointError where it isn't known."""
+    return _family(Projector, config.get("projector_type", "mlp"), f"The projector of {where}")
 
 
 def _family(kind: type[_Kind], name: Any, whose: str) -> _Kind:

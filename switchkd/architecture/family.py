@@ -106,11 +106,13 @@ class Projector(Family):
     """A family of projectors, from the tower's features to the language model's width. Sizes: features, width."""
 
     gguf_type: str = ""  # llama.cpp's `clip.projector_type`
+    # (features, width) → its torch module, [I, P, features] → [I, P, width]; None: LLaVA's own. It imports torch by itself.
+    module: Callable[[int, int], Any] | None = None
 
 
 @dataclass(frozen=True)
 class Language(Family):
-    """A family of language models. Sizes: width, feed_forward, queries, keys, rows."""
+    """A family of language models. Sizes: width, feed_forward, queries, keys, head, rows."""
 
     model_class: str = ""  # in transformers, and by which onnxruntime-genai's builder knows it
     gguf_architecture: str = ""  # llama.cpp's `general.architecture`

@@ -3,15 +3,13 @@ ablations follow from these declarations. No torch: recipes read them too."""
 
 from __future__ import annotations
 
-import importlib.util
-import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from switchkd.errors import RecipeError
+from switchkd.extensions import extension_names, load_extension
 from switchkd.recipes.recipe import PARTS, Distillation, Stage
 
 if TYPE_CHECKING:
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
 
     from switchkd.models.passes import Pass, Passes
 
-FOLDER = "switchkd_terms"  # its modules are terms from outside; it may lie anywhere on Python's path, and several times
+FOLDER = "switchkd_terms"  # its modules are terms from outside: docs/extending.md
 _WEIGHTS = "terms"  # the field of a recipe's `distillation` that weighs these
 # What a log's entry has besides: a term of that name would hide it.
 _TAKEN = frozenset(
@@ -136,32 +134,22 @@ BUILT_IN = (CE, ALIGN, VSD)
 
 def extra_names() -> list[str]:
     """Names of the terms from outside."""
-    spec = importlib.util.find_spec(FOLDER)
-    places = spec.submodule_search_locations if spec else None
-    return sorted(module.name for module in pkgutil.iter_modules(places or []))
+    return extension_names(FOLDER)
 
 
 def extra_term(name: str) -> Term:
     """A term from outside: TERM in the module of its name.
 
     Raises:
-        RecipeError: there is none, or it can't be used.
+        RecipeError: there is none.
+        ExtensionError: it can't be used.
     """
     if name not in extra_names():
         raise RecipeError(
             f"Recipe: distillation.{_WEIGHTS} names '{name}'; known are {', '.join(extra_names()) or 'none'}: a term is a file "
             f"{FOLDER}/NAME.py on Python's path (PYTHONPATH)."
         )
-    try:
-        module = import_module(f"{FOLDER}.{name}")
-    except Exception as error:
-        raise RecipeError(f"The loss term '{name}' can't be loaded: {' '.join(repr(error).split())}.") from error
-    term = getattr(module, "TERM", None)
-    if not isinstance(term, Term) or term.name != name or name in _TAKEN.union(each.name for each in BUILT_IN):
-        raise RecipeError(
-            f"{module.__file__} has to declare TERM, a Term of the name '{name}', which isn't one of the log's own."
-        )
-    return term
+    return load_extension(FOLDER, name, "TERM", Term, _TAKEN.union(each.name for each in BUILT_IN)).TERM
 
 
 def terms_of(distillation: Distillation) -> tuple[Term, ...]:

@@ -30,7 +30,13 @@ Assembled = tuple[LlavaForConditionalGeneration, LlavaProcessor]
 
 
 def from_checkpoints(
-    vision: str, language: str, tokenizer: str | None = None, *, feature_layer: int = -1, seed: int = 0
+    vision: str,
+    language: str,
+    tokenizer: str | None = None,
+    *,
+    feature_layer: int = -1,
+    projector: str | None = None,
+    seed: int = 0,
 ) -> Assembled:
     """A LLaVA model of two trained parts; only the projector is new."""
     vision_folder, language_folder = resolve_checkpoint(vision), resolve_checkpoint(language)
@@ -44,6 +50,7 @@ def from_checkpoints(
         words,
         load_image_processor(vision_folder),
         feature_layer=feature_layer,
+        projector=projector,
     )
 
 
@@ -53,6 +60,7 @@ def from_shapes(
     tokenizer: str | None = None,
     *,
     feature_layer: int = -1,
+    projector: str | None = None,
     shrink: bool = False,
     seed: int = 0,
 ) -> Assembled:
@@ -61,16 +69,16 @@ def from_shapes(
     Without a tokenizer of yours, a small one learned from the built-in task's sentences is used; the embedding keeps the
     configuration's number of rows.
     """
-    vision_config, language_config = _config(vision, shrink), _config(language, shrink)
+    configs = _config(vision, shrink), _config(language, shrink)
     torch.manual_seed(seed)
-    if tokenizer is not None:
-        return assemble(
-            vision_config, language_config, load_tokenizer(resolve_checkpoint(tokenizer)), feature_layer=feature_layer
-        )
+    words = _small_tokenizer() if tokenizer is None else load_tokenizer(resolve_checkpoint(tokenizer))
+    return assemble(*configs, words, feature_layer=feature_layer, projector=projector)
+
+
+def _small_tokenizer() -> Any:
     with tempfile.TemporaryDirectory() as folder:
         save_tokenizer(train_tokenizer(corpus(0, _SENTENCES), _ROWS), Path(folder))
-        words = load_tokenizer(Path(folder))
-    return assemble(vision_config, language_config, words, feature_layer=feature_layer)
+        return load_tokenizer(Path(folder))
 
 
 def _config(name: str, shrink: bool) -> Any:

@@ -50,6 +50,8 @@ def shrink_shape(shape: dict[str, Any]) -> dict[str, Any]:
         small["num_key_value_heads"] = 1
         small["vocab_size"] = -(-shape["vocab_size"] // _ROW_DIVISOR)
         small["max_position_embeddings"] = 2048
+        if "head_dim" in shape:
+            small["head_dim"] = _SHRUNK_HEAD_DIM
     else:
         small["image_size"] = _SHRUNK_GRID * shape["patch_size"]
     return small

@@ -29,6 +29,7 @@ from switchkd.architecture.weights import refuse_other_kinds, weight_files
 from switchkd.chat_template import chatml_template
 from switchkd.errors import CheckpointError
 from switchkd.files import replacing_folder
+from switchkd.models.projector import llava_class
 from switchkd.models.tokenizer import IMAGE_PAD
 
 
@@ -62,6 +63,7 @@ def assemble(
     image_processor: Any | None = None,
     *,
     feature_layer: int = -1,
+    projector: str | None = None,
 ) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
     """A LLaVA model of two parts and a new, random projector.
 
@@ -72,6 +74,7 @@ def assemble(
             token is added, into the embedding's spare rows where there are any.
         image_processor: the vision model's, or None for that family's defaults at the tower's size.
         feature_layer: which hidden layer of the tower feeds the projector.
+        projector: its family, where it isn't LLaVA's own.
 
     Raises:
         CheckpointError: a part of an unsupported kind, or a feature layer that no block of the tower makes.
@@ -83,7 +86,7 @@ def assemble(
     for name, value in tower_family.settings.items():
         setattr(vision_config, name, value)
     patches = (vision_config.image_size // vision_config.patch_size) ** 2
-    config = LlavaConfig(
+    config: Any = LlavaConfig(
         vision_config=vision_config,
         text_config=text_config,
         image_token_index=image_token_id,
@@ -94,7 +97,9 @@ def assemble(
         projector_hidden_act="gelu",
         tie_word_embeddings=tied,
     )
-    vlm: Any = LlavaForConditionalGeneration(config)
+    if projector:
+        config.projector_type = projector
+    vlm: Any = llava_class(config)(config)
     if isinstance(vision, nn.Module):
         tower = vlm.model.vision_tower
         weights = {name.removeprefix("vision_model."): tensor for name, tensor in vision.state_dict().items()}
@@ -175,10 +180,12 @@ def load_vlm(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
     Raises:
         CheckpointError: another kind of model, or weights that are torn, missing or unpaired with the configuration.
     """
-    kind = read_config(folder).model_type
-    if kind != "llava":
-        raise CheckpointError(f"{folder} holds a '{kind}', not a LLaVA model; put one together with `skd init`.")
-    return _load(LlavaForConditionalGeneration, folder, dtype)
+    config = read_config(folder)
+    if config.model_type != "llava":
+        raise CheckpointError(
+            f"{folder} holds a '{config.model_type}', not a LLaVA model; put one together with `skd init`."
+        )
+    return _load(llava_class(config), folder, dtype)
 
 
 def _load(cls: type, folder: Path, dtype: torch.dtype = torch.float32) -> Any:

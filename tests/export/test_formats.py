@@ -1,90 +1,49 @@
-"""A format from outside the package: four entries, and it is exported, proved, opened and predicted like any other."""
+"""A format from outside the package: one file, and it is exported, proved, opened and predicted like any other."""
 
-import shutil
-import tempfile
-from dataclasses import replace
-from pathlib import Path
-from typing import ClassVar
+import sys
+from contextlib import contextmanager
+from unittest.mock import patch
 
 import pytest
 from support.answers import assert_says_the_same
+from support.extending import EXAMPLES, write_files
 from support.llava_models import picture
 
 from switchkd.errors import SkdError
 from switchkd.export.checkpoint import Checkpoint
-from switchkd.export.exporter import WRITERS, exporter_for
+from switchkd.export.exporter import exporter_for
 from switchkd.export.folder import ExportRequest, run_export
 from switchkd.export.gguf.mixtures import MIXTURES
-from switchkd.export.parts import Build
 from switchkd.hardware.runtimes import FORMATS, GGUF, ONNX, RUNTIMES, Format
-from switchkd.manifest import Manifest, TensorCount
+from switchkd.manifest import Manifest
 from switchkd.runtime.bench.measurement import _files
 from switchkd.runtime.computer.workloads import read_workload
-from switchkd.runtime.engines.opening import OPENERS, open_engine
-from switchkd.runtime.engines.pytorch import load_parts
+from switchkd.runtime.engines.formats import MODULES
+from switchkd.runtime.engines.opening import open_engine
+
+MIXED = """
+from switchkd.hardware.runtimes import Format
+
+FORMAT = Format("mixed", vision="zipped", language="gguf")
+"""
 
 
-class ZipWriter:
-    """A part as the whole checkpoint, packed; see `PartWriter`."""
-
-    calibrates = ()
-    tools = ("torch",)
-    tolerance: ClassVar = {"whole": dict.fromkeys(("pixels", "features", "projected", "logits"), 1e-5)}
-    max_divergence: ClassVar = {"whole": 1e-6}
-
-    def __init__(self, role):
-        self._role = role
-
-    def plan(self, checkpoint, quant):
-        return quant
-
-    def plain(self, quant):
-        return quant
-
-    def files(self, quant):
-        return {self._role: f"{self._role}.zip"}
-
-    def write(self, checkpoint, folder, plain):
-        path = Path(shutil.make_archive(str(folder / self._role), "zip", checkpoint.folder))
-        return Build({self._role: path}, {self._role: plain})
-
-    def candidates(self, job):
-        yield Build({self._role: job.plain.files[self._role]}, {self._role: "whole"})
-
-    def traced(self, file):
-        return file
-
-    def tensor_types(self, file):
-        return {"F32": TensorCount(1, file.stat().st_size)}
-
-
-class ZipOpener:
-    """Runs such a part in PyTorch; see `Opener`."""
-
-    def open_language(self, export, options):
-        return self._open(export.language.file("language"), export, options)[1]
-
-    def open_vision(self, export, options, language=None):
-        return self._open(export.vision.file("vision"), export, options)[0]
-
-    def _open(self, file, export, options):
-        with tempfile.TemporaryDirectory() as folder:
-            shutil.unpack_archive(file, folder)
-            return load_parts(Path(folder), export.preprocess, threads=options.threads, context=options.context)
+@contextmanager
+def outside(folder):
+    """With the documentation's format on Python's path, and a pair of a part of it and one of the package's."""
+    zipped = "switchkd_formats/zipped.py"
+    write_files(folder, {zipped: EXAMPLES[zipped], "switchkd_formats/mixed.py": MIXED})
+    with patch.dict(RUNTIMES), patch.dict(FORMATS), patch.dict(MODULES), pytest.MonkeyPatch.context() as path:
+        path.syspath_prepend(str(folder))
+        yield
+    for name in [name for name in sys.modules if name.startswith("switchkd_formats")]:
+        del sys.modules[name]
 
 
 @pytest.fixture
-def registered(monkeypatch):
-    """As CONTRIBUTING.md tells, and gone again afterwards."""
-    precisions = {"whole": ""}
-    runtime = replace(
-        RUNTIMES[ONNX], name="toy", files="ZIP", suffix=".zip", quants=precisions, vision_quants=precisions, aliases={}
-    )
-    monkeypatch.setitem(RUNTIMES, "toy", runtime)
-    monkeypatch.setitem(OPENERS, "toy", ZipOpener())
-    monkeypatch.setitem(WRITERS, "toy", (ZipWriter("vision"), ZipWriter("language")))
-    for format in (Format("zipped", vision="toy", language="toy"), Format("mixed", vision="toy", language=GGUF)):
-        monkeypatch.setitem(FORMATS, format.name, format)
+def registered(tmp_path):
+    with outside(tmp_path / "outside"):
+        yield
 
 
 @pytest.mark.parametrize(
@@ -102,19 +61,19 @@ def test_a_format_needs_no_change_inside(registered, shelf, tmp_path, format, qu
     with open_engine(checkpoint, threads=1) as reference, open_engine(out, threads=1) as engine:
         assert_says_the_same(engine, reference, picture(), error=error)
     work = read_workload(out)
-    assert (work.image.format, work.text.format) == ("toy", "toy" if format == "zipped" else GGUF)
+    assert (work.image.format, work.text.format) == ("zipped", "zipped" if format == "zipped" else GGUF)
     assert _files(out)["bytes"] == sum(path.stat().st_size for path in out.iterdir())
     with pytest.raises(SkdError, match="ZIP has no precision 'q2' for the vision file; there are whole"):
         run_export(ExportRequest(checkpoint, tmp_path / "other", format=format, quant=quant, vision_quant="q2"))
 
 
-def test_what_nobody_registered(registered, shelf, tmp_path, monkeypatch):
-    run_export(ExportRequest(shelf.checkpoint(), tmp_path / "out", format="zipped", quant="whole", threads=1))
-    monkeypatch.delitem(RUNTIMES, "toy")
-    monkeypatch.setitem(FORMATS, "zipped", Format("zipped", vision=ONNX, language=ONNX))
-    with pytest.raises(SkdError, match=r"Nothing here runs .*language\.zip; what runs ends in \.gguf, \.onnx"):
+def test_what_is_no_longer_there(shelf, tmp_path):
+    with outside(tmp_path / "outside"):
+        run_export(ExportRequest(shelf.checkpoint(), tmp_path / "out", format="zipped", quant="whole", threads=1))
+    message = r"Nothing here runs .*language\.zip; what runs ends in \.gguf, \.onnx"
+    pair = Format("zipped", vision=ONNX, language=ONNX)
+    with patch.dict(FORMATS, {"zipped": pair}), pytest.raises(SkdError, match=message):
         open_engine(tmp_path / "out", threads=1)
-    monkeypatch.delitem(FORMATS, "zipped")
     with pytest.raises(SkdError, match="the format 'zipped', which this version"):
         open_engine(tmp_path / "out", threads=1)
     with pytest.raises(SkdError, match="There is no format 'zipped'; known formats: gguf, onnx, hybrid"):

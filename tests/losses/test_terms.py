@@ -1,7 +1,6 @@
 """Loss terms from outside the package: one file each, trained by, logged, drawn and ablated as the built-in ones are."""
 
 import json
-import re
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -10,13 +9,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from rich.console import Console
+from support.extending import EXAMPLES, write_files
 from support.training import QUIET, losses, stage_job
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from switchkd.analysis.ablation import variant
 from switchkd.analysis.report import run_models
 from switchkd.cli.main import main
-from switchkd.errors import RecipeError
+from switchkd.errors import RecipeError, SkdError
 from switchkd.files import file_sha256
 from switchkd.losses.terms import extra_names
 from switchkd.recipes.reader import load_recipe
@@ -25,8 +25,7 @@ from switchkd.recipes.settings import result_settings
 from switchkd.training.stages import run_stage
 
 # How the teacher's picture tokens change when it looks through the student's tower: the example in the documentation.
-METHOD = (Path(__file__).parents[2] / "docs" / "method.md").read_text()
-(STATES,) = re.findall(r"```python\n(.*?)```", METHOD, re.DOTALL)
+STATES = EXAMPLES["switchkd_terms/picture_states.py"]
 # How much of the student's attention goes past the picture; it tells how much each head pays to it.
 ATTENTION = """
 from switchkd.losses.terms import Loss, Measure, Term
@@ -48,9 +47,7 @@ BOTH = ("picture_attention", "picture_states")
 
 
 def add_terms(patch: pytest.MonkeyPatch, folder: Path, **texts: str) -> None:
-    (folder / "switchkd_terms").mkdir()
-    for name, text in texts.items():
-        (folder / "switchkd_terms" / f"{name}.py").write_text(text)
+    write_files(folder, {f"switchkd_terms/{name}.py": text for name, text in texts.items()})
     patch.syspath_prepend(str(folder))
 
 
@@ -173,14 +170,14 @@ def test_settings_explain_it(monkeypatch):
     ("name", "message"),
     [
         ("states", "names 'states'; known are broken, ce, picture_attention, picture_states: a term is a file"),
-        ("broken", "'broken' can't be loaded: ModuleNotFoundError"),
-        ("ce", "has to declare TERM, a Term of the name 'ce', which isn't one of the log's own"),
+        ("broken", r"switchkd_terms/broken\.py can't be loaded: ModuleNotFoundError"),
+        ("ce", r"switchkd_terms/ce\.py has to declare TERM, a Term of the name 'ce', which isn't one of skd's own"),
     ],
 )
 def test_what_is_no_term_is_refused(tmp_path, monkeypatch, name, message):
     add_terms(monkeypatch, tmp_path, broken="import nowhere\n", ce=STATES)
     assert extra_names() == ["broken", "ce", *BOTH]
-    with pytest.raises(RecipeError, match=message) as error:
+    with pytest.raises(SkdError, match=message) as error:
         load_recipe("roadscenes", [f"distillation.terms.{name}=1"])
     assert "\n" not in str(error.value)
 
