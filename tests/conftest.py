@@ -36,6 +36,17 @@ def pytest_configure(config: pytest.Config) -> None:
         sys.meta_path.insert(0, HeavyImports())
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take longest come first, so that no process is left alone with one at the end."""
+    first = ("training", "test_docs.py", "export", "runtime", "cli", "analysis")
+
+    def rank(item: pytest.Item) -> int:
+        folder = item.path.relative_to(Path(__file__).parent).parts[0]
+        return first.index(folder) if folder in first else len(first)
+
+    items.sort(key=rank)
+
+
 @pytest.fixture(scope="session")
 def shelf(tmp_path_factory) -> Shelf:
     """Small models and exports that many tests share."""

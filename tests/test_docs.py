@@ -117,11 +117,12 @@ def test_generated_pages_are_true(tmp_path: Path):
         assert PAGES[ROOT / "docs" / path.name] == path.read_text(), f"docs/{path.name} is old: python docs/generate.py"
 
 
-def test_marked_blocks_run(tmp_path: Path):
+@pytest.mark.parametrize("pages", [RUN[:2], pytest.param(RUN, marks=pytest.mark.slow)], ids=["first", "all"])
+def test_marked_blocks_run(tmp_path: Path, pages: list[Path]):
     """In the pages' order, in an empty folder."""
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     shells = {"sh": ["bash", "-euc"], "python": [sys.executable, "-c"]}
-    for page in RUN:
+    for page in pages:
         for language, block in re.findall(f"{RUN_MARK}```(\\w+)\n(.*?)```", PAGES[page], re.DOTALL):
             subprocess.run([*shells[language], block], cwd=tmp_path, env=environment, check=True)
     for made in ("student/config.json", "reports/accuracy.json", "reports/training.png", "recipe.yaml", "data-index"):

@@ -74,6 +74,7 @@ def test_one_seed_has_no_interval(tmp_path):
     assert (tmp_path / "ablation.png").stat().st_size > 5000
 
 
+@pytest.mark.slow
 def test_a_signal_stops_all_of_it_and_the_same_command_goes_on(tmp_path, student_folder, teacher_folder):
     """The signal reaches the command alone; students in training keep a checkpoint, those that wait aren't begun."""
     tune = "data: finetune, steps: 5000, batch_size: 4, save_every: 10, learning_rate: 1.0e-3"

@@ -29,6 +29,7 @@ def assets(tmp_path, monkeypatch) -> Path:
     return tmp_path / "made"
 
 
+@pytest.mark.slow
 def test_parts_are_whole_small_and_described(assets):
     for name in NAMES:
         card = json.loads((assets / name / "card.json").read_text())
