@@ -28,7 +28,8 @@ _BY_FORMAT = {
 _FAMILIES = """# Families
 
 What a checkpoint may be made of, and where it goes. Made by `python docs/generate.py` from the files in
-`switchkd/architecture/families/`, one a family, and from the refusals of the formats; a test holds this page to them.
+`switchkd/architecture/families/`, one a family, and from the refusals of the formats; a test holds this page to them. Others are
+added by a file outside the package: [extending](extending.md).
 
 A family is known by `model_type` in its part of config.json. Sizes are free: the shapes that `skd init --random` knows by name
 are examples. Teacher and student may be of different families where the switch allows it: equal tokenizers, equal numbers of

@@ -1,7 +1,8 @@
 """Which types a GGUF language file's tensors get, by the precision's name.
 
 llama.cpp's own recipes (`q4_0`, `q4_k_m` …) are here under their names. `q4` is the mixture that loses least at its size for
-the model's shape; `python benchmarks/real_text.py` measures what each loses, docs/results/real-models.md has the table.
+the model's shape; `python benchmarks/real_text.py` measures what each loses, docs/results/real-models.md has the table. What the
+command line offers of them is in hardware/runtimes.py.
 """
 
 from __future__ import annotations

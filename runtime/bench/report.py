@@ -1,4 +1,4 @@
-"""A bench on disk: bench.json for programs, requests.jsonl with every request, report.html for people."""
+"""A bench on disk: bench.json for programs, requests.jsonl with every request, report.html for people; its tables are `grids`."""
 
 from __future__ import annotations
 

@@ -15,7 +15,8 @@ from switchkd.architecture.family import Family, Language, Projector, Tensor, To
 from switchkd.errors import CheckpointError
 
 _Kind = TypeVar("_Kind", bound=Family)
-LAYER = -2  # LLaVA's own choice of the tower's hidden layer, where config.json names none
+# LLaVA's own choices, where config.json names none: the tower's hidden layer, the projector's family.
+LAYER, PROJECTOR = -2, "mlp"
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,9 @@ class Architecture:
         """
         where = "this model" if folder is None else folder
         vision, text = config["vision_config"], config["text_config"]
-        tower = _family(Tower, vision.get("model_type"), f"The tower of {where}")
-        language = _family(Language, text.get("model_type"), f"The language model of {where}")
-        projector = projector_family(config, where)
+        tower = require_family(Tower, vision.get("model_type"), f"The tower of {where}")
+        language = require_family(Language, text.get("model_type"), f"The language model of {where}")
+        projector = require_family(Projector, config.get("projector_type", PROJECTOR), f"The projector of {where}")
         text = language.complete(text)
         rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
         text["rope_theta"] = rope.get("rope_theta", text["rope_theta"])
@@ -176,12 +177,8 @@ def used_blocks(layer: int | Sequence[int], blocks: int, folder: Path | None = N
     return deepest
 
 
-def projector_family(config: Mapping[str, Any], where: object) -> Projector:
-    """Of a configuration; LLaVA's own names none. Raises CheckpointError where it isn't known."""
-    return _family(Projector, config.get("projector_type", "mlp"), f"The projector of {where}")
-
-
-def _family(kind: type[_Kind], name: Any, whose: str) -> _Kind:
+def require_family(kind: type[_Kind], name: Any, whose: str) -> _Kind:
+    """The family of a name. Raises CheckpointError, beginning with `whose`, where it isn't known."""
     family = find(kind, name)
     if family is None:
         raise CheckpointError(f"{whose} is a '{name}'; {supported(kind)}.")

@@ -16,13 +16,7 @@ from switchkd.data.roadscenes import corpus
 from switchkd.errors import CheckpointError
 from switchkd.models.shapes import load_shape, shape_names, shrink_shape
 from switchkd.models.tokenizer import save_tokenizer, train_tokenizer
-from switchkd.models.vlm import (
-    assemble,
-    load_image_processor,
-    load_language,
-    load_tokenizer,
-    load_vision,
-)
+from switchkd.models.vlm import assemble, load_image_processor, load_language, load_tokenizer, load_vision
 
 _SENTENCES, _ROWS = 2000, 512
 
@@ -30,41 +24,22 @@ Assembled = tuple[LlavaForConditionalGeneration, LlavaProcessor]
 
 
 def from_checkpoints(
-    vision: str,
-    language: str,
-    tokenizer: str | None = None,
-    *,
-    feature_layer: int = -1,
-    projector: str | None = None,
-    seed: int = 0,
+    vision: str, language: str, tokenizer: str | None = None, *, seed: int = 0, **settings: Any
 ) -> Assembled:
-    """A LLaVA model of two trained parts; only the projector is new."""
+    """A LLaVA model of two trained parts; only the projector is new. `settings` are those of `assemble`."""
     vision_folder, language_folder = resolve_checkpoint(vision), resolve_checkpoint(language)
     for folder in (vision_folder, language_folder):
         refuse_other_kinds(folder)
     words = load_tokenizer(language_folder if tokenizer is None else resolve_checkpoint(tokenizer))
     torch.manual_seed(seed)
-    return assemble(
-        load_vision(vision_folder),
-        load_language(language_folder),
-        words,
-        load_image_processor(vision_folder),
-        feature_layer=feature_layer,
-        projector=projector,
-    )
+    parts = load_vision(vision_folder), load_language(language_folder)
+    return assemble(*parts, words, load_image_processor(vision_folder), **settings)
 
 
 def from_shapes(
-    vision: str,
-    language: str,
-    tokenizer: str | None = None,
-    *,
-    feature_layer: int = -1,
-    projector: str | None = None,
-    shrink: bool = False,
-    seed: int = 0,
+    vision: str, language: str, tokenizer: str | None = None, *, shrink: bool = False, seed: int = 0, **settings: Any
 ) -> Assembled:
-    """A LLaVA model with random weights in a known or given configuration.
+    """A LLaVA model with random weights in a known or given configuration. `settings` are those of `assemble`.
 
     Without a tokenizer of yours, a small one learned from the built-in task's sentences is used; the embedding keeps the
     configuration's number of rows.
@@ -72,7 +47,7 @@ def from_shapes(
     configs = _config(vision, shrink), _config(language, shrink)
     torch.manual_seed(seed)
     words = _small_tokenizer() if tokenizer is None else load_tokenizer(resolve_checkpoint(tokenizer))
-    return assemble(*configs, words, feature_layer=feature_layer, projector=projector)
+    return assemble(*configs, words, **settings)
 
 
 def _small_tokenizer() -> Any:

@@ -6,7 +6,8 @@ from typing import Any
 
 from transformers import LlavaForConditionalGeneration
 
-from switchkd.architecture.architecture import projector_family
+from switchkd.architecture.architecture import PROJECTOR, require_family
+from switchkd.architecture.family import Projector
 
 
 def llava_class(config: Any) -> type[LlavaForConditionalGeneration]:
@@ -15,7 +16,7 @@ def llava_class(config: Any) -> type[LlavaForConditionalGeneration]:
     Raises:
         CheckpointError: the family isn't known.
     """
-    family = projector_family(config.to_dict(), "this model")
+    family = require_family(Projector, getattr(config, "projector_type", PROJECTOR), "The projector of this model")
     make, plain = family.module, LlavaForConditionalGeneration
     if make is None:
         return plain

@@ -21,7 +21,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from switchkd.architecture.architecture import supported, used_blocks
+from switchkd.architecture.architecture import require_family, used_blocks
 from switchkd.architecture.families import find, known
 from switchkd.architecture.family import Language, Tower
 from switchkd.architecture.names import portable_name
@@ -126,11 +126,8 @@ def assemble(
 
 
 def _check_parts(vision_config: Any, text_config: Any, feature_layer: int) -> Tower:
-    tower = find(Tower, vision_config.model_type)
-    if tower is None:
-        raise CheckpointError(f"The vision part is a '{vision_config.model_type}'; {supported(Tower)}.")
-    if find(Language, text_config.model_type) is None:
-        raise CheckpointError(f"The language part is a '{text_config.model_type}'; {supported(Language)}.")
+    tower = require_family(Tower, vision_config.model_type, "The vision part")
+    require_family(Language, text_config.model_type, "The language part")
     used_blocks(feature_layer, vision_config.num_hidden_layers)
     return tower
 
@@ -146,8 +143,7 @@ def _image_token(tokenizer: PreTrainedTokenizerBase) -> int:
 
 def default_image_processor(vision_config: Any) -> Any:
     """The image processor that belongs to a tower of this family and size."""
-    tower = find(Tower, vision_config.model_type)
-    assert tower is not None
+    tower = require_family(Tower, vision_config.model_type, "The vision part")
     return getattr(transformers, tower.processor_class)(**tower.processor(vision_config.image_size))
 
 

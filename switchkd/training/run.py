@@ -23,17 +23,9 @@ from switchkd.errors import RecipeError, SkdError
 from switchkd.files import file_sha256, folder_sha256, point_to, replacing_folder, write_text
 from switchkd.models.compatibility import check_compatibility
 from switchkd.models.environment import quiet
+from switchkd.models.init import from_checkpoints
 from switchkd.models.tokenizer import save_tokenizer, train_tokenizer
-from switchkd.models.vlm import (
-    assemble,
-    load_image_processor,
-    load_language,
-    load_tokenizer,
-    load_vision,
-    load_vlm,
-    save_part,
-    save_vlm,
-)
+from switchkd.models.vlm import assemble, load_language, load_tokenizer, load_vlm, save_part, save_vlm
 from switchkd.recipes.recipe import DataSet, Distillation, Model, Part, Recipe, Stage
 from switchkd.recipes.settings import result_settings, to_plain
 from switchkd.runs import RUNS
@@ -181,23 +173,9 @@ class Run:
 
     def _assemble(self, role: str, model: Model, seed: int) -> Path:
         vision, language = self._resolve(model.vision), self._resolve(model.language)
-        inputs = {
-            "vision": folder_sha256(vision),
-            "language": folder_sha256(language),
-            "feature_layer": model.feature_layer,
-            "seed": seed,
-        }
-
-        def build() -> Any:
-            return assemble(
-                load_vision(vision),
-                load_language(language),
-                load_tokenizer(language),
-                load_image_processor(vision),
-                feature_layer=model.feature_layer,
-            )
-
-        return self._build_start(role, inputs, build)
+        settings: dict[str, Any] = {"feature_layer": model.feature_layer, "seed": seed}
+        inputs = {"vision": folder_sha256(vision), "language": folder_sha256(language), **settings}
+        return self._build_start(role, inputs, lambda: from_checkpoints(str(vision), str(language), **settings))
 
     def _part(self, name: str, part: Part) -> Path:
         """A part is trained inside a whole model of which the rest is thrown away."""

@@ -8,8 +8,7 @@ FAMILY = Tower(
     title="CLIP",
     prefix=encoder.PREFIX,
     before=(
-        Weight("embeddings.patch_embedding.weight", ("width", 3, "patch", "patch"), "v.patch_embd.weight"),
-        Weight("embeddings.position_embedding.weight", ("positions", "width"), "v.position_embd.weight", exact=True),
+        *encoder.EMBEDDINGS,
         Weight("embeddings.class_embedding", ("width",), "v.class_embd", exact=True),
         *norm("pre_layrnorm", "v.pre_ln"),  # its own spelling
     ),
@@ -21,5 +20,5 @@ FAMILY = Tower(
     processor=lambda side: {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}},
     crops=True,
     class_token=True,
-    unused=("head", "post_layernorm", "embeddings.position_ids"),
+    unused=encoder.UNUSED,
 )

@@ -8,8 +8,7 @@ FAMILY = Tower(
     title="SigLIP",
     prefix=encoder.PREFIX,
     before=(
-        Weight("embeddings.patch_embedding.weight", ("width", 3, "patch", "patch"), "v.patch_embd.weight"),
-        Weight("embeddings.position_embedding.weight", ("positions", "width"), "v.position_embd.weight", exact=True),
+        *encoder.EMBEDDINGS,
         Weight("embeddings.patch_embedding.bias", ("width",), "v.patch_embd.bias", exact=True),
     ),
     block=encoder.BLOCK,
@@ -24,6 +23,6 @@ FAMILY = Tower(
         "image_mean": [0.5] * 3,
         "image_std": [0.5] * 3,
     },
-    unused=("head", "post_layernorm", "embeddings.position_ids"),
+    unused=encoder.UNUSED,
     settings={"vision_use_head": False},
 )
