@@ -1,4 +1,5 @@
 # make demo   install everything here, run the default recipe, export its student and measure the exports
+# make check  lint, and run the quick tests that need neither torch nor llama.cpp: under a minute
 # make test   install everything here, lint, and run the tests
 # make test-lmms   add lmms-eval, and run the tests that need it
 # make test-cpus   run exports on emulated processors (docs/processors.md): VARIANTS, or a small student's in every precision
@@ -26,7 +27,7 @@ BUILD_JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 NO_AMX := $(if $(filter x86_64,$(shell uname -m)),-DCMAKE_C_FLAGS=-mno-amx-int8 -DCMAKE_CXX_FLAGS=-mno-amx-int8)
 LLAMA_CMAKE_ARGS ?= -DGGML_NATIVE=ON -DLLAMA_OPENSSL=OFF $(NO_AMX)
 
-.PHONY: assets demo test test-all test-cpus test-lmms test-real lint format setup gguf clean
+.PHONY: assets check demo test test-all test-cpus test-lmms test-real lint format setup gguf clean
 
 PICTURE := runs/latest/data/images/test/000000.png
 
@@ -37,6 +38,9 @@ demo: setup gguf
 	$(BIN)/skd export --format onnx --quant q8 --force
 	$(BIN)/skd chat student-gguf-q4 --image $(PICTURE) --prompt "what does the sign say ?"
 	$(BIN)/skd bench --device cpu
+
+check: lint
+	$(PYTEST) --light --quiet -m "not slow and not long"
 
 test: lint gguf
 	$(PYTEST)

@@ -1,6 +1,7 @@
 """Small real models and data that many tests share."""
 
 import os
+import sys
 
 # Two threads on a busy machine with two cores make a step ten times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -14,6 +15,25 @@ from support.shelf import Shelf
 from support.tokenizers import small_prompt
 
 from switchkd.prompt import ChatPrompt
+
+HEAVY = {"torch", "transformers", "llama_cpp"}
+
+
+class HeavyImports:
+    """Skips whatever test, fixture or test file reaches for one of the heavy packages."""
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        if name.partition(".")[0] in HEAVY:
+            pytest.skip(f"needs {name}", allow_module_level=True)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--light", action="store_true", help=f"skip what needs {', '.join(sorted(HEAVY))}")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--light"):
+        sys.meta_path.insert(0, HeavyImports())
 
 
 @pytest.fixture(scope="session")

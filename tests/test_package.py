@@ -18,7 +18,7 @@ import switchkd
 ROOT = Path(__file__).parents[1]
 SOURCES = ("switchkd", "cli", "export", "hardware", "runtime")
 # One process makes the environment for all of them.
-pytestmark = pytest.mark.xdist_group("package")
+pytestmark = [pytest.mark.xdist_group("package"), pytest.mark.long]
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
 
 

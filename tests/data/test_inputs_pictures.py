@@ -83,6 +83,7 @@ def picture_files() -> dict[str, list[bytes]]:
     }
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("error::UserWarning")
 @pytest.mark.parametrize(("row", "outcome"), asked("picture"))
 def test_pictures(row, outcome, tmp_path, capfd):

@@ -210,6 +210,7 @@ MUTATIONS = [
 ]  # fmt: skip
 
 
+@pytest.mark.long
 def test_a_thousand_mutations(package, keys, tmp_path):
     """All refused with one line, by `verify` and by `install`; nothing is written but an empty folder of releases."""
     content = package.read_bytes()
