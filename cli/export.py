@@ -103,7 +103,7 @@ def export_command(
 
     from switchkd.architecture.references import model_name, resolve_checkpoint
     from switchkd.export.folder import ExportRequest, run_export
-    from switchkd.export.samples import calibration_probes, held_out_probes
+    from switchkd.export.samples import calibration_samples, held_out_samples
 
     console = Console()
     run = _run_of(checkpoint, run_name)
@@ -118,10 +118,10 @@ def export_command(
         format=format,
         quant=quant,
         vision_quant=vision_quant,
-        calibration=calibration_probes(calibrate, images or calibrate.parent / "images", samples, **reading)
+        calibration=calibration_samples(calibrate, images or calibrate.parent / "images", samples, **reading)
         if calibrate
         else (),
-        held_out=held_out_probes(data, data_images or data.parent / "images", samples, **reading) if data else (),
+        held_out=held_out_samples(data, data_images or data.parent / "images", samples, **reading) if data else (),
         force=force,
         threads=threads,
     )

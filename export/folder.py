@@ -22,7 +22,7 @@ from switchkd.export.exporter import exporter_for
 from switchkd.export.parity import ANSWER_TOKENS, ParityError, Reference, check_stages
 from switchkd.export.parts import Build
 from switchkd.export.proof import Proof
-from switchkd.export.samples import Probe
+from switchkd.export.samples import Sample
 from switchkd.export.trials import Trials
 from switchkd.files import file_sha256, replacing_folder
 from switchkd.manifest import FILE_NAME, FileEntry, ImageTokens, Manifest, Source
@@ -40,8 +40,8 @@ class ExportRequest:
     format: str = "gguf"
     quant: str = "q4"
     vision_quant: str | None = None  # None: the format's default
-    calibration: Sequence[Probe] = field(default_factory=tuple)  # conversations to quantize by
-    held_out: Sequence[Probe] = field(default_factory=tuple)  # questions to measure on; empty: made-up pictures
+    calibration: Sequence[Sample] = field(default_factory=tuple)  # conversations to quantize by
+    held_out: Sequence[Sample] = field(default_factory=tuple)  # questions to measure on; empty: made-up pictures
     force: bool = False  # replace an existing folder
     threads: int | None = None  # None: all processors
 
@@ -114,10 +114,10 @@ class _Export:
     def fill(self, folder: Path) -> Manifest:
         """Makes everything in an empty folder."""
         self._progress("running the checkpoint in PyTorch")
-        probes, too_long = self._probes()
+        samples, too_long = self._samples()
         work = folder / "work"
         (work / "text").mkdir(parents=True)
-        proof = Proof(self._checkpoint, probes, work / "text", threads=self._threads)
+        proof = Proof(self._checkpoint, samples, work / "text", threads=self._threads)
         plain, stages = self._write_plain(work / "plain", proof.references)
         build, losses = self._quantize(plain, work, proof)
         self._progress("hashing")
@@ -133,16 +133,16 @@ class _Export:
         manifest.save(folder)
         return manifest
 
-    def _probes(self) -> tuple[list[Probe], int]:
+    def _samples(self) -> tuple[list[Sample], int]:
         """The given questions that fit the context with an answer, and how many don't."""
         checkpoint = self._checkpoint
         room = min(DEFAULT_CONTEXT, checkpoint.text["max_position_embeddings"]) - ANSWER_TOKENS
         fitting = [
-            probe
-            for probe in self._request.held_out
+            sample
+            for sample in self._request.held_out
             if len(
                 checkpoint.prompt.encode(
-                    probe.messages, image_tokens=checkpoint.image_tokens, add_generation_prompt=True
+                    sample.messages, image_tokens=checkpoint.image_tokens, add_generation_prompt=True
                 ).ids
             )
             <= room

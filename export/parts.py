@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from switchkd.export.checkpoint import Checkpoint
-from switchkd.export.samples import Probe
+from switchkd.export.samples import Sample
 from switchkd.manifest import TensorCount
 from switchkd.runtime.engines.parts import ExportParts
 
@@ -55,7 +55,7 @@ class Quantization:
     plain: Build  # the unquantized build
     parts: ExportParts  # the same, to be opened
     folder: Path  # takes the quantized files
-    calibration: Sequence[Probe]  # pictures and texts of the user's to quantize by; empty for none
+    calibration: Sequence[Sample]  # pictures and texts of the user's to quantize by; empty for none
     passages: Sequence[Sequence[int]]  # token ids of the package's own text to quantize by, see switchkd.passages
     keep: Path  # a folder for what a later export can use again
     threads: int

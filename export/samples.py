@@ -23,7 +23,7 @@ _Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True)
-class Probe:
+class Sample:
     """One conversation, with or without a picture."""
 
     messages: Sequence[Message]
@@ -39,33 +39,33 @@ def _forget(_: str) -> None:
     pass
 
 
-def _can_be_seen(probe: Probe, leave_out: Callable[[str], None]) -> bool:
+def _can_be_seen(sample: Sample, leave_out: Callable[[str], None]) -> bool:
     try:
-        probe.image()
+        sample.image()
     except DataError as error:
         leave_out(str(error))
         return False
     return True
 
 
-def synthetic_probes(count: int, seed: int = 0) -> list[Probe]:
+def synthetic_samples(count: int, seed: int = 0) -> list[Sample]:
     """Made-up pictures of several shapes, from soft to noisy, with questions of several lengths."""
     random = np.random.default_rng(seed)
     questions = ("What is this?", "Describe the picture in one sentence.", "How many cars are there, and where?")
     return [
-        Probe(_question(questions[index % len(questions)]), _synthetic_picture(random, cells=2 ** (1 + index % 5)))
+        Sample(_question(questions[index % len(questions)]), _synthetic_picture(random, cells=2 ** (1 + index % 5)))
         for index in range(count)
     ]
 
 
-def held_out_probes(
+def held_out_samples(
     file: Path,
     images: Path | None,
     count: int,
     *,
     follow_links: bool = False,
     leave_out: Callable[[str], None] = _forget,
-) -> list[Probe]:
+) -> list[Sample]:
     """`count` questions spread evenly over a test file, see `read_questions`; those whose picture is torn are left out.
 
     Args:
@@ -76,21 +76,21 @@ def held_out_probes(
         DataError: the file can't be used, or none of its pictures.
     """
     questions = _spread(read_questions(file, images or file.parent, follow_links=follow_links), count)
-    probes = [Probe(question.messages, question.image, question.answer) for question in questions]
-    seen = [probe for probe in probes if _can_be_seen(probe, leave_out)]
+    samples = [Sample(question.messages, question.image, question.answer) for question in questions]
+    seen = [sample for sample in samples if _can_be_seen(sample, leave_out)]
     if not seen:
         raise DataError(f"No picture of the questions in {file} can be used.")
     return seen
 
 
-def calibration_probes(
+def calibration_samples(
     file: Path,
     images: Path | None,
     count: int,
     *,
     follow_links: bool = False,
     leave_out: Callable[[str], None] = _forget,
-) -> list[Probe]:
+) -> list[Sample]:
     """`count` whole conversations spread evenly over a LLaVA training file; what can't be used is left out.
 
     Args:
@@ -101,7 +101,7 @@ def calibration_probes(
         DataError: none can be used.
     """
     records, folder = RecordFile(file), images or file.parent
-    probes = []
+    samples = []
     for place in _spread(list(scan_records(file)), count):
         try:
             record = read_record(records.read(*place))
@@ -109,14 +109,14 @@ def calibration_probes(
         except BadRecordError as error:
             leave_out(f"{error.reason.name.lower()}: {error}")
             continue
-        probe = Probe(record.messages, picture)
-        if _can_be_seen(probe, leave_out):
-            probes.append(probe)
-    if not probes:
+        sample = Sample(record.messages, picture)
+        if _can_be_seen(sample, leave_out):
+            samples.append(sample)
+    if not samples:
         raise DataError(
             f"{file} has no usable record to calibrate on; its pictures are sought in {images or file.parent}."
         )
-    return probes
+    return samples
 
 
 def _question(text: str) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from switchkd.export.checkpoint import Checkpoint
 from switchkd.export.exporter import Exporter
 from switchkd.export.parts import Build, Plan, Quantization
 from switchkd.export.proof import Loss, Proof
-from switchkd.export.samples import Probe
+from switchkd.export.samples import Sample
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Trials:
     exporter: Exporter
     checkpoint: Checkpoint
     proof: Proof
-    calibration: Sequence[Probe]
+    calibration: Sequence[Sample]
     passages: Sequence[Sequence[int]]
     keep: Path  # a folder for what a later export can use again
     threads: int

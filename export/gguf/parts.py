@@ -136,8 +136,8 @@ def _importance(job: Quantization) -> Importance:
 
     if not job.calibration:
         return make()
-    probes = [(probe.messages, str(probe.picture)) for probe in job.calibration]
-    key = sha256(f"{job.checkpoint.sha256}{probes}{job.passages}".encode()).hexdigest()[:12]
+    samples = [(sample.messages, str(sample.picture)) for sample in job.calibration]
+    key = sha256(f"{job.checkpoint.sha256}{samples}{job.passages}".encode()).hexdigest()[:12]
     return kept(job.keep / f"{job.checkpoint.folder.name}-importance-{key}.npz", make)
 
 
