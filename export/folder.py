@@ -25,7 +25,7 @@ from switchkd.export.proof import Proof
 from switchkd.export.samples import Sample
 from switchkd.export.trials import Trials
 from switchkd.files import file_sha256, replacing_folder
-from switchkd.manifest import FILE_NAME, FileEntry, ImageTokens, Manifest, Source
+from switchkd.manifest import FILE_NAME, FileEntry, ImageTokens, Manifest, Origin
 from switchkd.passages import CALIBRATION, passages
 from switchkd.runtime.engines.engine import DEFAULT_CONTEXT
 from switchkd.runtime.engines.opening import usable_processors
@@ -118,8 +118,8 @@ class _Export:
         work = folder / "work"
         (work / "text").mkdir(parents=True)
         proof = Proof(self._checkpoint, samples, work / "text", threads=self._threads)
-        plain, stages = self._write_plain(work / "plain", proof.references)
-        build, losses = self._quantize(plain, work, proof)
+        unquantized, stages = self._write_unquantized(work / "unquantized", proof.references)
+        build, losses = self._quantize(unquantized, work, proof)
         self._progress("hashing")
         for role, name in self._plan.files.items():
             (folder / name).parent.mkdir(exist_ok=True)
@@ -149,17 +149,17 @@ class _Export:
         ]
         return fitting, len(self._request.held_out) - len(fitting)
 
-    def _write_plain(self, folder: Path, references: Sequence[Reference]) -> tuple[Build, dict[str, Any]]:
+    def _write_unquantized(self, folder: Path, references: Sequence[Reference]) -> tuple[Build, dict[str, Any]]:
         """The unquantized build, and its errors stage by stage."""
         folder.mkdir(parents=True)
-        self._progress("writing " + " and ".join(sorted(set(self._plan.plain.values()))))
+        self._progress("writing " + " and ".join(sorted(set(self._plan.unquantized.values()))))
         build = self._exporter.write(self._checkpoint, self._plan, folder)
         self._progress("comparing it stage by stage")
         with self._exporter.open(self._checkpoint, build, threads=self._threads, traced=True) as engine:
             stages = check_stages(engine, references, self._plan.tolerance)
-        return build, {"precision": dict(self._plan.plain), **stages}
+        return build, {"precision": dict(self._plan.unquantized), **stages}
 
-    def _quantize(self, plain: Build, work: Path, proof: Proof) -> tuple[Build, dict[str, Any]]:
+    def _quantize(self, unquantized: Build, work: Path, proof: Proof) -> tuple[Build, dict[str, Any]]:
         """The build that is closest to the checkpoint, and the losses of all that were tried."""
         self._progress(f"quantizing to {self._plan.quant}")
         checkpoint, request = self._checkpoint, self._request
@@ -170,14 +170,14 @@ class _Export:
             proof,
             calibration=request.calibration,
             passages=passages(checkpoint.prompt, CALIBRATION, context=context),
-            keep=request.out.parent,
+            cache=request.out.parent,
             threads=self._threads,
             progress=self._progress,
         )
-        tried = trials.run(self._plan, plain, work / "quantized")
+        tried = trials.run(self._plan, unquantized, work / "quantized")
         best = tried[0]
         if not best.passes:
-            raise ParityError(trials.advise(best, self._plan, request.vision_quant, plain, work / "finer"))
+            raise ParityError(trials.advise(best, self._plan, request.vision_quant, unquantized, work / "finer"))
         return best.build, {
             "loss": best.loss.pictures,
             "text": best.loss.text,
@@ -207,7 +207,7 @@ class _Export:
             format=self._request.format,
             quant=plan.quant,
             vision_quant=plan.vision_quant,
-            source=Source(checkpoint.folder.resolve().name, checkpoint.sha256),
+            source=Origin(checkpoint.folder.resolve().name, checkpoint.sha256),
             tools={"skd": switchkd.__version__, **self._exporter.tools()},
             files=files,
             image=ImageTokens(checkpoint.image_tokens, prompt.image_token, prompt.image_token_id),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 
 from switchkd.errors import CheckpointError
+from switchkd.files import read_json
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:
@@ -79,11 +79,9 @@ def read_image_token_id(folder: Path, tokenizer: Tokenizer) -> int:
 def _read_json(path: Path) -> dict[str, Any]:
     """A JSON object; empty where there is no such file."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = read_json(path, CheckpointError)
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} can't be read: {error}.") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} isn't a JSON object.")
     return value

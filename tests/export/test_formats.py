@@ -38,18 +38,18 @@ class ZipWriter:
     def plan(self, checkpoint, quant):
         return quant
 
-    def plain(self, quant):
+    def unquantized(self, quant):
         return quant
 
     def files(self, quant):
         return {self._role: f"{self._role}.zip"}
 
-    def write(self, checkpoint, folder, plain):
+    def write(self, checkpoint, folder, unquantized):
         path = Path(shutil.make_archive(str(folder / self._role), "zip", checkpoint.folder))
-        return Build({self._role: path}, {self._role: plain})
+        return Build({self._role: path}, {self._role: unquantized})
 
     def candidates(self, job):
-        yield Build({self._role: job.plain.files[self._role]}, {self._role: "whole"})
+        yield Build({self._role: job.unquantized.files[self._role]}, {self._role: "whole"})
 
     def traced(self, file):
         return file

@@ -113,8 +113,8 @@ def test_the_order_is_random_by_seed_and_turns_are_shuffled(models, questions, m
     assert order == [request.question for request in whole.measurements["onnx-fp32"].requests]
     assert sorted(order[:12]) == list(range(12)) != order[:12]
     turns = [name for operation, name in asked if operation == "ask"][4:]
-    rests = [name for operation, name in asked if operation == "rest"]
-    assert rests == turns  # after each request that counts, before the next engine's
+    waits = [name for operation, name in asked if operation == "wait_until_idle"]
+    assert waits == turns  # after each request that counts, before the next engine's
     pairs = {tuple(turns[index : index + 2]) for index in range(0, len(turns), 2)}
     assert pairs == {("onnx-fp32", "onnx-q8"), ("onnx-q8", "onnx-fp32")}
     assert whole.measurements["onnx-q8"].answers().keys() == set(range(12))
