@@ -127,10 +127,8 @@ def run_ablation(run: Run, names: tuple[str, ...], seeds: tuple[int, ...], *, sp
         What reports/ablation-SPLIT.json holds: {row: {"accuracy": [per seed], "gap_closed": mean, ...}, "teacher", "blind"}.
     """
     rows = [find_row(name, run.recipe) for name in names]
-    for row in rows:
-        Objective(
-            row.distillation, run.recipe.stages[row.stages[-1]]
-        )  # what a row's loss can't use is told now, not hours later
+    for row in rows:  # what a row's loss can't use is told now, not hours later
+        Objective(row.distillation, run.recipe.stages[row.stages[-1]])
     teacher = kept_answers(run, run.teacher(), split, "teacher")
     run.data_set(run.recipe.stages[rows[0].stages[-1]].data)
     tasks = [(row, seed) for seed in seeds for row in rows]
