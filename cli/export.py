@@ -103,7 +103,7 @@ def export_command(
 
     from switchkd.architecture.references import model_name, resolve_checkpoint
     from switchkd.export.folder import ExportRequest, run_export
-    from switchkd.export.samples import calibration_samples, held_out_samples
+    from switchkd.export.samples import SampleFile
 
     console = Console()
     run = _run_of(checkpoint, run_name)
@@ -118,10 +118,10 @@ def export_command(
         format=format,
         quant=quant,
         vision_quant=vision_quant,
-        calibration=calibration_samples(calibrate, images or calibrate.parent / "images", samples, **reading)
+        calibration=SampleFile(calibrate, images or calibrate.parent / "images", **reading).conversations(samples)
         if calibrate
         else (),
-        held_out=held_out_samples(data, data_images or data.parent / "images", samples, **reading) if data else (),
+        held_out=SampleFile(data, data_images or data.parent / "images", **reading).questions(samples) if data else (),
         force=force,
         threads=threads,
     )

@@ -5,13 +5,13 @@ import json
 import pytest
 
 from switchkd.errors import DataError
-from switchkd.export.samples import calibration_samples, held_out_samples, synthetic_samples
+from switchkd.export.samples import SampleFile, synthetic_samples
 
 
 def test_questions_are_spread_over_the_file(road_scenes):
     file = next(path for path in sorted(road_scenes.glob("test*.json")))
-    everything = held_out_samples(file, road_scenes / "images", 10**6)
-    some = held_out_samples(file, road_scenes / "images", 5)
+    everything = SampleFile(file, road_scenes / "images").questions(10**6)
+    some = SampleFile(file, road_scenes / "images").questions(5)
     assert len(some) == 5 and some[0] == everything[0]
     assert [everything.index(sample) for sample in some] == [index * len(everything) // 5 for index in range(5)]
     assert all(sample.answer and sample.image().mode == "RGB" for sample in some)
@@ -20,23 +20,23 @@ def test_questions_are_spread_over_the_file(road_scenes):
 def test_calibration_passes_over_what_is_unusable(mixed_data, tmp_path):
     file, images = mixed_data
     records = json.loads(file.read_text())
-    good = calibration_samples(file, images, 100)
+    good = SampleFile(file, images).conversations(100)
     assert len(good) == len(records) and any(sample.picture is None for sample in good)
     assert good[0].messages[-1]["role"] == "assistant"
     broken = tmp_path / "broken.json"
     broken.write_text(json.dumps([{"conversations": []}, *records[:2], {**records[0], "image": "../x.png"}]))
     told: list[str] = []
-    assert len(calibration_samples(broken, images, 100, leave_out=told.append)) == 2
+    assert len(SampleFile(broken, images, leave_out=told.append).conversations(100)) == 2
     assert [why.partition(":")[0] for why in told] == ["no_conversation", "outside_folder"]
     broken.write_text(json.dumps([{"conversations": []}]))
     with pytest.raises(DataError, match="no usable record"):
-        calibration_samples(broken, images, 100)
+        SampleFile(broken, images).conversations(100)
 
 
 @pytest.mark.parametrize("keep", [0, 40, 0.5, 0.9])
 def test_torn_pictures_are_left_out_and_told(road_scenes, tmp_path, keep):
     """Of conversations to quantize by, and of questions to measure on."""
-    for name, read in (("instruct.json", calibration_samples), ("test.json", held_out_samples)):
+    for name, read in (("instruct.json", SampleFile.conversations), ("test.json", SampleFile.questions)):
         every = [record for record in json.loads((road_scenes / name).read_text()) if "image" in record]
         records = list({record["image"]: record for record in every}.values())[:4]  # a picture each
         torn = records[2]["image"]
@@ -48,13 +48,13 @@ def test_torn_pictures_are_left_out_and_told(road_scenes, tmp_path, keep):
             target.write_bytes(content[:cut] if record["image"] == torn else content)
         (tmp_path / f"{name}.data").write_text(json.dumps(records))
         told: list[str] = []
-        samples = read(tmp_path / f"{name}.data", tmp_path / name, 100, leave_out=told.append)
+        samples = read(SampleFile(tmp_path / f"{name}.data", tmp_path / name, leave_out=told.append), 100)
         whole = [record for record in records if record["image"] != torn]
         assert [sample.picture for sample in samples] == [tmp_path / name / record["image"] for record in whole]
         assert len(told) == 1 and torn in told[0]
         (tmp_path / f"{name}.data").write_text(json.dumps([records[2]]))
         with pytest.raises(DataError):
-            read(tmp_path / f"{name}.data", tmp_path / name, 100)
+            read(SampleFile(tmp_path / f"{name}.data", tmp_path / name), 100)
 
 
 def test_made_up_pictures_are_the_same_every_time():
