@@ -21,8 +21,8 @@ from torch.utils.data import DataLoader
 from switchkd.chat_template import chatml_template
 from switchkd.data.index import Source, build_index
 from switchkd.data.llava import Collator, LlavaDataset
-from switchkd.data.report import make_report
 from switchkd.data.sampler import LengthGroupedSampler
+from switchkd.data.usability import count_usable
 from switchkd.models.tokenizer import IMAGE_PAD, train_tokenizer
 from switchkd.preprocess import Preprocess
 from switchkd.prompt import ChatPrompt
@@ -79,7 +79,7 @@ def main() -> None:
             start = time.perf_counter()
             index = build_index(source, workers=options.workers, cache=folder / "cache")
             print(f"{attempt}: {time.perf_counter() - start:.1f} s; {memory()}")
-        print(make_report(source, index))
+        print(count_usable(source, index))
         dataset = LlavaDataset(source, index, SIGLIP)
         order = LengthGroupedSampler(dataset.lengths, 64, seed=0)
         start, steps = time.perf_counter(), 20

@@ -36,7 +36,7 @@ from switchkd.hardware.fit import Fit, fit, seconds
 from switchkd.hardware.profile import Figure, Profile, load_profile
 from switchkd.hardware.rates import ACCELERATOR, CPU, rates_of
 from switchkd.hardware.runtimes import GGUF
-from switchkd.hardware.workload import Language, Part, Workload
+from switchkd.hardware.workload import Language, StoredModel, Workload
 from switchkd.runtime.computer.local import processor_name
 from switchkd.runtime.computer.measure import measure
 from switchkd.runtime.computer.profile import describe, probe_local
@@ -71,7 +71,7 @@ class Published:
         """The model as a plain decoder."""
         blocks = self.language.layers * self.language.block_weights * self.bits[0]
         size = round((blocks + self.language.head_weights * self.bits[1]) / 8)
-        return Workload(self.model, self.language, Part(GGUF, self.quant, size, size))
+        return Workload(self.model, self.language, StoredModel(GGUF, self.quant, size, size))
 
 
 EDGE = "TensorRT-Edge-LLM 0.8, int4"

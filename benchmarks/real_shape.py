@@ -39,14 +39,14 @@ import json, sys, time
 from pathlib import Path
 
 from switchkd.export.folder import ExportRequest, run_export
-from switchkd.export.samples import synthetic_probes
+from switchkd.export.samples import synthetic_samples
 
 student, out, format, quant, threads = sys.argv[1:]
 start, marks = time.time(), {}
 def progress(text):
     marks[text] = round(time.time() - start)
 run_export(
-    ExportRequest(Path(student), Path(out), format, quant, held_out=synthetic_probes(1), threads=int(threads)), progress
+    ExportRequest(Path(student), Path(out), format, quant, held_out=synthetic_samples(1), threads=int(threads)), progress
 )
 print(json.dumps({"seconds": round(time.time() - start), "began": marks}))
 """

@@ -17,7 +17,7 @@ from pathlib import Path
 from switchkd.export.shipping.signing import load_signer, make_key
 from switchkd.export.shipping.writer import Content, write_package
 from switchkd.files import file_sha256
-from switchkd.runtime.packages.format import Target, Targets
+from switchkd.runtime.packages.format import Entry, Targets
 
 _FILES = 4
 
@@ -41,8 +41,8 @@ def _measure(folder: Path, megabytes: int) -> None:
         with path.open("wb") as stream:
             for _ in range(megabytes // _FILES):
                 stream.write(rng.randbytes(1_000_000))
-        contents[f"variant/{path.name}"] = Content(path, Target(path.stat().st_size, file_sha256(path)))
-    targets = Targets("bench", "board", 1, {name: each.target for name, each in contents.items()})
+        contents[f"variant/{path.name}"] = Content(path, Entry(path.stat().st_size, file_sha256(path)))
+    targets = Targets("bench", "board", 1, {name: each.entry for name, each in contents.items()})
     start = time.perf_counter()
     write_package(folder / "package.tar", targets, contents, signer)
     print(f"write and check     {time.perf_counter() - start:6.2f} s")

@@ -17,7 +17,7 @@ from PIL import Image
 
 from switchkd.errors import DataError
 from switchkd.runtime.engines.engine import Engine
-from switchkd.runtime.engines.idling import rest
+from switchkd.runtime.engines.idling import wait_until_idle
 
 TEXT_TOKENS = 32  # of the prompt, beside the picture
 PHASES = ("encode", "prefill", "first_token", "decode")
@@ -42,7 +42,7 @@ def take_turns(engines: Mapping[str, Engine], *, tokens: int) -> Iterator[dict[s
         picture = Image.fromarray(pixels.integers(0, 256, (300, 400, 3), dtype=np.uint8))
         for name in order.sample(list(engines), len(engines)):
             figures = time_request(engines[name], picture, tokens)
-            rest()
+            wait_until_idle()
             for phase in PHASES if warm else ():
                 times[name][phase].append(figures[phase])
         if warm:

@@ -20,16 +20,16 @@ def attention_command(models: tuple[str, ...], image: Path, prompt: str, layer: 
     """
     from rich.console import Console
 
-    from switchkd.analysis.attention import draw_looks, look
+    from switchkd.analysis.attention import attend, draw_attention
     from switchkd.analysis.report import named_models
     from switchkd.runs import RUNS, latest_run
 
     folders = named_models(models)
-    looks = {name: look(folder, image, prompt, layer) for name, folder in folders.items()}
+    attended = {name: attend(folder, image, prompt, layer) for name, folder in folders.items()}
     if out is None:
         out = latest_run() / "reports" / "attention.png" if (RUNS / "latest").exists() else Path("attention.png")
-    draw_looks(looks, prompt, out)
+    draw_attention(attended, prompt, out)
     console = Console(soft_wrap=True, highlight=False)
-    for name, each in looks.items():
+    for name, each in attended.items():
         console.print(f"{name}: {each.answer}", markup=False)
     console.print(f"written to {out}", markup=False)

@@ -93,7 +93,7 @@ def check_command(
     from switchkd.cli.tables import data_table
     from switchkd.data.checking import check_data
     from switchkd.data.index import Source
-    from switchkd.data.report import make_report
+    from switchkd.data.usability import count_usable
     from switchkd.prompt import ChatPrompt
     from switchkd.runs import latest_run
 
@@ -112,6 +112,6 @@ def check_command(
         follow_links=follow_links,
     )
     index = check_data(source, console, workers=workers)
-    report = make_report(source, index)
-    console.print(data_table(str(file), report))
-    report.check(max_bad)
+    usability = count_usable(source, index)
+    console.print(data_table(str(file), usability))
+    usability.check(max_bad)

@@ -108,7 +108,7 @@ def export_command(
 
     from switchkd.architecture.references import model_name, resolve_checkpoint
     from switchkd.export.folder import ExportRequest, run_export
-    from switchkd.export.samples import calibration_probes, held_out_probes
+    from switchkd.export.samples import SampleFile
 
     console = Console()
     run = _run_of(checkpoint, run_name)
@@ -123,10 +123,10 @@ def export_command(
         format=format,
         quant=quant,
         vision_quant=vision_quant,
-        calibration=calibration_probes(calibrate, images or calibrate.parent / "images", samples, **reading)
+        calibration=SampleFile(calibrate, images or calibrate.parent / "images", **reading).conversations(samples)
         if calibrate
         else (),
-        held_out=held_out_probes(data, data_images or data.parent / "images", samples, **reading) if data else (),
+        held_out=SampleFile(data, data_images or data.parent / "images", **reading).questions(samples) if data else (),
         force=force,
         threads=threads,
     )

@@ -77,13 +77,13 @@ class Exporter:
         known = _known(vision_quant or usual, seeing, seeing.vision_quants, " for the vision file")
         vision_quant = self._vision.plan(checkpoint, known)
         checkpoint.check_complete()
-        plain = {"language": self._language.plain(quant), "vision": self._vision.plain(vision_quant)}
-        tolerance = dict(self._vision.tolerance[plain["vision"]])
-        tolerance["logits"] = max(tolerance["logits"], self._language.tolerance[plain["language"]]["logits"])
+        unquantized = {"language": self._language.unquantized(quant), "vision": self._vision.unquantized(vision_quant)}
+        tolerance = dict(self._vision.tolerance[unquantized["vision"]])
+        tolerance["logits"] = max(tolerance["logits"], self._language.tolerance[unquantized["language"]]["logits"])
         return Plan(
             quant,
             vision_quant,
-            plain,
+            unquantized,
             {**self._language.files(quant), **self._vision.files(vision_quant)},
             tolerance,
             max(self._language.max_divergence[quant], self._vision.max_divergence[vision_quant]),
@@ -91,8 +91,8 @@ class Exporter:
 
     def write(self, checkpoint: Checkpoint, plan: Plan, folder: Path) -> Build:
         """Writes the unquantized build into `folder`. Raises as `PartWriter.write`."""
-        language = self._language.write(checkpoint, folder, plan.plain["language"])
-        return language | self._vision.write(checkpoint, folder, plan.plain["vision"])
+        language = self._language.write(checkpoint, folder, plan.unquantized["language"])
+        return language | self._vision.write(checkpoint, folder, plan.unquantized["vision"])
 
     def candidates(self, job: Quantization) -> Iterator[Build]:
         """Quantized builds: every one of the language model beside every one of the vision part."""

@@ -22,10 +22,10 @@ from switchkd.export.exporter import exporter_for
 from switchkd.export.parity import ANSWER_TOKENS, ParityError, Reference, check_stages
 from switchkd.export.parts import Build
 from switchkd.export.proof import Proof
-from switchkd.export.samples import Probe
+from switchkd.export.samples import Sample
 from switchkd.export.trials import Trials
 from switchkd.files import file_sha256, replacing_folder
-from switchkd.manifest import FILE_NAME, FileEntry, ImageTokens, Manifest, Source
+from switchkd.manifest import FILE_NAME, FileEntry, ImageTokens, Manifest, Origin
 from switchkd.passages import CALIBRATION, passages
 from switchkd.runtime.engines.engine import DEFAULT_CONTEXT
 from switchkd.runtime.engines.opening import usable_processors
@@ -40,8 +40,8 @@ class ExportRequest:
     format: str = "gguf"
     quant: str = "q4"
     vision_quant: str | None = None  # None: the format's default
-    calibration: Sequence[Probe] = field(default_factory=tuple)  # conversations to quantize by
-    held_out: Sequence[Probe] = field(default_factory=tuple)  # questions to measure on; empty: made-up pictures
+    calibration: Sequence[Sample] = field(default_factory=tuple)  # conversations to quantize by
+    held_out: Sequence[Sample] = field(default_factory=tuple)  # questions to measure on; empty: made-up pictures
     force: bool = False  # replace an existing folder
     threads: int | None = None  # None: all processors
 
@@ -115,12 +115,12 @@ class _Export:
     def fill(self, folder: Path) -> Manifest:
         """Makes everything in an empty folder."""
         self._progress("running the checkpoint in PyTorch")
-        probes = self._fitting(self._request.held_out, ANSWER_TOKENS)
+        samples = self._fitting(self._request.held_out, ANSWER_TOKENS)
         work = folder / "work"
         (work / "text").mkdir(parents=True)
-        proof = Proof(self._checkpoint, probes, work / "text", threads=self._threads)
-        plain, stages = self._write_plain(work / "plain", proof.references)
-        build, losses = self._quantize(plain, work, proof)
+        proof = Proof(self._checkpoint, samples, work / "text", threads=self._threads)
+        unquantized, stages = self._write_unquantized(work / "unquantized", proof.references)
+        build, losses = self._quantize(unquantized, work, proof)
         self._progress("hashing")
         for role, name in self._plan.files.items():
             (folder / name).parent.mkdir(exist_ok=True)
@@ -130,7 +130,7 @@ class _Export:
         shutil.rmtree(work)
         copy_companions(self._checkpoint.folder, folder)
         left_out = {
-            "too_long": len(self._request.held_out) - len(probes),
+            "too_long": len(self._request.held_out) - len(samples),
             "calibration_too_long": len(self._request.calibration) - len(self._calibration),
         }
         parity = {"probes": len(proof.references), **left_out, "stages": stages, **losses}
@@ -138,28 +138,28 @@ class _Export:
         manifest.save(folder)
         return manifest
 
-    def _fitting(self, probes: Sequence[Probe], room: int = 0) -> list[Probe]:
+    def _fitting(self, samples: Sequence[Sample], room: int = 0) -> list[Sample]:
         """Those that fit the context with `room` more tokens; asked for an answer where there is room for one."""
         checkpoint = self._checkpoint
         longest = min(DEFAULT_CONTEXT, checkpoint.text["max_position_embeddings"]) - room
 
-        def length(probe: Probe) -> int:
+        def length(sample: Sample) -> int:
             asks, tokens = bool(room), checkpoint.image_tokens
-            return len(checkpoint.prompt.encode(probe.messages, image_tokens=tokens, add_generation_prompt=asks).ids)
+            return len(checkpoint.prompt.encode(sample.messages, image_tokens=tokens, add_generation_prompt=asks).ids)
 
-        return [probe for probe in probes if length(probe) <= longest]
+        return [sample for sample in samples if length(sample) <= longest]
 
-    def _write_plain(self, folder: Path, references: Sequence[Reference]) -> tuple[Build, dict[str, Any]]:
+    def _write_unquantized(self, folder: Path, references: Sequence[Reference]) -> tuple[Build, dict[str, Any]]:
         """The unquantized build, and its errors stage by stage."""
         folder.mkdir(parents=True)
-        self._progress("writing " + " and ".join(sorted(set(self._plan.plain.values()))))
+        self._progress("writing " + " and ".join(sorted(set(self._plan.unquantized.values()))))
         build = self._exporter.write(self._checkpoint, self._plan, folder)
         self._progress("comparing it stage by stage")
         with self._exporter.open(self._checkpoint, build, threads=self._threads, traced=True) as engine:
             stages = check_stages(engine, references, self._plan.tolerance)
-        return build, {"precision": dict(self._plan.plain), **stages}
+        return build, {"precision": dict(self._plan.unquantized), **stages}
 
-    def _quantize(self, plain: Build, work: Path, proof: Proof) -> tuple[Build, dict[str, Any]]:
+    def _quantize(self, unquantized: Build, work: Path, proof: Proof) -> tuple[Build, dict[str, Any]]:
         """The build that is closest to the checkpoint, and the losses of all that were tried."""
         self._progress(f"quantizing to {self._plan.quant}")
         checkpoint, request = self._checkpoint, self._request
@@ -170,14 +170,14 @@ class _Export:
             proof,
             calibration=self._calibration,
             passages=passages(checkpoint.prompt, CALIBRATION, context=context),
-            keep=request.out.parent,
+            cache=request.out.parent,
             threads=self._threads,
             progress=self._progress,
         )
-        tried = trials.run(self._plan, plain, work / "quantized")
+        tried = trials.run(self._plan, unquantized, work / "quantized")
         best = tried[0]
         if not best.passes:
-            raise ParityError(trials.advise(best, self._plan, request.vision_quant, plain, work / "finer"))
+            raise ParityError(trials.advise(best, self._plan, request.vision_quant, unquantized, work / "finer"))
         return best.build, {
             "loss": best.loss.pictures,
             "text": best.loss.text,
@@ -207,7 +207,7 @@ class _Export:
             format=self._request.format,
             quant=plan.quant,
             vision_quant=plan.vision_quant,
-            source=Source(checkpoint.folder.resolve().name, checkpoint.sha256),
+            source=Origin(checkpoint.folder.resolve().name, checkpoint.sha256),
             tools={"skd": switchkd.__version__, **self._exporter.tools()},
             files=files,
             image=ImageTokens(checkpoint.image_tokens, prompt.image_token, prompt.image_token_id),

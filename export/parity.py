@@ -22,10 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from switchkd.errors import CheckpointError, SkdError
-from switchkd.export.samples import Probe
+from switchkd.export.samples import Sample
 from switchkd.runtime.bench.divergence import divergence, log_softmax, summarise_divergence
 from switchkd.runtime.engines.engine import Engine
-from switchkd.runtime.engines.opening import open_checkpoint
 from switchkd.runtime.engines.pytorch import quiet_transformers
 from switchkd.scoring import is_right
 
@@ -41,9 +40,9 @@ class ParityError(SkdError):
 
 @dataclass(frozen=True)
 class Reference:
-    """What the checkpoint does with a probe."""
+    """What the checkpoint does with a sample."""
 
-    probe: Probe
+    sample: Sample
     ids: list[int]  # the prompt [T]
     stages: dict[str, Floats]  # "pixels", "features", "projected"; empty for text alone
     logits: Floats | None  # [T, V], or None where only the answer is compared
@@ -51,39 +50,29 @@ class Reference:
     rows: Floats  # [A, V] logits from which those were chosen
 
 
-def run_reference(checkpoint: Path, probes: Sequence[Probe], *, every: int, threads: int) -> list[Reference]:
-    """Runs the checkpoint in PyTorch.
+def refer_all(engine: Engine, checkpoint: Path, samples: Sequence[Sample], *, every: int) -> list[Reference]:
+    """What a checkpoint, opened in PyTorch, does with samples.
 
     Args:
-        every: how many of the probes keep all stages and the logits of every position; the rest only the answer's.
-
-    Raises:
-        MissingDependencyError: torch or transformers isn't installed.
+        every: how many of the samples keep all stages and the logits of every position; the rest only the answer's.
     """
-    # Not `open_engine`: a folder that holds an export as well would be compared with itself.
-    with open_checkpoint(checkpoint, threads=threads) as engine:
-        return refer_all(engine, checkpoint, probes, every=every)
-
-
-def refer_all(engine: Engine, checkpoint: Path, probes: Sequence[Probe], *, every: int) -> list[Reference]:
-    """What a checkpoint, opened in PyTorch, does with probes; see `run_reference`."""
     pixels = _reference_pixels(checkpoint)
-    return [_refer(engine, probe, pixels, whole=index < every) for index, probe in enumerate(probes)]
+    return [_refer(engine, sample, pixels, whole=index < every) for index, sample in enumerate(samples)]
 
 
-def write_freely(engine: Engine, probe: Probe, tokens: int, seed: int) -> Reference:
+def write_freely(engine: Engine, sample: Sample, tokens: int, seed: int) -> Reference:
     """What a checkpoint writes by itself when it is shown a picture: drawn from its own distributions, from where the user's
     words would begin.
 
     Args:
-        probe: its picture is shown, its words aren't.
+        sample: its picture is shown, its words aren't.
         tokens: written, the end of a turn notwithstanding; fewer where the context ends.
 
     Raises:
         CheckpointError: it computes values that aren't finite.
     """
     random = np.random.default_rng(seed)
-    image = probe.image()
+    image = sample.image()
     assert image is not None
     features = engine.encode_image(image)
     ids = engine.prompt.encode_opening(image_tokens=engine.image_tokens)
@@ -99,7 +88,7 @@ def write_freely(engine: Engine, probe: Probe, tokens: int, seed: int) -> Refere
         chances[engine.prompt.image_token_id :][:1] = 0  # no picture stands behind it
         rows.append(row)
         text.append(int(random.choice(len(chances), p=chances / chances.sum())))
-    return Reference(probe, ids, {}, None, text, np.stack(rows))
+    return Reference(sample, ids, {}, None, text, np.stack(rows))
 
 
 def check_stages(engine: Engine, references: Sequence[Reference], tolerance: Mapping[str, float]) -> dict[str, Any]:
@@ -111,7 +100,7 @@ def check_stages(engine: Engine, references: Sequence[Reference], tolerance: Map
         tolerance: stage → largest error; a stage that the format doesn't show is left out.
 
     Returns:
-        Errors by stage (the worst of all probes), tokens compared and near ties that fell the other way.
+        Errors by stage (the worst of all samples), tokens compared and near ties that fell the other way.
 
     Raises:
         ParityError: with the first stage that is off.
@@ -120,7 +109,7 @@ def check_stages(engine: Engine, references: Sequence[Reference], tolerance: Map
     tokens = ties = 0
     for reference in references:
         if reference.logits is None:
-            features = _features(engine, reference.probe)
+            features = _features(engine, reference.sample)
         else:
             features = _compare_stages(engine, reference, tolerance, errors)
         rows = answer_rows(engine, reference, features)
@@ -146,12 +135,12 @@ def measure_loss(engine: Engine, references: Sequence[Reference]) -> dict[str, A
     agreed: list[bool] = []
     right: list[tuple[bool, bool]] = []  # the checkpoint's answer, the build's
     for reference in references:
-        features = _features(engine, reference.probe)
+        features = _features(engine, reference.sample)
         rows = answer_rows(engine, reference, features)
         divergences += divergence(reference.rows, rows).tolist()
         same = rows.argmax(-1) == reference.rows.argmax(-1)
         agreed += same.tolist()
-        if reference.probe.answer is not None:
+        if reference.sample.answer is not None:
             own = reference.answer
             if not same.all():
                 own = list(engine.tokens(reference.ids, features, max_new_tokens=ANSWER_TOKENS))
@@ -180,13 +169,13 @@ def relative_error(value: Floats, reference: Floats) -> float:
     return float(np.linalg.norm((value - reference).ravel())) / norm
 
 
-def _refer(engine: Engine, probe: Probe, pixels: Any, *, whole: bool) -> Reference:
-    image, stages, features = probe.image(), {}, None
+def _refer(engine: Engine, sample: Sample, pixels: Any, *, whole: bool) -> Reference:
+    image, stages, features = sample.image(), {}, None
     if image is not None:
         stages = engine.vision.trace(engine.preprocess.resize(image))
         features = stages["projected"]
         stages["pixels"] = pixels(image)
-    ids = engine.encode_prompt(probe.messages)
+    ids = engine.encode_prompt(sample.messages)
     logits = engine.language.prefill(ids, features, every=True) if whole else None
     row = engine.prefill(ids, features) if logits is None else logits[-1]
     answer: list[int] = []
@@ -197,7 +186,7 @@ def _refer(engine: Engine, probe: Probe, pixels: Any, *, whole: bool) -> Referen
         if answer[-1] in engine.end_tokens or len(answer) == ANSWER_TOKENS:
             break
         row = engine.next_token(answer[-1])
-    return Reference(probe, ids, stages if whole else {}, logits, answer, np.stack(rows))
+    return Reference(sample, ids, stages if whole else {}, logits, answer, np.stack(rows))
 
 
 def _reference_pixels(checkpoint: Path) -> Any:
@@ -214,7 +203,7 @@ def _compare_stages(
 ) -> Floats | None:
     """Records the errors of all stages; the engine's own features of the picture [P, W]."""
     own: dict[str, Floats] = {}
-    image = reference.probe.image()
+    image = reference.sample.image()
     if image is not None:
         own = engine.vision.trace(engine.preprocess.resize(image))
     for stage, expected in reference.stages.items():
@@ -247,10 +236,10 @@ def _require_tie(reference: Reference, rows: Floats, position: int, tolerance: f
         )
 
 
-def _features(engine: Engine, probe: Probe) -> Floats | None:
-    image = probe.image()
+def _features(engine: Engine, sample: Sample) -> Floats | None:
+    image = sample.image()
     return None if image is None else engine.encode_image(image)
 
 
 def _is_right(engine: Engine, reference: Reference, ids: Sequence[int]) -> bool:
-    return is_right(engine.prompt.decode(ids), reference.probe.answer or "")
+    return is_right(engine.prompt.decode(ids), reference.sample.answer or "")

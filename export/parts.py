@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from switchkd.export.checkpoint import Checkpoint
-from switchkd.export.samples import Probe
+from switchkd.export.samples import Sample
 from switchkd.manifest import TensorCount
 from switchkd.runtime.engines.parts import ExportParts
 
@@ -19,15 +19,15 @@ class Plan:
 
     quant: str  # of the language model, resolved
     vision_quant: str  # of tower and projector, resolved
-    plain: Mapping[str, str]  # part → precision of the unquantized build
+    unquantized: Mapping[str, str]  # part → precision of the unquantized build
     files: Mapping[str, str]  # role → path in the export folder
     tolerance: Mapping[str, float]  # stage that the format shows → largest relative error of the unquantized build
     max_divergence: float  # largest mean KL divergence (nats) of the quantized build from the checkpoint
 
     @property
-    def is_plain(self) -> bool:
+    def is_unquantized(self) -> bool:
         """True where the unquantized build is already what was asked for."""
-        return self.plain == {"language": self.quant, "vision": self.vision_quant}
+        return self.unquantized == {"language": self.quant, "vision": self.vision_quant}
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,12 @@ class Quantization:
 
     checkpoint: Checkpoint
     plan: Plan
-    plain: Build  # the unquantized build
+    unquantized: Build
     parts: ExportParts  # the same, to be opened
     folder: Path  # takes the quantized files
-    calibration: Sequence[Probe]  # pictures and texts of the user's to quantize by; empty for none
+    calibration: Sequence[Sample]  # pictures and texts of the user's to quantize by; empty for none
     passages: Sequence[Sequence[int]]  # token ids of the package's own text to quantize by, see switchkd.passages
-    keep: Path  # a folder for what a later export can use again
+    cache: Path  # a folder for what a later export can use again
     threads: int
 
 
@@ -78,7 +78,7 @@ class PartWriter(Protocol):
         """
         ...
 
-    def plain(self, quant: str) -> str:
+    def unquantized(self, quant: str) -> str:
         """The precision of the unquantized file that a resolved one is made from."""
         ...
 
@@ -86,7 +86,7 @@ class PartWriter(Protocol):
         """Role → path in the export folder, at a resolved precision."""
         ...
 
-    def write(self, checkpoint: Checkpoint, folder: Path, plain: str) -> Build:
+    def write(self, checkpoint: Checkpoint, folder: Path, unquantized: str) -> Build:
         """Writes the unquantized part into `folder`. Raises CheckpointError where what was written isn't the checkpoint."""
         ...
 

@@ -21,15 +21,15 @@ import numpy as np
 
 from switchkd.export.checkpoint import Checkpoint
 from switchkd.export.parity import Reference, measure_loss, refer_all, write_freely
-from switchkd.export.samples import Probe, synthetic_probes
+from switchkd.export.samples import Sample, synthetic_samples
 from switchkd.runtime.bench.divergence import entropy
 from switchkd.runtime.bench.reading import Page, Readings, TextReference, compare_reading, keep_reading
 from switchkd.runtime.engines.engine import DEFAULT_CONTEXT, Engine
 from switchkd.runtime.engines.opening import open_checkpoint
 
-# Probes whose logits are compared at every position, which at a vocabulary of 152,000 takes half a gigabyte each.
-WHOLE_PROBES = 2
-_SYNTHETIC_PROBES = 4
+# Samples whose logits are compared at every position, which at a vocabulary of 152,000 takes half a gigabyte each.
+WHOLE_SAMPLES = 2
+_SYNTHETIC_SAMPLES = 4
 _OWN_WORDS = 64  # tokens that the checkpoint writes about each made-up picture
 # Nats of a real model's own uncertainty about the next token, with which the limits were set. A model that hardly knows what to say
 # (random weights: 6) has distributions so flat that the same relative errors of its logits move them further.
@@ -76,7 +76,7 @@ class Proof:
     """A checkpoint's own doing with pictures and text, kept to measure builds against.
 
     Args:
-        probes: questions that were given, those with pictures first; each fits the context.
+        samples: questions that were given, those with pictures first; each fits the context.
         folder: takes the distributions on the text, until it is removed.
         threads: processor threads.
 
@@ -84,20 +84,20 @@ class Proof:
         MissingDependencyError: torch or transformers isn't installed.
     """
 
-    def __init__(self, checkpoint: Checkpoint, probes: Sequence[Probe], folder: Path, *, threads: int) -> None:
+    def __init__(self, checkpoint: Checkpoint, samples: Sequence[Sample], folder: Path, *, threads: int) -> None:
         self._folder = folder
         context = min(DEFAULT_CONTEXT, checkpoint.text["max_position_embeddings"])
         self._page = Page.load(checkpoint.prompt, context=context)
-        seeing = [probe for probe in probes if probe.picture is not None]
-        made_up = synthetic_probes(_SYNTHETIC_PROBES if not probes else max(0, WHOLE_PROBES - len(seeing)))
-        asked = [*seeing, *made_up, *(probe for probe in probes if probe.picture is None)]
+        seeing = [sample for sample in samples if sample.picture is not None]
+        made_up = synthetic_samples(_SYNTHETIC_SAMPLES if not samples else max(0, WHOLE_SAMPLES - len(seeing)))
+        asked = [*seeing, *made_up, *(sample for sample in samples if sample.picture is None)]
         # Not `open_engine`: a folder that holds an export as well would be compared with itself.
         with open_checkpoint(checkpoint.folder, threads=threads) as engine:
-            self.references = refer_all(engine, checkpoint.folder, asked, every=WHOLE_PROBES)
+            self.references = refer_all(engine, checkpoint.folder, asked, every=WHOLE_SAMPLES)
             after = len(seeing) + len(made_up)
             given = [*self.references[: len(seeing)], *self.references[after:]]
             self.pictures: list[Reference] = given or [
-                write_freely(engine, probe, _OWN_WORDS, seed) for seed, probe in enumerate(made_up)
+                write_freely(engine, sample, _OWN_WORDS, seed) for seed, sample in enumerate(made_up)
             ]
             surprises = [keep_reading(engine, ids, self._file(place)) for place, ids in enumerate(self._page.passages)]
         self._kind = QUESTIONS if given else OWN_WORDS

@@ -23,7 +23,7 @@ _Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True)
-class Probe:
+class Sample:
     """One conversation, with or without a picture."""
 
     messages: Sequence[Message]
@@ -35,88 +35,65 @@ class Probe:
         return open_image(self.picture) if isinstance(self.picture, Path) else self.picture
 
 
-def _forget(_: str) -> None:
-    pass
-
-
-def _can_be_seen(probe: Probe, leave_out: Callable[[str], None]) -> bool:
-    try:
-        probe.image()
-    except DataError as error:
-        leave_out(str(error))
-        return False
-    return True
-
-
-def synthetic_probes(count: int, seed: int = 0) -> list[Probe]:
+def synthetic_samples(count: int, seed: int = 0) -> list[Sample]:
     """Made-up pictures of several shapes, from soft to noisy, with questions of several lengths."""
     random = np.random.default_rng(seed)
     questions = ("What is this?", "Describe the picture in one sentence.", "How many cars are there, and where?")
     return [
-        Probe(_question(questions[index % len(questions)]), _synthetic_picture(random, cells=2 ** (1 + index % 5)))
+        Sample(_question(questions[index % len(questions)]), _synthetic_picture(random, cells=2 ** (1 + index % 5)))
         for index in range(count)
     ]
 
 
-def held_out_probes(
-    file: Path,
-    images: Path | None,
-    count: int,
-    *,
-    follow_links: bool = False,
-    leave_out: Callable[[str], None] = _forget,
-) -> list[Probe]:
-    """`count` questions spread evenly over a test file, see `read_questions`; those whose picture is torn are left out.
+@dataclass(frozen=True)
+class SampleFile:
+    """A file in the LLaVA form, of which samples are taken that spread evenly over it."""
 
-    Args:
-        follow_links: links in the picture folder may lead out of it.
-        leave_out: told why, for each that is left out.
+    file: Path
+    images: Path  # its picture folder
+    follow_links: bool = False  # links in the picture folder may lead out of it
+    leave_out: Callable[[str], None] = lambda _: None  # told why, for each that is left out
 
-    Raises:
-        DataError: the file can't be used, or none of its pictures.
-    """
-    questions = _spread(read_questions(file, images or file.parent, follow_links=follow_links), count)
-    probes = [Probe(question.messages, question.image, question.answer) for question in questions]
-    seen = [probe for probe in probes if _can_be_seen(probe, leave_out)]
-    if not seen:
-        raise DataError(f"No picture of the questions in {file} can be used.")
-    return seen
+    def questions(self, count: int) -> list[Sample]:
+        """Of a test file, see `read_questions`; those whose picture is torn are left out.
 
+        Raises:
+            DataError: the file can't be used, or none of its pictures.
+        """
+        asked = _spread(read_questions(self.file, self.images, follow_links=self.follow_links), count)
+        samples = [Sample(question.messages, question.image, question.answer) for question in asked]
+        seen = [sample for sample in samples if self._can_be_seen(sample)]
+        if not seen:
+            raise DataError(f"No picture of the questions in {self.file} can be used.")
+        return seen
 
-def calibration_probes(
-    file: Path,
-    images: Path | None,
-    count: int,
-    *,
-    follow_links: bool = False,
-    leave_out: Callable[[str], None] = _forget,
-) -> list[Probe]:
-    """`count` whole conversations spread evenly over a LLaVA training file; what can't be used is left out.
+    def conversations(self, count: int) -> list[Sample]:
+        """Whole ones of a training file; what can't be used is left out. Raises DataError where nothing can be."""
+        records, samples = RecordFile(self.file), []
+        for place in _spread(list(scan_records(self.file)), count):
+            try:
+                record = read_record(records.read(*place))
+                name = record.image
+                picture = None if name is None else picture_path(self.images, name, follow_links=self.follow_links)
+            except BadRecordError as error:
+                self.leave_out(f"{error.reason.name.lower()}: {error}")
+                continue
+            sample = Sample(record.messages, picture)
+            if self._can_be_seen(sample):
+                samples.append(sample)
+        if not samples:
+            raise DataError(
+                f"{self.file} has no usable record to calibrate on; its pictures are sought in {self.images}."
+            )
+        return samples
 
-    Args:
-        follow_links: links in the picture folder may lead out of it.
-        leave_out: told why, for each record that is left out.
-
-    Raises:
-        DataError: none can be used.
-    """
-    records, folder = RecordFile(file), images or file.parent
-    probes = []
-    for place in _spread(list(scan_records(file)), count):
+    def _can_be_seen(self, sample: Sample) -> bool:
         try:
-            record = read_record(records.read(*place))
-            picture = None if record.image is None else picture_path(folder, record.image, follow_links=follow_links)
-        except BadRecordError as error:
-            leave_out(f"{error.reason.name.lower()}: {error}")
-            continue
-        probe = Probe(record.messages, picture)
-        if _can_be_seen(probe, leave_out):
-            probes.append(probe)
-    if not probes:
-        raise DataError(
-            f"{file} has no usable record to calibrate on; its pictures are sought in {images or file.parent}."
-        )
-    return probes
+            sample.image()
+        except DataError as error:
+            self.leave_out(str(error))
+            return False
+        return True
 
 
 def _question(text: str) -> list[dict[str, Any]]:

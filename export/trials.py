@@ -12,7 +12,7 @@ from switchkd.export.checkpoint import Checkpoint
 from switchkd.export.exporter import Exporter
 from switchkd.export.parts import Build, Plan, Quantization
 from switchkd.export.proof import Loss, Proof
-from switchkd.export.samples import Probe
+from switchkd.export.samples import Sample
 
 
 @dataclass(frozen=True)
@@ -40,33 +40,33 @@ class Trials:
     exporter: Exporter
     checkpoint: Checkpoint
     proof: Proof
-    calibration: Sequence[Probe]
+    calibration: Sequence[Sample]
     passages: Sequence[Sequence[int]]
-    keep: Path  # a folder for what a later export can use again
+    cache: Path  # a folder for what a later export can use again
     threads: int
     progress: Callable[[str], None]
 
-    def run(self, plan: Plan, plain: Build, folder: Path) -> list[Trial]:
+    def run(self, plan: Plan, unquantized: Build, folder: Path) -> list[Trial]:
         """Every candidate of a plan, measured; the closest one first.
 
         Args:
-            plain: the unquantized build.
+            unquantized: the build that quantized ones are made from.
             folder: a new one, for the quantized files.
         """
         folder.mkdir()
         trials = []
-        for build in iter([plain]) if plan.is_plain else self._candidates(plan, plain, folder):
+        for build in iter([unquantized]) if plan.is_unquantized else self._candidates(plan, unquantized, folder):
             self.progress(" ".join(["measuring", plan.quant, build.note]).strip())
             with self.exporter.open(self.checkpoint, build, threads=self.threads) as engine:
                 trials.append(Trial(build, self.proof.measure(engine, plan.max_divergence)))
         return sorted(trials, key=lambda trial: trial.loss.share)
 
-    def advise(self, failed: Trial, plan: Plan, vision_quant: str | None, plain: Build, folder: Path) -> str:
+    def advise(self, failed: Trial, plan: Plan, vision_quant: str | None, unquantized: Build, folder: Path) -> str:
         """What a person can do about a build that drifts too far: the next finer precisions are tried until one passes.
 
         Args:
             vision_quant: as it was asked for.
-            plain: the unquantized build that the failed one was made from.
+            unquantized: the build that the failed one was made from.
             folder: takes what is made meanwhile.
         """
         where = failed.loss.worst
@@ -79,7 +79,8 @@ class Trials:
             self.progress(f"{plan.quant} drifts too far; trying {quant}")
             work = folder / quant
             work.mkdir(parents=True)
-            source = plain if finer.plain == plan.plain else self.exporter.write(self.checkpoint, finer, work)
+            same = finer.unquantized == plan.unquantized
+            source = unquantized if same else self.exporter.write(self.checkpoint, finer, work)
             best = self.run(finer, source, work / "quantized")[0]
             if best.passes:
                 now = best.loss.judged[where].kl_mean
@@ -102,17 +103,17 @@ class Trials:
                 yield quant, finer
             seen.append(finer.quant)
 
-    def _candidates(self, plan: Plan, plain: Build, folder: Path) -> Iterator[Build]:
+    def _candidates(self, plan: Plan, unquantized: Build, folder: Path) -> Iterator[Build]:
         return self.exporter.candidates(
             Quantization(
                 self.checkpoint,
                 plan,
-                plain,
-                self.exporter.parts(self.checkpoint, plain),
+                unquantized,
+                self.exporter.parts(self.checkpoint, unquantized),
                 folder,
                 calibration=self.calibration,
                 passages=self.passages,
-                keep=self.keep,
+                cache=self.cache,
                 threads=self.threads,
             )
         )

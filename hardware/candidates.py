@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from switchkd.hardware.runtimes import RUNTIMES
-from switchkd.hardware.workload import FitError, Memory, Part, Workload
+from switchkd.hardware.workload import FitError, Memory, StoredModel, Workload
 
 _BLOCK = 32  # weights that share a scale in q8_0 and q4_0
 
@@ -65,8 +65,8 @@ class Candidate:
         if tower is not None and self.vision_quant is not None:
             weights = tower.layers * tower.block_weights + tower.projector_weights
             size = round(weights * runtime.vision_bits[self.vision_quant] / 8)
-            vision = Part(self.format, self.vision_quant, size, size)
-        part = Part(self.format, self.quant, round(read), round(resident))
+            vision = StoredModel(self.format, self.vision_quant, size, size)
+        part = StoredModel(self.format, self.quant, round(read), round(resident))
         return replace(workload, text=part, image=vision, cache_bytes=runtime.cache_bytes_at(self.quant))
 
 

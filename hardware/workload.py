@@ -67,7 +67,7 @@ class Language:
 
 
 @dataclass(frozen=True)
-class Part:
+class StoredModel:
     """How one of a student's two models is stored.
 
     Raises:
@@ -103,7 +103,7 @@ class Part:
 class Phase:
     """One pass, or all passes of a prompt."""
 
-    part: Part
+    part: StoredModel
     vision: bool
     macs: float  # multiply-adds with weights
     attention: float  # multiply-adds of activations with each other, in float
@@ -133,9 +133,9 @@ class Workload:
 
     name: str
     language: Language
-    text: Part  # how the language model is stored
+    text: StoredModel  # how the language model is stored
     tower: Tower | None = None  # None: a language model alone
-    image: Part | None = None  # how the tower is stored
+    image: StoredModel | None = None  # how the tower is stored
     image_tokens: int = 0  # that a picture takes in a prompt
     cache_bytes: int = 2  # of one number among keys and values
     trained_context: int = 32768  # the most tokens it was trained to read

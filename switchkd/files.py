@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from switchkd.disk import put_in_place, require_replaceable, why_full
 from switchkd.errors import SkdError
@@ -49,6 +51,16 @@ def replacing_folder(folder: Path, *, replace: bool = True) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def read_json(path: Path, error: type[SkdError]) -> Any:
+    """A JSON file's value. Raises FileNotFoundError where it isn't there, an `error` of one line where it can't be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, RecursionError) as reason:
+        raise error(f"{path} can't be read: {reason}.") from reason
 
 
 def require_writable(folder: Path) -> None:

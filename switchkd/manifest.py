@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from switchkd.errors import SkdError
-from switchkd.files import file_sha256, write_text
+from switchkd.files import file_sha256, read_json, write_text
 
 FILE_NAME = "manifest.json"
 SCHEMA = 1
@@ -47,7 +47,7 @@ class FileEntry:
 
 
 @dataclass(frozen=True)
-class Source:
+class Origin:
     """The checkpoint that was exported."""
 
     name: str  # its folder's name
@@ -70,7 +70,7 @@ class Manifest:
     format: str  # gguf, onnx
     quant: str  # of the language model, as the format's tools call it
     vision_quant: str  # of tower and projector
-    source: Source
+    source: Origin
     tools: dict[str, str]  # name → version of what wrote the files
     files: dict[str, FileEntry]  # path inside the folder, with "/" → entry
     image: ImageTokens
@@ -94,11 +94,9 @@ class Manifest:
         """
         path = folder / FILE_NAME
         try:
-            value = json.loads(path.read_text(encoding="utf-8"))
+            value = read_json(path, ManifestError)
         except FileNotFoundError as error:
             raise ManifestError(f"{path} is missing, so {folder} is no export; make one with `skd export`.") from error
-        except (OSError, ValueError, RecursionError) as error:
-            raise ManifestError(f"{path} can't be read: {error}.") from error
         manifest = cls._from_json(value, path)
         for name, entry in manifest.files.items():
             _check_file(folder, name, entry, verify)
@@ -139,7 +137,7 @@ class Manifest:
             files = {name: _file_entry(entry) for name, entry in value["files"].items()}
             manifest = cls(
                 **{name: _typed(value, name, kind) for name, kind in _PLAIN.items()},
-                source=_build(Source, value["source"]),
+                source=_build(Origin, value["source"]),
                 image=_build(ImageTokens, value["image"]),
                 measured=_typed({"measured": {}, **value}, "measured", dict),
                 files=files,

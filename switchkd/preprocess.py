@@ -6,7 +6,6 @@ vision tower reads. Both equal the towers' image processors in transformers (Pil
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from PIL import Image
 from switchkd.architecture.families import known
 from switchkd.architecture.family import Tower
 from switchkd.errors import CheckpointError
+from switchkd.files import read_json
 from switchkd.pictures import check_size, to_rgb
 
 
@@ -47,11 +47,9 @@ class Preprocess:
         for name, part in (("processor_config.json", "image_processor"), ("preprocessor_config.json", None)):
             path = folder / name
             try:
-                config = json.loads(path.read_text(encoding="utf-8"))
+                config = read_json(path, CheckpointError)
             except FileNotFoundError:
                 continue
-            except (OSError, ValueError, RecursionError) as error:
-                raise CheckpointError(f"{path} can't be read: {error}.") from error
             config = config if part is None or not isinstance(config, dict) else config.get(part)
             if config is not None:
                 return cls.from_config(config, path)

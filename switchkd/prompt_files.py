@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 
 from switchkd.errors import CheckpointError
+from switchkd.files import read_json
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:
-    """tokenizer.json.
-
-    Raises:
-        CheckpointError: it is missing or no tokenizer.
-    """
+    """tokenizer.json. Raises CheckpointError where it is missing or no tokenizer."""
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise CheckpointError(f"{path} is missing; save the checkpoint with its fast tokenizer.")
@@ -27,11 +23,7 @@ def read_tokenizer(folder: Path) -> Tokenizer:
 
 
 def read_special_tokens(folder: Path) -> dict[str, str]:
-    """The tokenizer's `…_token` entries, which are strings or `{"content": string}`.
-
-    Raises:
-        CheckpointError: a file that holds them can't be read.
-    """
+    """The `…_token` entries, strings or `{"content": string}`. Raises CheckpointError where a file can't be read."""
     settings = _read_json(folder / "tokenizer_config.json")
     settings = _read_json(folder / "special_tokens_map.json") | settings
     tokens = {name: value for name, value in settings.items() if name.endswith("_token")}
@@ -40,11 +32,8 @@ def read_special_tokens(folder: Path) -> dict[str, str]:
 
 
 def read_template(folder: Path) -> str:
-    """chat_template.jinja, or a "chat_template" entry in one of the JSON files that older checkpoints keep it in.
-
-    Raises:
-        CheckpointError: there is none, or it can't be read.
-    """
+    """chat_template.jinja, or a "chat_template" entry in one of the JSON files that older checkpoints keep it in. Raises
+    CheckpointError where there is none, or none that can be read."""
     path = folder / "chat_template.jinja"
     if path.is_file():
         try:
@@ -61,11 +50,7 @@ def read_template(folder: Path) -> str:
 
 
 def read_image_token_id(folder: Path, tokenizer: Tokenizer) -> int:
-    """The id of the token in a picture's place.
-
-    Raises:
-        CheckpointError: neither config.json nor the processor's settings name it.
-    """
+    """The id of the token in a picture's place. Raises CheckpointError where no file names it."""
     config = _read_json(folder / "config.json")
     for name in ("image_token_index", "image_token_id"):
         if isinstance(config.get(name), int):
@@ -79,11 +64,9 @@ def read_image_token_id(folder: Path, tokenizer: Tokenizer) -> int:
 def _read_json(path: Path) -> dict[str, Any]:
     """A JSON object; empty where there is no such file."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = read_json(path, CheckpointError)
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} can't be read: {error}.") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} isn't a JSON object.")
     return value

@@ -110,6 +110,7 @@ def test_links_lead_somewhere(page: Path):
 
 
 def test_generated_pages_are_true(tmp_path: Path):
+    """Made in a process of its own: click keeps what other tests have called a command's options."""
     subprocess.run([sys.executable, ROOT / "docs" / "generate.py", tmp_path], check=True)
     made = list(tmp_path.iterdir())
     assert len(made) == 2
@@ -117,6 +118,7 @@ def test_generated_pages_are_true(tmp_path: Path):
         assert PAGES[ROOT / "docs" / path.name] == path.read_text(), f"docs/{path.name} is old: python docs/generate.py"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("pages", [RUN[:2], pytest.param(RUN, marks=pytest.mark.slow)], ids=["first", "all"])
 def test_marked_blocks_run(tmp_path: Path, pages: list[Path]):
     """In the pages' order, in an empty folder."""

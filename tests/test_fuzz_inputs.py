@@ -22,7 +22,7 @@ from switchkd.architecture.architecture import Architecture
 from switchkd.architecture.endings import require_learned_end
 from switchkd.data.index import Source, build_index
 from switchkd.data.llava import LlavaDataset
-from switchkd.data.report import make_report
+from switchkd.data.usability import count_usable
 from switchkd.errors import DataError, SkdError
 from switchkd.export.checkpoint import Checkpoint
 from switchkd.export.exporter import exporter_for
@@ -134,7 +134,7 @@ def check_file(file: Path, images: Path) -> int | None:
     except DataError as error:
         one_line(error)
         return None
-    report = make_report(source, index)
+    report = count_usable(source, index)
     assert report.total == len(index) == report.usable + sum(report.bad.values())
     assert all(report.why[name] and "\n" not in report.why[name] for name in report.bad)
     size = {"image_processor_type": "SiglipImageProcessor", "size": {"height": 16, "width": 16}, "resample": 3}

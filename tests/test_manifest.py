@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from switchkd.files import file_sha256
-from switchkd.manifest import FILE_NAME, SCHEMA, FileEntry, ImageTokens, Manifest, ManifestError, Source, TensorCount
+from switchkd.manifest import FILE_NAME, SCHEMA, FileEntry, ImageTokens, Manifest, ManifestError, Origin, TensorCount
 
 
 def make(files: dict[str, FileEntry] | None = None) -> Manifest:
@@ -19,7 +19,7 @@ def make(files: dict[str, FileEntry] | None = None) -> Manifest:
         format="gguf",
         quant="q4_0",
         vision_quant="f16",
-        source=Source("student", "ab" * 32),
+        source=Origin("student", "ab" * 32),
         tools={"gguf": "0.19.0"},
         files=files or {},
         image=ImageTokens(16, "<|image_pad|>", 7),

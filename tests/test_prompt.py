@@ -250,7 +250,7 @@ def test_broken_and_hostile_templates_are_errors(template, words):
 
 def test_prompt_and_preprocess_need_neither_torch_nor_transformers():
     code = (
-        "import sys, switchkd.prompt, switchkd.preprocess, switchkd.data.report, switchkd.data.questions\n"
+        "import sys, switchkd.prompt, switchkd.preprocess, switchkd.data.usability, switchkd.data.questions\n"
         "assert not {'torch', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from switchkd.errors import SkdError
 from switchkd.export.gguf.quantize import Importance
-from switchkd.export.samples import Probe
+from switchkd.export.samples import Sample
 from switchkd.runtime.engines.engine import Engine
 from switchkd.runtime.engines.llama.library import Tensor
 
@@ -40,13 +40,13 @@ class ImportanceCollector:
 
 
 def collect(
-    engine: Engine, collector: ImportanceCollector, probes: Sequence[Probe], passages: Sequence[Sequence[int]]
+    engine: Engine, collector: ImportanceCollector, samples: Sequence[Sample], passages: Sequence[Sequence[int]]
 ) -> Importance:
     """Lets an engine that `collector` observes read whole conversations, and texts given as token ids."""
-    for probe in probes:
-        image = probe.image()
+    for sample in samples:
+        image = sample.image()
         features = None if image is None else engine.encode_image(image)
-        ids = engine.prompt.encode(probe.messages, image_tokens=engine.image_tokens).ids
+        ids = engine.prompt.encode(sample.messages, image_tokens=engine.image_tokens).ids
         # Logits after every position: otherwise the last block would see only the last token.
         engine.language.prefill(ids, features, every=True)
     for text in passages:

@@ -11,9 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 BLOCK = 32  # values that share a scale in the plain types; a row that isn't a multiple stays f16
-K_BLOCK = (
-    256  # the same for K-quants; where a row isn't a multiple, llama.cpp takes a plain type instead: q4_k → q5_0 …
-)
+K_BLOCK = 256  # the same for K-quants; of another row llama.cpp makes a plain type instead: q4_k → q5_0 …
 
 
 @dataclass(frozen=True)
@@ -23,9 +21,8 @@ class Mixture:
     base: str  # llama.cpp's recipe, see `FILE_TYPES`
     head: str | None = None  # of output.weight
     embedding: str | None = None  # of token_embd.weight; where it serves as the head, that counts
-    blocks: Mapping[str, str] = field(
-        default_factory=dict
-    )  # regular expression of a tensor's name → type; the first that fits
+    # Regular expression of a tensor's name → type; the first that fits.
+    blocks: Mapping[str, str] = field(default_factory=dict)
     weighted: bool = True  # rounding can follow an importance matrix
     limit: float = 0.03  # largest mean KL in nats that it may cost
 

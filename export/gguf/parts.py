@@ -48,7 +48,7 @@ class _Writer:
     role: str
     name: str  # of the file
 
-    def plain(self, quant: str) -> str:
+    def unquantized(self, quant: str) -> str:
         return "f32" if quant == "f32" else "f16"
 
     def files(self, quant: str) -> Mapping[str, str]:
@@ -62,7 +62,7 @@ class _Writer:
 
     def _quantized(self, job: Quantization, quant: str, name: str, note: str, importance: Importance | None) -> Build:
         """A quantized file, or the unquantized one itself where there is nothing to quantize."""
-        file = job.plain.files[self.role]
+        file = job.unquantized.files[self.role]
         if quant in MIXTURES:
             source, file = file, job.folder / name
             tied = self.role == "language" and job.checkpoint.tied
@@ -81,9 +81,9 @@ class VisionWriter(_Writer):
         _check_blocks("tower", quant, checkpoint.vision["hidden_size"])
         return quant
 
-    def write(self, checkpoint: Checkpoint, folder: Path, plain: str) -> Build:
-        write_vision(checkpoint, folder / self.name, plain)
-        return Build({self.role: folder / self.name}, {self.role: plain})
+    def write(self, checkpoint: Checkpoint, folder: Path, unquantized: str) -> Build:
+        write_vision(checkpoint, folder / self.name, unquantized)
+        return Build({self.role: folder / self.name}, {self.role: unquantized})
 
     def candidates(self, job: Quantization) -> Iterator[Build]:
         yield self._quantized(job, job.plan.vision_quant, self.name, "", None)
@@ -104,11 +104,11 @@ class LanguageWriter(_Writer):
         _check_blocks("language model", quant, checkpoint.text["hidden_size"])
         return quant
 
-    def write(self, checkpoint: Checkpoint, folder: Path, plain: str) -> Build:
+    def write(self, checkpoint: Checkpoint, folder: Path, unquantized: str) -> Build:
         path = folder / self.name
-        write_language(checkpoint, path, plain)
+        write_language(checkpoint, path, unquantized)
         _check_tokens(checkpoint, path)
-        return Build({self.role: path}, {self.role: plain})
+        return Build({self.role: path}, {self.role: unquantized})
 
     def candidates(self, job: Quantization) -> Iterator[Build]:
         quant = job.plan.quant
@@ -128,9 +128,9 @@ def _importance(job: Quantization) -> Importance:
 
     if not job.calibration:
         return make()
-    probes = [(probe.messages, str(probe.picture)) for probe in job.calibration]
-    key = sha256(f"{job.checkpoint.sha256}{probes}{job.passages}".encode()).hexdigest()[:12]
-    return kept(job.keep / f"{job.checkpoint.folder.name}-importance-{key}.npz", make)
+    samples = [(sample.messages, str(sample.picture)) for sample in job.calibration]
+    key = sha256(f"{job.checkpoint.sha256}{samples}{job.passages}".encode()).hexdigest()[:12]
+    return kept(job.cache / f"{job.checkpoint.folder.name}-importance-{key}.npz", make)
 
 
 def _check_blocks(part: str, quant: str, width: int) -> None:

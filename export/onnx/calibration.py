@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from switchkd.export.onnx.language import KEEP
 from switchkd.export.onnx.products import Feeds, observe
 from switchkd.export.parts import Quantization
-from switchkd.export.samples import Probe, synthetic_probes
+from switchkd.export.samples import Sample, synthetic_samples
 from switchkd.runtime.engines.opening import open_vision
 from switchkd.runtime.engines.parts import RunOptions
 
@@ -62,11 +62,11 @@ def language_examples(job: Quantization) -> Iterator[Feeds]:
     for ids in job.passages[::every]:
         yield _decoder_inputs(job, table[ids])
     vision = open_vision(job.parts, RunOptions(job.threads))
-    for probe in _seeing(job):
-        ids = checkpoint.prompt.encode(probe.messages, image_tokens=checkpoint.image_tokens).ids
+    for sample in _seeing(job):
+        ids = checkpoint.prompt.encode(sample.messages, image_tokens=checkpoint.image_tokens).ids
         places = np.array(ids) == checkpoint.prompt.image_token_id
         embeds = table[np.where(places, 0, ids)]
-        image = probe.image()
+        image = sample.image()
         if image is not None:
             embeds[places] = vision.encode(checkpoint.preprocess.resize(image))
         yield _decoder_inputs(job, embeds[:_LONGEST])
@@ -76,15 +76,16 @@ def language_examples(job: Quantization) -> Iterator[Feeds]:
 def vision_examples(job: Quantization) -> Iterator[Feeds]:
     """Inputs of the tower for pictures."""
     preprocess = job.checkpoint.preprocess
-    for probe in _seeing(job):
-        image = probe.image()
+    for sample in _seeing(job):
+        image = sample.image()
         if image is not None:
             yield {"pixel_values": preprocess.normalize(preprocess.resize(image))[None]}
 
 
-def _seeing(job: Quantization) -> list[Probe]:
+def _seeing(job: Quantization) -> list[Sample]:
     """The user's records with pictures; made-up ones where there are none."""
-    return [probe for probe in job.calibration if probe.picture is not None][:_PICTURES] or synthetic_probes(_PICTURES)
+    seeing = [sample for sample in job.calibration if sample.picture is not None]
+    return seeing[:_PICTURES] or synthetic_samples(_PICTURES)
 
 
 def _decoder_inputs(job: Quantization, embeds: Floats) -> Feeds:

@@ -36,7 +36,7 @@ class _Writer:
     tolerance: Mapping[str, Mapping[str, float]] = TOLERANCE
     max_divergence: Mapping[str, float] = MAX_DIVERGENCE
 
-    def plain(self, quant: str) -> str:
+    def unquantized(self, quant: str) -> str:
         return _PLAIN
 
     def files(self, quant: str) -> Mapping[str, str]:
@@ -61,10 +61,10 @@ class VisionWriter(_Writer):
         require_packages()
         return quant
 
-    def write(self, checkpoint: Checkpoint, folder: Path, plain: str) -> Build:
-        files = _paths(folder, self._precision(plain))
+    def write(self, checkpoint: Checkpoint, folder: Path, unquantized: str) -> Build:
+        files = _paths(folder, self._precision(unquantized))
         write_vision(checkpoint, files["vision"])
-        return _build(files, self._precision(plain))
+        return _build(files, self._precision(unquantized))
 
     def candidates(self, job: Quantization) -> Iterator[Build]:
         precision = self._precision(job.plan.vision_quant)
@@ -92,11 +92,11 @@ class LanguageWriter(_Writer):
                 )
         return quant
 
-    def write(self, checkpoint: Checkpoint, folder: Path, plain: str) -> Build:
-        files = _paths(folder, self._precision(plain))
-        write_embedding(checkpoint, files["embedding"], plain)
+    def write(self, checkpoint: Checkpoint, folder: Path, unquantized: str) -> Build:
+        files = _paths(folder, self._precision(unquantized))
+        write_embedding(checkpoint, files["embedding"], unquantized)
         write_decoder(checkpoint, files["language"])
-        return _build(files, self._precision(plain))
+        return _build(files, self._precision(unquantized))
 
     def candidates(self, job: Quantization) -> Iterator[Build]:
         precision = self._precision(job.plan.quant)
@@ -130,7 +130,7 @@ def _convert(
     job: Quantization, role: str, target: Path, precision: str, examples: Callable[[Quantization], Iterator[Feeds]]
 ) -> None:
     """Writes a graph of the unquantized build in another precision."""
-    source = job.plain.files[role]
+    source = job.unquantized.files[role]
     if precision == _PLAIN:
         shutil.copyfile(source, target)
         if data_path(source).exists():

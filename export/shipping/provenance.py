@@ -9,14 +9,14 @@ from typing import Any
 
 from switchkd.errors import SkdError
 from switchkd.files import file_sha256, folder_sha256
-from switchkd.manifest import Source
+from switchkd.manifest import Origin
 from switchkd.runs import data_folder, recorded_recipe
 
 _MADE_HERE = "part"  # the kind of checkpoint that the recipe itself trains
 
 
 @dataclass(frozen=True)
-class DataSet:
+class TrainedFile:
     """A file that was trained on."""
 
     name: str  # in the recipe
@@ -30,11 +30,11 @@ class Provenance:
 
     recipe: str | None = None  # its name
     role: str | None = None  # student, baseline or teacher
-    data: list[DataSet] = field(default_factory=list)
+    data: list[TrainedFile] = field(default_factory=list)
     checkpoints: list[str] = field(default_factory=list)  # folders and hub names that the recipe starts from
 
 
-def provenance(variant: Path, source: Source) -> Provenance:
+def provenance(variant: Path, source: Origin) -> Provenance:
     """Reads the records of the run that an export folder lies in.
 
     They are believed only where the run's model still has the hash that the export names as its source.
@@ -52,11 +52,11 @@ def provenance(variant: Path, source: Source) -> Provenance:
         title = str(recipe["name"])
     except (SkdError, KeyError, TypeError, AttributeError):
         return Provenance()
-    data = [DataSet(name, path.name, file_sha256(path) if path.is_file() else None) for name, path in files.items()]
+    data = [TrainedFile(name, path.name, file_sha256(path) if path.is_file() else None) for name, path in files.items()]
     return Provenance(title, role, data, sorted(reader.checkpoints))
 
 
-def _is_source(model: Path, source: Source) -> bool:
+def _is_source(model: Path, source: Origin) -> bool:
     return model.is_dir() and folder_sha256(model) == source.sha256
 
 

@@ -24,7 +24,7 @@ from switchkd.export.shipping.provenance import provenance
 from switchkd.export.shipping.writer import Content, write_package
 from switchkd.files import file_sha256
 from switchkd.manifest import FILE_NAME, Manifest
-from switchkd.runtime.packages.format import RUN, VARIANT, Target, Targets
+from switchkd.runtime.packages.format import RUN, VARIANT, Entry, Targets
 
 if TYPE_CHECKING:
     from securesystemslib.signer import CryptoSigner
@@ -97,9 +97,9 @@ def ship(request: ShipRequest, progress: Callable[[str], None] = lambda _: None)
         texts["bench.json"] = bench
     contents = {name: Content.of_bytes(text.encode()) for name, text in texts.items()}
     for name, entry in manifest.files.items():
-        contents[f"{VARIANT}/{name}"] = Content(variant / name, Target(entry.bytes, entry.sha256))
+        contents[f"{VARIANT}/{name}"] = Content(variant / name, Entry(entry.bytes, entry.sha256))
     contents[f"{VARIANT}/{FILE_NAME}"] = Content.of_bytes((variant / FILE_NAME).read_bytes())
-    files = {name: content.target for name, content in contents.items()}
+    files = {name: content.entry for name, content in contents.items()}
     targets = Targets(variant.name, target.hardware_id, request.release, files)
     progress("writing and checking the package")
     write_package(request.out, targets, contents, request.signer, replace=request.force)

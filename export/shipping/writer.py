@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from switchkd.errors import SkdError
 from switchkd.export.shipping.signing import sign
-from switchkd.runtime.packages.format import END, MANIFEST, SIGNATURE, PackageError, Target, Targets, header, padding
+from switchkd.runtime.packages.format import END, MANIFEST, SIGNATURE, Entry, PackageError, Targets, header, padding
 from switchkd.runtime.packages.reader import verify_package
 
 if TYPE_CHECKING:
@@ -26,12 +26,12 @@ class Content:
     """A file on its way into a package."""
 
     source: bytes | Path
-    target: Target  # what it has to be
+    entry: Entry  # what it has to be
 
     @classmethod
     def of_bytes(cls, content: bytes) -> Content:
         """A file that exists only here."""
-        return cls(content, Target(len(content), hashlib.sha256(content).hexdigest()))
+        return cls(content, Entry(len(content), hashlib.sha256(content).hexdigest()))
 
     def blocks(self) -> Iterator[bytes]:
         """Its bytes, in pieces."""
@@ -66,10 +66,10 @@ def write_package(
         partial = Path(temporary)
         with os.fdopen(descriptor, "wb") as stream:
             for name, content in everything.items():
-                stream.write(header(name, content.target.length))
+                stream.write(header(name, content.entry.length))
                 for block in content.blocks():
                     stream.write(block)
-                stream.write(bytes(padding(content.target.length)))
+                stream.write(bytes(padding(content.entry.length)))
             stream.write(END)
             stream.flush()
             os.fsync(stream.fileno())

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from switchkd.runtime.bench.measurement import BESIDE, PHASES
+from switchkd.runtime.bench.measurement import PHASES, RATIOS
 from switchkd.runtime.bench.statistics import QUANTILES, SAMPLES_NEEDED, ratio
 
 WORDS = {
@@ -41,7 +41,7 @@ def grids(summary: Summary) -> list[Grid]:
     if asked:
         reference = summary["settings"]["reference"]
         found += [_speed(asked), _tails(asked)]
-        found += [_beside(asked, reference)] if any(each["latency"].get("beside") for each in asked.values()) else []
+        found += [_multiples(asked, reference)] if any(each["latency"].get("beside") for each in asked.values()) else []
         found += [_quality(asked, reference), *_text(asked, reference), _size(asked)]
     if filmed:
         found += [_camera(filmed), _memory(filmed)]
@@ -92,15 +92,14 @@ def _tails(variants: Mapping[str, Any]) -> Grid:
     return Grid("Latency, ms", ("variant", "of", "n", *QUANTILES, "mean", "max"), rows, note)
 
 
-def _beside(variants: Mapping[str, Any], reference: str) -> Grid:
+def _multiples(variants: Mapping[str, Any], reference: str) -> Grid:
     rows = []
     for name, each in variants.items():
         if beside := each["latency"]["beside"]:
-            rows.append((name, *(_multiple(beside[phase]) for phase in BESIDE)))
+            rows.append((name, *(_multiple(beside[phase]) for phase in RATIOS)))
     note = "Medians over questions that both were asked in turn, with 95 % intervals; 0.5 is twice as fast."
-    return Grid(
-        f"Time as a multiple of that of {reference}", ("variant", *(WORDS[phase] for phase in BESIDE)), rows, note
-    )
+    heads = ("variant", *(WORDS[phase] for phase in RATIOS))
+    return Grid(f"Time as a multiple of that of {reference}", heads, rows, note)
 
 
 def _multiple(found: Summary) -> str:
@@ -228,8 +227,8 @@ def compare(old: Summary, new: Summary) -> Grid:
             pair = _both(find, before, each)
             if pair is not None:
                 rows.append((f"{name}, {words}", *_ratio_cells(*pair)))
-        for phase in BESIDE if len(references) == 1 else ():
-            pair = _both(_finding_beside(phase), before, each)
+        for phase in RATIOS if len(references) == 1 else ():
+            pair = _both(_finding_multiple(phase), before, each)
             if pair is not None:
                 rows.append((f"{name}, {WORDS[phase]} beside {next(iter(references))}", *_ratio_cells(*pair, "×", 1)))
         rows += _plain_rows(name, before, each)
@@ -242,7 +241,7 @@ def compare(old: Summary, new: Summary) -> Grid:
     return Grid("Against the older bench", ("variant", "old", "new", "ratio", ""), rows, note)
 
 
-def _finding_beside(phase: str) -> Callable[[Summary], Any]:
+def _finding_multiple(phase: str) -> Callable[[Summary], Any]:
     return lambda each: each["latency"]["beside"][phase]
 
 

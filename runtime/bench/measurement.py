@@ -23,7 +23,7 @@ SINGLE, CAMERA = "single", "camera"
 OWN_SETTINGS = {SINGLE: ("questions", "seconds", "warm_up", "divergence", "sequential"), CAMERA: ("rate", "minutes")}
 LEAST = SAMPLES_NEEDED["p90"]  # questions, however long they take
 _TOLD = 10  # questions that were left out, a line each
-BESIDE = ("first_token", "answer")  # phases that are told as multiples of the reference's
+RATIOS = ("first_token", "answer")  # phases that are told as multiples of the reference's
 PHASES = ("preprocess", "encode", "prefill", "first_token", "decode_token", "answer")
 
 
@@ -180,7 +180,7 @@ def _summarise_variant(each: Measurement, bench: Bench) -> dict[str, Any]:
     if each.requests:
         summary["energy"] = _energy([request.energy for request in each.requests if request.energy], len(each.requests))
         summary["quality"] = _quality(each, bench)
-        summary["latency"]["beside"] = _beside(each, bench)
+        summary["latency"]["beside"] = _multiples(each, bench)
     if each.camera is not None:
         summary["camera"] = each.camera.summary()
         summary["energy"] = _energy([each.filmed] if each.filmed else [], len(each.camera.answered))
@@ -209,7 +209,7 @@ def _latency(each: Measurement) -> dict[str, Any]:
     }
 
 
-def _beside(each: Measurement, bench: Bench) -> dict[str, dict[str, Any]] | None:
+def _multiples(each: Measurement, bench: Bench) -> dict[str, dict[str, Any]] | None:
     """This variant's time as a multiple of the reference's for the same question a moment before or after: what the computer did
     meanwhile is in both. None for the reference, and where they didn't take turns."""
     reference = bench.measurements[bench.reference]
@@ -217,7 +217,7 @@ def _beside(each: Measurement, bench: Bench) -> dict[str, dict[str, Any]] | None
         return None
     # One that ended early has the first of the other's rounds.
     pairs = list(zip(each.requests, reference.requests, strict=False))
-    ratios = {name: [own.seconds[name] / other.seconds[name] for own, other in pairs] for name in BESIDE}
+    ratios = {name: [own.seconds[name] / other.seconds[name] for own, other in pairs] for name in RATIOS}
     return {name: {"p50": median(values), "p50_noise": noise(values)} for name, values in ratios.items()}
 
 

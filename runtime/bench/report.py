@@ -12,8 +12,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from switchkd.data.examples import choose
 from switchkd.data.questions import question_text
-from switchkd.data.showcase import choose
 from switchkd.errors import DataError, SkdError
 from switchkd.files import write_text
 from switchkd.pictures import open_image

@@ -185,7 +185,7 @@ class Runner:
                     spent = Energy(meter.joules() - before, time.perf_counter() - start)
                     request = replace(request, energy=spent)
                 made.append((each, request))
-                sessions[name].call("rest")
+                sessions[name].call("wait_until_idle")
         if refusals:
             self._leave_out(sessions, index, refusals, len(made))
             return False

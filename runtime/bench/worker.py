@@ -28,7 +28,7 @@ from switchkd.prompt import Message
 from switchkd.runtime.bench.divergence import divergence
 from switchkd.runtime.bench.reading import compare_reading, keep_reading
 from switchkd.runtime.engines.engine import Engine, Floats
-from switchkd.runtime.engines.idling import rest
+from switchkd.runtime.engines.idling import wait_until_idle
 from switchkd.runtime.engines.opening import open_engine
 
 
@@ -127,9 +127,9 @@ class Worker:
             return {"kl": None, "same": None, "surprises": []}
         return compare_reading(self.engine, ids, Path(file))
 
-    def rest(self) -> dict[str, Any]:
+    def wait_until_idle(self) -> dict[str, Any]:
         """Returns when the engine's threads sleep, so that they aren't beside whoever is asked next."""
-        rest()
+        wait_until_idle()
         return {}
 
     def _room(self, ids: Sequence[int]) -> int:
@@ -143,7 +143,7 @@ class Worker:
         return self.engine.encode_image(picture)
 
 
-_OPERATIONS = ("ask", "refer", "compare", "read", "compare_reading", "rest")
+_OPERATIONS = ("ask", "refer", "compare", "read", "compare_reading", "wait_until_idle")
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from switchkd.architecture.architecture import Architecture
 from switchkd.errors import SkdError
 from switchkd.hardware.runtimes import Runtime
-from switchkd.hardware.workload import Language, Part, Tower, Workload
+from switchkd.hardware.workload import Language, StoredModel, Tower, Workload
 from switchkd.manifest import FileEntry, Manifest
 from switchkd.runtime.engines.formats import known_runtimes, runtime_of
 from switchkd.runtime.engines.opening import find_variant, require_known_format
@@ -68,7 +68,7 @@ def _tower(architecture: Architecture, manifest: Manifest) -> Tower:
     )
 
 
-def _text(manifest: Manifest, architecture: Architecture, language: Language) -> Part:
+def _text(manifest: Manifest, architecture: Architecture, language: Language) -> StoredModel:
     """The language model, with its embedding where that is a file of its own."""
     entry = manifest.files[manifest.file_of("language")]
     tensors = _tensor_bytes(entry)
@@ -79,7 +79,7 @@ def _text(manifest: Manifest, architecture: Architecture, language: Language) ->
         read -= min(tensors, tensors * language.head_weights // (language.token_weights + language.head_weights))
     resident = _file_bytes(manifest, "language") + (_file_bytes(manifest, "embedding") if embedding else 0)
     runtime = _runtime(manifest.file_of("language"), manifest)
-    return Part(runtime.name, manifest.quant, read, resident, _blocks(manifest.quant, runtime, entry))
+    return StoredModel(runtime.name, manifest.quant, read, resident, _blocks(manifest.quant, runtime, entry))
 
 
 def _blocks(quant: str, runtime: Runtime, entry: FileEntry) -> str:
@@ -93,9 +93,9 @@ def _blocks(quant: str, runtime: Runtime, entry: FileEntry) -> str:
     return max(known, key=stored.__getitem__, default="")
 
 
-def _image(manifest: Manifest) -> Part:
+def _image(manifest: Manifest) -> StoredModel:
     name = manifest.file_of("vision")
-    return Part(
+    return StoredModel(
         _runtime(name, manifest).name,
         manifest.vision_quant,
         _tensor_bytes(manifest.files[name]),

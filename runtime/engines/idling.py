@@ -1,4 +1,4 @@
-"""When an engine's threads have come to rest: PyTorch's and llama.cpp's spin for 10 ms after their work, on a processor that
+"""Waiting until an engine's threads idle: PyTorch's and llama.cpp's spin for 10 ms after their work, on a processor that
 whoever comes next needs."""
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ LONGEST = 0.1  # seconds; a thread that runs longer isn't waiting but working
 _TASKS = Path("/proc/self/task")
 
 
-def rest() -> None:
+def wait_until_idle() -> None:
     """Returns when no other thread of this process runs (Linux; at once elsewhere)."""
     end = time.monotonic() + LONGEST
     while other_threads_run() and time.monotonic() < end:

@@ -45,7 +45,7 @@ class PackageError(SkdError):
 
 
 @dataclass(frozen=True)
-class Target:
+class Entry:
     """One file of a package."""
 
     length: int  # bytes
@@ -59,7 +59,7 @@ class Targets:
     name: str  # of the variant
     hardware_id: str  # of the computer that it is made for: a profile's name
     release: int  # the release counter, which only grows
-    files: dict[str, Target]  # path in the package, with "/" → file; without the manifest and its signature
+    files: dict[str, Entry]  # path in the package, with "/" → file; without the manifest and its signature
 
     def to_bytes(self) -> bytes:
         """The one spelling of it, which is signed."""
@@ -70,8 +70,8 @@ class Targets:
             "hardware_id": self.hardware_id,
             "release_counter": self.release,
             "targets": {
-                name: {"length": target.length, "hashes": {"sha256": target.sha256}}
-                for name, target in sorted(self.files.items())
+                name: {"length": entry.length, "hashes": {"sha256": entry.sha256}}
+                for name, entry in sorted(self.files.items())
             },
         }
         return (json.dumps(value, indent=1) + "\n").encode("ascii")
@@ -91,7 +91,7 @@ class Targets:
                     f"{MANIFEST} has schema {value['schema']}, newer than {SCHEMA}, which this skd reads: update it."
                 )
             files = {
-                name: Target(entry["length"], entry["hashes"]["sha256"]) for name, entry in value["targets"].items()
+                name: Entry(entry["length"], entry["hashes"]["sha256"]) for name, entry in value["targets"].items()
             }
             targets = cls(value["name"], value["hardware_id"], value["release_counter"], files)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -110,11 +110,11 @@ class Targets:
             raise PackageError(f"The release counter {self.release!r:.20} isn't between 1 and {MAX_RELEASE}.")
         if len(self.files) > MAX_FILES:
             raise PackageError(f"The package names {len(self.files)} files; {MAX_FILES} is the most.")
-        for name, target in self.files.items():
+        for name, entry in self.files.items():
             _check_name(name)
-            if not _is_count(target.length, 0, MAX_FILE):
+            if not _is_count(entry.length, 0, MAX_FILE):
                 raise PackageError(f"{name} has a length beyond 0 to {MAX_FILE} bytes.")
-            if not (isinstance(target.sha256, str) and _SHA256.fullmatch(target.sha256)):
+            if not (isinstance(entry.sha256, str) and _SHA256.fullmatch(entry.sha256)):
                 raise PackageError(f"{name} has no SHA-256.")
         self._check_tree()
 
@@ -140,11 +140,11 @@ class Targets:
     @property
     def total_bytes(self) -> int:
         """Of all files together."""
-        return sum(target.length for target in self.files.values())
+        return sum(entry.length for entry in self.files.values())
 
     def archive_bytes(self, manifest: bytes, signature: bytes) -> int:
         """Size of the package."""
-        lengths = [len(manifest), len(signature), *(target.length for target in self.files.values())]
+        lengths = [len(manifest), len(signature), *(entry.length for entry in self.files.values())]
         return sum(BLOCK + length + padding(length) for length in lengths) + len(END)
 
     def _check_tree(self) -> None:

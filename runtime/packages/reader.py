@@ -22,8 +22,8 @@ from switchkd.runtime.packages.format import (
     MAX_MANIFEST,
     MAX_SIGNATURE,
     SIGNATURE,
+    Entry,
     PackageError,
-    Target,
     Targets,
     declared_length,
     header,
@@ -74,11 +74,11 @@ class PackageReader:
         Raises:
             PackageError: anything in it isn't what was signed. `receive` may have got files and blocks by then.
         """
-        for name, target in sorted(self.head.targets.files.items()):
-            if self._read(BLOCK) != header(name, target.length):
+        for name, entry in sorted(self.head.targets.files.items()):
+            if self._read(BLOCK) != header(name, entry.length):
                 raise PackageError(f"The header of {name} isn't the one that follows from what is signed.")
-            receive(name, _checked(self._blocks(target.length), name, target))
-            self._skip_padding(name, target.length)
+            receive(name, _checked(self._blocks(entry.length), name, entry))
+            self._skip_padding(name, entry.length)
         if self._read(len(END)) != END or self._stream.read(1):
             raise PackageError("It doesn't end where it has to.")
 
@@ -143,11 +143,11 @@ def verify_folder(folder: Path, keys: Sequence[SSlibKey]) -> Head:
             if name not in (folders if is_folder else files):
                 raise PackageError(f"{name!r:.200} doesn't belong to it.")
             _require_mode(path, name, FOLDER_MODE if is_folder else mode(name))
-        for name, target in head.targets.files.items():
+        for name, entry in head.targets.files.items():
             with _open_file(folder / name) as stream:
-                if os.fstat(stream.fileno()).st_size != target.length:
+                if os.fstat(stream.fileno()).st_size != entry.length:
                     raise PackageError(f"{name} isn't as long as the file that was signed.")
-                _drain(name, _checked(_blocks_of(stream), name, target))
+                _drain(name, _checked(_blocks_of(stream), name, entry))
         return head
 
 
@@ -170,13 +170,13 @@ def _require_mode(path: Path, name: str, expected: int) -> None:
         raise PackageError(f"{name} has the permissions {found:o}, not {expected:o}.")
 
 
-def _checked(blocks: Iterator[bytes], name: str, target: Target) -> Iterator[bytes]:
+def _checked(blocks: Iterator[bytes], name: str, entry: Entry) -> Iterator[bytes]:
     """Passes a file's blocks on; raises PackageError after the last one, unless they are what was signed."""
     digest = hashlib.sha256()
     for block in blocks:
         digest.update(block)
         yield block
-    if digest.hexdigest() != target.sha256:
+    if digest.hexdigest() != entry.sha256:
         raise PackageError(f"{name} isn't the file that was signed (its SHA-256 differs).")
 
 

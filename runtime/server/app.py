@@ -19,9 +19,9 @@ from starlette.types import Receive, Scope, Send
 from switchkd.runtime.engines.engine import Engine
 from switchkd.runtime.server.answer import Outcome
 from switchkd.runtime.server.limits import Limits, RequestError
-from switchkd.runtime.server.line import CLIENT_GONE, Event, Job, Line
 from switchkd.runtime.server.metrics import CONTENT_TYPE, Metrics
 from switchkd.runtime.server.protocol import ChatRequest, Completion, parse_request, usage_of
+from switchkd.runtime.server.queue import CLIENT_GONE, Event, Job, Queue
 
 _STUCK_SECONDS = 60.0  # past a request's time without the engine coming back
 _ARRIVING = 8  # requests of the largest size whose bytes may be in memory before the last has arrived
@@ -41,8 +41,8 @@ class ChatApp:
         self._pictures_first = pictures_first
         self._engine, self._limits = engine, limits
         self._started = int(time.time())
-        self._line = line = Line(engine, limits.waiting)
-        self._metrics = Metrics(engine.name, engine.load_seconds, lambda: line.waiting, lambda: line.busy)
+        self._queue = queue = Queue(engine, limits.waiting)
+        self._metrics = Metrics(engine.name, engine.load_seconds, lambda: queue.waiting, lambda: queue.busy)
         self._arriving = 0  # bytes
         # One picture is decoded at a time, so that memory is bounded.
         self._decoder = ThreadPoolExecutor(1, "picture")
@@ -58,7 +58,7 @@ class ChatApp:
 
     def close(self) -> None:
         """Ends what is under way and lets the engine go; waits for its step to end."""
-        self._line.close()
+        self._queue.close()
         self._decoder.shutdown(wait=False, cancel_futures=True)
 
     async def _chat(self, request: Request) -> Response:
@@ -79,7 +79,7 @@ class ChatApp:
             # A web page can't send this type elsewhere unasked, so none reaches a server on the same computer.
             raise RequestError(415, "The body's content type is application/json.")
         body = await self._read(request)
-        job = self._line.enter(self._limits.request_seconds)
+        job = self._queue.enter(self._limits.request_seconds)
         gone = None
         try:
             parsing = asyncio.to_thread(
@@ -170,8 +170,8 @@ class ChatApp:
         return {"id": self.model, "object": "model", "created": self._started, "owned_by": "switchkd"}
 
     async def _health(self, _: Request) -> Response:
-        stuck = self._line.overdue > _STUCK_SECONDS
-        state = {"status": "stuck" if stuck else "ok", "model": self.model, "waiting": self._line.waiting}
+        stuck = self._queue.overdue > _STUCK_SECONDS
+        state = {"status": "stuck" if stuck else "ok", "model": self.model, "waiting": self._queue.waiting}
         return _json(state, 503 if stuck else 200)
 
     async def _scrape(self, _: Request) -> Response:

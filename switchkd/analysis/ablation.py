@@ -37,7 +37,7 @@ SCHEMES = ("pt-sft", "dpt-sft", "pt-dft", "dpt-dft")
 
 
 @dataclass(frozen=True)
-class Variant:
+class Row:
     """One row of an ablation: which stages train a student, and with which objective."""
 
     name: str
@@ -45,7 +45,7 @@ class Variant:
     distillation: Distillation
 
 
-def variant(name: str, recipe: Recipe) -> Variant:
+def find_row(name: str, recipe: Recipe) -> Row:
     """A row by its name: `sft`, a loss, a loss `+switch`, or a scheme such as `dpt-sft`.
 
     Raises:
@@ -54,7 +54,7 @@ def variant(name: str, recipe: Recipe) -> Variant:
     base = recipe.distillation
     if name == SFT:
         require_twin(recipe)
-        return Variant(name, recipe.student.baseline, base)
+        return Row(name, recipe.student.baseline, base)
     if name in SCHEMES:
         stages = tuple(name.split("-"))
         missing = [stage for stage in stages if stage not in recipe.stages]
@@ -64,7 +64,7 @@ def variant(name: str, recipe: Recipe) -> Variant:
             if recipe.stages[stage].distill != stage.startswith("d"):
                 whether = "doesn't distil" if stage.startswith("d") else "distils"
                 raise RecipeError(f"The scheme {name} means otherwise: the recipe's stage '{stage}' {whether}.")
-        return Variant(name, stages, base)
+        return Row(name, stages, base)
     method, *added = name.split("+")
     optional = {term.name if term.row is None else term.row: term for term in terms_of(base) if term.row != ""}
     if method not in METHODS or not set(added) <= set(optional):
@@ -93,7 +93,7 @@ def variant(name: str, recipe: Recipe) -> Variant:
         raise RecipeError(
             f"The row {name} would learn nothing {lacking}: none of its stages ({', '.join(stages)}) does."
         )
-    return Variant(name, stages, objective)
+    return Row(name, stages, objective)
 
 
 def _require_equal(recipe: Recipe, *names: str) -> None:
@@ -126,11 +126,9 @@ def run_ablation(run: Run, names: tuple[str, ...], seeds: tuple[int, ...], *, sp
     Returns:
         What reports/ablation-SPLIT.json holds: {row: {"accuracy": [per seed], "gap_closed": mean, ...}, "teacher", "blind"}.
     """
-    rows = [variant(name, run.recipe) for name in names]
-    for row in rows:
-        Objective(
-            row.distillation, run.recipe.stages[row.stages[-1]]
-        )  # what a row's loss can't use is told now, not hours later
+    rows = [find_row(name, run.recipe) for name in names]
+    for row in rows:  # what a row's loss can't use is told now, not hours later
+        Objective(row.distillation, run.recipe.stages[row.stages[-1]])
     teacher = kept_answers(run, run.teacher(), split, "teacher")
     run.data_set(run.recipe.stages[rows[0].stages[-1]].data)
     tasks = [(row, seed) for seed in seeds for row in rows]
@@ -140,7 +138,7 @@ def run_ablation(run: Run, names: tuple[str, ...], seeds: tuple[int, ...], *, sp
     return summary
 
 
-def _work(run: Run, tasks: list[tuple[Variant, int]], split: str, jobs: int) -> Iterator[Result]:
+def _work(run: Run, tasks: list[tuple[Row, int]], split: str, jobs: int) -> Iterator[Result]:
     if jobs == 1:
         for row, seed in tasks:
             yield _train_and_ask(run, row, seed, split)
@@ -155,7 +153,7 @@ def _work(run: Run, tasks: list[tuple[Variant, int]], split: str, jobs: int) -> 
         yield result
 
 
-def _side_by_side(run: Run, tasks: list[tuple[Variant, int]], split: str, jobs: int) -> Iterator[Result]:
+def _side_by_side(run: Run, tasks: list[tuple[Row, int]], split: str, jobs: int) -> Iterator[Result]:
     """Results as they come. Only as many tasks are handed out as run at once: what waits in a pool can't be called back."""
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_processors() // jobs)))
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
@@ -186,11 +184,11 @@ def _side_by_side(run: Run, tasks: list[tuple[Variant, int]], split: str, jobs: 
             raise
 
 
-def _in_process(folder: Path, recipe: Recipe, restart: bool, row: Variant, seed: int, split: str) -> Result:
+def _in_process(folder: Path, recipe: Recipe, restart: bool, row: Row, seed: int, split: str) -> Result:
     return _train_and_ask(Run(folder, recipe, Console(quiet=True), restart=restart), row, seed, split)
 
 
-def _train_and_ask(run: Run, row: Variant, seed: int, split: str) -> Result:
+def _train_and_ask(run: Run, row: Row, seed: int, split: str) -> Result:
     model = run.student_variant(row.stages, distillation=row.distillation, seed=seed)
     right = read_right(kept_answers(run, model, split, f"{row.name}, seed {seed}"))
     return Result(row.name, seed, sum(right) / len(right), tuple(right))

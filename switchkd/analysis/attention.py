@@ -21,7 +21,7 @@ from switchkd.pictures import open_image
 
 
 @dataclass(frozen=True)
-class Look:
+class AttendedAnswer:
     """One model's answer to a question, and where it looked for it."""
 
     answer: str  # greedy
@@ -29,8 +29,17 @@ class Look:
     seen: NDArray[np.uint8]  # [height, width, 3] the picture as this model's preprocessing cuts and scales it
 
 
-def look(model: Answerer | Path, image: Path, prompt: str, layer: int | None = None) -> Look:
-    """Answers a question about a picture and keeps where the model looked; see `attention_map`."""
+def attend(model: Answerer | Path, image: Path, prompt: str, layer: int | None = None) -> AttendedAnswer:
+    """Answers a question about a picture and keeps where the model looked.
+
+    The attention is that of the prompt's last token, which the answer's first token is read from, to the image tokens in
+    the language model: averaged over heads, and over layers unless `layer` picks one (negative from the last).
+
+    Raises:
+        CheckpointError: no LLaVA folder.
+        DataError: no picture.
+        SkdError: the language model has no such layer.
+    """
     answerer = model if isinstance(model, Answerer) else Answerer(model)
     picture = open_image(image)
     messages: list[dict[str, Any]] = [
@@ -48,24 +57,7 @@ def look(model: Answerer | Path, image: Path, prompt: str, layer: int | None = N
     chosen = weights if layer is None else weights[layer : layer + 1 or None]
     mean = chosen.double().mean(dim=(0, 1)).cpu().numpy()
     (answer,) = answerer.answer([Question("", "all", image, messages, "")])
-    return Look(answer, mean / mean.sum(), answerer.preprocess.resize(picture))
-
-
-def attention_map(
-    model: Answerer | Path, image: Path, prompt: str, layer: int | None = None
-) -> tuple[str, NDArray[np.float64]]:
-    """(greedy answer, attention [rows, columns] over the patch grid, summing to 1).
-
-    The attention is that of the prompt's last token, which the answer's first token is read from, to the image tokens in
-    the language model: averaged over heads, and over layers unless `layer` picks one (negative from the last).
-
-    Raises:
-        CheckpointError: no LLaVA folder.
-        DataError: no picture.
-        SkdError: the language model has no such layer.
-    """
-    result = look(model, image, prompt, layer)
-    return result.answer, result.attention
+    return AttendedAnswer(answer, mean / mean.sum(), answerer.preprocess.resize(picture))
 
 
 @torch.inference_mode()
@@ -102,7 +94,7 @@ def _returning_weights(language: Any) -> Iterator[None]:
         language.set_attn_implementation(usual)
 
 
-def draw_looks(looks: Mapping[str, Look], prompt: str, path: Path) -> None:
+def draw_attention(attended: Mapping[str, AttendedAnswer], prompt: str, path: Path) -> None:
     """The picture, and beside it each model's attention as a heat map over what the model sees; one scale for all.
 
     Raises:
@@ -111,13 +103,13 @@ def draw_looks(looks: Mapping[str, Look], prompt: str, path: Path) -> None:
     from matplotlib.figure import Figure
 
     # As multiples of even attention, so that models with other patch grids compare.
-    density = {name: each.attention * each.attention.size for name, each in looks.items()}
+    density = {name: each.attention * each.attention.size for name, each in attended.items()}
     top = max(values.max() for values in density.values())
-    figure = Figure(figsize=(2.7 * (len(looks) + 1) + 0.6, 3.4), layout="constrained")
-    first, *panels = figure.subplots(1, len(looks) + 1)
-    first.imshow(next(iter(looks.values())).seen)
+    figure = Figure(figsize=(2.7 * (len(attended) + 1) + 0.6, 3.4), layout="constrained")
+    first, *panels = figure.subplots(1, len(attended) + 1)
+    first.imshow(next(iter(attended.values())).seen)
     first.set_title("picture", fontsize=10)
-    for axes, (name, each) in zip(panels, looks.items(), strict=True):
+    for axes, (name, each) in zip(panels, attended.items(), strict=True):
         height, width, _ = each.seen.shape
         extent = (0, width, height, 0)
         axes.imshow(each.seen.mean(axis=-1), extent=extent, cmap="gray", vmin=0, vmax=255)

@@ -10,8 +10,8 @@ from typing import Any
 from switchkd.analysis.figures import caption, save_figure
 from switchkd.analysis.report import kept_answers
 from switchkd.data.answers import read_answers, read_right
+from switchkd.data.examples import Pattern, choose
 from switchkd.data.questions import Question, question_text, read_questions
-from switchkd.data.showcase import Pattern, choose
 from switchkd.pictures import open_image
 from switchkd.training.run import Run
 

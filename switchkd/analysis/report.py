@@ -21,7 +21,7 @@ from switchkd.training.run import Run
 from switchkd.training.teaching import RECORD, learned
 
 # Names that reports give to a run's models, and the links that the run keeps to them.
-_LINKS = {"teacher": "teacher", "SFT": "baseline"}
+_LINK_OF = {"teacher": "teacher", "SFT": "baseline"}
 _STUDENT = "student"  # the link to it; its name tells what it learned from
 TEACHER = "teacher"
 
@@ -97,7 +97,7 @@ def recorded_conversations(run_folder: Path) -> tuple[Path, Path]:
 
 def run_models(run_folder: Path) -> dict[str, Path]:
     """The models that a run has, teacher first, by the names that reports give them."""
-    models = {name: run_folder / link for name, link in _LINKS.items() if (run_folder / link).exists()}
+    models = {name: run_folder / link for name, link in _LINK_OF.items() if (run_folder / link).exists()}
     if (student := run_folder / _STUDENT).exists():
         models[learned(student).title] = student
     teacher = recorded_recipe(run_folder)["teacher"]
@@ -184,7 +184,7 @@ def _draw_measures(axes: Any, title: str, log: list[dict[str, float]], measures:
 
 def where_things_lie(run_folder: Path, models: Mapping[str, Path]) -> str:
     """A few lines that tell where a run's models and reports are."""
-    links = {name: run_folder / _LINKS.get(name, _STUDENT) for name in models}
+    links = {name: run_folder / _LINK_OF.get(name, _STUDENT) for name in models}
     lines = [f"  {name:16} {link}" for name, link in links.items() if link.exists()]
     for label, name in (("accuracy", "accuracy.json"), ("training curves", "training.png"), ("answers", "answers.png")):
         if (run_folder / "reports" / name).exists():

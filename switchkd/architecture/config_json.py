@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from switchkd.architecture.weights import refuse_other_kinds
 from switchkd.errors import CheckpointError
+from switchkd.files import read_json
 
 _SIDES = ("hidden_size", "intermediate_size", "num_attention_heads", "image_size", "patch_size", "num_channels")
 _COUNTS = (*_SIDES, "num_key_value_heads", "vocab_size", "max_position_embeddings", "head_dim")
@@ -30,11 +30,9 @@ def read_config_json(folder: Path) -> dict[str, Any]:
     refuse_other_kinds(folder)
     path = folder / "config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path, CheckpointError)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is missing; give a model folder.") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} can't be read: {error}.") from error
     kind = config.get("model_type") if isinstance(config, dict) else None
     if kind != "llava":
         raise CheckpointError(f"{folder} holds a '{kind}', not a LLaVA model; put one together with `skd init`.")

@@ -117,9 +117,8 @@ class Language(Family):
     model_class: str = ""  # in transformers, and by which onnxruntime-genai's builder knows it
     gguf_architecture: str = ""  # llama.cpp's `general.architecture`
     gguf_splits: Mapping[str, str] = field(default_factory=dict)  # tokenizer.json's pattern of words → llama.cpp's name
-    head: Weight = Weight(
-        "weight", ("rows", "width"), "output.weight"
-    )  # behind "lm_head.", where it isn't the embedding
+    # Behind "lm_head.", where it isn't the embedding.
+    head: Weight = Weight("weight", ("rows", "width"), "output.weight")
 
 
 def affine(name: str, gguf: str, outputs: str, inputs: str) -> tuple[Weight, Weight]:

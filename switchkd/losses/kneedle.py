@@ -55,8 +55,8 @@ class Leaders:
         return torch.arange(self.tokens.shape[1], device=self.k.device) < self.k[:, None]
 
 
-def knee(logits: Tensor, scope: KneeScope | None = None, *, chunk_positions: int | None = None) -> Tensor:
-    """The number of leading logits of each row.
+def leaders(logits: Tensor, scope: KneeScope, whose: str = "given") -> Leaders:
+    """The leading logits of each row.
 
     With z sorted in descending order, x_i = i/N and y_i = (z_i - z_min) / (z_max - z_min), k is the first i that
     maximises d_i = (1 - x_i) - y_i. It is decided on N·(z_max - z_i) - i·(z_max - z_min), the same quantity without
@@ -65,25 +65,12 @@ def knee(logits: Tensor, scope: KneeScope | None = None, *, chunk_positions: int
     equal has no knee: k = 0, whatever `k_min` says.
 
     Args:
-        logits: [A, N], any floating type.
-        scope: Options; None searches the knee among all N.
-        chunk_positions: Rows worked on at a time; None chooses.
-
-    Returns:
-        [A] int64, 0 or 2 … N, or what the bounds make of it.
+        logits: [A, N], float32 or float64, A >= 1.
+        whose: they are, for an error.
 
     Raises:
         NonFiniteLogitsError: A row holds NaN or infinity, or its range overflows.
-        ValueError: The shape is not [A, N] with N >= 1.
     """
-    check_logits(logits)
-    scope = scope or KneeScope()
-    found = [leaders(widened(logits[rows]), scope).k for rows in chunks(logits, chunk_positions)]
-    return torch.cat(found) if found else torch.zeros(0, dtype=torch.int64, device=logits.device)
-
-
-def leaders(logits: Tensor, scope: KneeScope, whose: str = "given") -> Leaders:
-    """The leading logits of each row of [A, N] float32 or float64; `whose` names them in an error."""
     size = logits.shape[1]
     low, high = logits.amin(1), logits.amax(1)  # [A]
     if not torch.isfinite(high - low).all():

@@ -26,7 +26,7 @@ from switchkd.computer import usable_processors
 from switchkd.data.checking import check_data
 from switchkd.data.index import Source
 from switchkd.data.llava import Collator, LlavaDataset
-from switchkd.data.report import Report, make_report
+from switchkd.data.usability import Usability, count_usable
 from switchkd.disk import why_full
 from switchkd.errors import SkdError
 from switchkd.files import write_text
@@ -113,7 +113,7 @@ def run_stage(job: StageJob, console: Console, launcher: int | None = None) -> P
     checkpoint = resumed_checkpoint(job)
     prompt = ChatPrompt.load(job.student)
     # Of several processes none checks anything: they read what their launcher stored.
-    dataset, report = open_data(job, prompt, console, workers=CHECKERS if job.processes == 1 else 0)
+    dataset, usability = open_data(job, prompt, console, workers=CHECKERS if job.processes == 1 else 0)
     if not stage.trainable:
         raise SkdError(f"Stage '{job.title}' trains no part: name some in stages.….trainable.")
     student = as_student(load_vlm(job.student))
@@ -145,7 +145,7 @@ def run_stage(job: StageJob, console: Console, launcher: int | None = None) -> P
             "the same command goes on from there."
         )
     with _told_in_a_line(job, stop):
-        return _finish(job, trainer, report, time.monotonic() - started, console)
+        return _finish(job, trainer, usability, time.monotonic() - started, console)
 
 
 def resumed_checkpoint(job: StageJob) -> Path | None:
@@ -181,7 +181,7 @@ def _told_in_a_line(job: StageJob, stop: StopOnSignal) -> Iterator[None]:
 
 def open_data(
     job: StageJob, prompt: ChatPrompt, console: Console, workers: int = CHECKERS
-) -> tuple[LlavaDataset, Report]:
+) -> tuple[LlavaDataset, Usability]:
     """The stage's checked samples; stops where too many records are unusable."""
     prompt.require_answer_marks()
     require_learned_end(job.student, prompt)
@@ -195,9 +195,9 @@ def open_data(
         follow_links=job.data.follow_links,
     )
     index = check_data(source, console, workers=workers, cache=job.cache)
-    report = make_report(source, index)
-    report.check(job.data.max_bad)
-    return LlavaDataset(source, index, Preprocess.load(job.student)), report
+    usability = count_usable(source, index)
+    usability.check(job.data.max_bad)
+    return LlavaDataset(source, index, Preprocess.load(job.student)), usability
 
 
 def _switch(job: StageJob, student: SwitchStudent, prompt: ChatPrompt, console: Console) -> Switch | None:
@@ -287,7 +287,7 @@ def _check_distribution(trainer: SwitchTrainer, job: StageJob) -> None:
             raise SkdError(f"Stage '{job.title}' was to use DeepSpeed ZeRO and used {inner}.")
 
 
-def _finish(job: StageJob, trainer: SwitchTrainer, report: Report, seconds: float, console: Console) -> Path:
+def _finish(job: StageJob, trainer: SwitchTrainer, usability: Usability, seconds: float, console: Console) -> Path:
     target = job.folder / "model"
     trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
@@ -305,7 +305,7 @@ def _finish(job: StageJob, trainer: SwitchTrainer, report: Report, seconds: floa
                 "torch": torch.__version__,
                 "transformers": transformers.__version__,
             },
-            "data": {"total": report.total, "usable": report.usable, "unusable": report.bad},
+            "data": {"total": usability.total, "usable": usability.usable, "unusable": usability.bad},
             "unusable_while_training": trainer.unusable,
             LEARNED: asdict(learned(job.student) | taught(job.stage, job.distillation)),
             "log": trainer.state.log_history,

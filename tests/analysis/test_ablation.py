@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 from click.testing import CliRunner
 
-from switchkd.analysis.ablation import LOSSES, SCHEMES, Result, draw_ablation, markdown_table, summarise, variant
+from switchkd.analysis.ablation import LOSSES, SCHEMES, Result, draw_ablation, find_row, markdown_table, summarise
 from switchkd.cli.main import main
 from switchkd.errors import RecipeError
 from switchkd.losses.objective import Objective
@@ -20,7 +20,7 @@ from switchkd.recipes.reader import load_recipe
 
 def test_rows_differ_in_what_they_name():
     recipe = load_recipe("roadscenes")
-    rows = {name: variant(name, recipe) for name in (*LOSSES, *SCHEMES)}
+    rows = {name: find_row(name, recipe) for name in (*LOSSES, *SCHEMES)}
     assert rows["sft"].stages == recipe.student.baseline == rows["pt-sft"].stages
     assert rows["dbild-rkl"].distillation.lambda_switch == 0 < rows["dbild-rkl+switch"].distillation.lambda_switch
     assert rows["bild-fkl"].distillation.method == "bild-fkl"
@@ -31,15 +31,15 @@ def test_rows_differ_in_what_they_name():
     assert replace(recipe.stages["kd"], learning_rates=recipe.stages["dft"].learning_rates) == recipe.stages["dft"]
     # Bounds of the knee mean nothing to the losses without one.
     bounded = load_recipe("roadscenes", ("distillation.knee_top=100",))
-    assert variant("dbild-rkl", bounded).distillation.knee_top == 100
+    assert find_row("dbild-rkl", bounded).distillation.knee_top == 100
     for name in LOSSES:
-        Objective(variant(name, bounded).distillation, bounded.stages["dft"])
+        Objective(find_row(name, bounded).distillation, bounded.stages["dft"])
     plain = replace(recipe, stages={name: stage for name, stage in recipe.stages.items() if name != "kd"})
-    assert variant("dbild-rkl", plain).stages == ("pt", "dft")
+    assert find_row("dbild-rkl", plain).stages == ("pt", "dft")
     with pytest.raises(RecipeError, match=r"stages.dft.steps=800 and stages.kd.steps=400; set both alike"):
-        variant("rkl", load_recipe("roadscenes", ("stages.dft.steps=800",)))
+        find_row("rkl", load_recipe("roadscenes", ("stages.dft.steps=800",)))
     with pytest.raises(RecipeError, match="no ablation 'magic'"):
-        variant("magic", recipe)
+        find_row("magic", recipe)
 
 
 def test_the_figures_are_worked_by_hand():

@@ -13,7 +13,7 @@ from support.finished import finish_run
 from support.llava_models import make_checkpoint, picture, question
 from transformers import LlavaForConditionalGeneration
 
-from switchkd.analysis.attention import attention_map
+from switchkd.analysis.attention import attend
 from switchkd.cli.main import main
 from switchkd.data.questions import Question
 from switchkd.errors import SkdError
@@ -80,7 +80,7 @@ def literal_map(folder: Path, image: Path, layers: slice, class_tokens: int) -> 
     ],
 )
 def test_the_weights_are_the_stock_forwards(folders, image, kind, layer, layers):
-    _, ours = attention_map(folders[kind], image, PROMPT, layer)
+    ours = attend(folders[kind], image, PROMPT, layer).attention
     theirs = literal_map(folders[kind], image, layers, class_tokens=kind == "clip-full")
     assert ours.shape == theirs.shape and ours.sum() == pytest.approx(1)
     assert theirs.std() > 1e-4, "the reference is not the same everywhere"
@@ -90,19 +90,19 @@ def test_the_weights_are_the_stock_forwards(folders, image, kind, layer, layers)
 def test_another_picture_another_map_and_the_answer_is_the_usual_one(folders, image, tmp_path):
     answerer = Answerer(folders["siglip"])
     usual = answerer.vlm.model.language_model.config._attn_implementation
-    answer, first = attention_map(answerer, image, PROMPT)
-    assert [answer] == answerer.answer([Question("", "all", image, question(PROMPT), "")])
+    first = attend(answerer, image, PROMPT)
+    assert [first.answer] == answerer.answer([Question("", "all", image, question(PROMPT), "")])
     assert answerer.vlm.model.language_model.config._attn_implementation == usual
     picture(1).save(tmp_path / "other.png")
-    _, second = attention_map(answerer, tmp_path / "other.png", PROMPT)
-    assert np.abs(first - second).max() > 1e-4
-    np.testing.assert_array_equal(first, attention_map(answerer, image, PROMPT)[1])
+    second = attend(answerer, tmp_path / "other.png", PROMPT)
+    assert np.abs(first.attention - second.attention).max() > 1e-4
+    np.testing.assert_array_equal(first.attention, attend(answerer, image, PROMPT).attention)
 
 
 def test_a_layer_that_is_not_there(folders, image):
     for layer in (9, -9):
         with pytest.raises(SkdError, match=f"no layer {layer}: this language model has \\d"):
-            attention_map(folders["siglip"], image, PROMPT, layer)
+            attend(folders["siglip"], image, PROMPT, layer)
 
 
 def skd(*arguments: object):

@@ -8,8 +8,8 @@ from PIL import Image
 from support.finished import finish_run
 
 from switchkd.analysis.report import run_models, student_before
+from switchkd.data.examples import choose
 from switchkd.data.questions import Question, question_text
-from switchkd.data.showcase import choose
 from switchkd.scoring import normalise
 
 

@@ -17,7 +17,7 @@ from support.tokenizers import small_prompt
 from switchkd.data.index import Source, build_index
 from switchkd.data.reasons import BadRecordError, Reason
 from switchkd.data.records import read_record
-from switchkd.data.report import make_report
+from switchkd.data.usability import count_usable
 from switchkd.errors import DataError
 
 SAID = turns("What is it?", "A car.")
@@ -318,4 +318,4 @@ def test_a_link_that_leads_out_is_told_with_the_cure(tmp_path, images):
     (tmp_path / "data.json").write_text(json.dumps([{"image": "outer.png", "conversations": SEEN}]))
     source = Source(tmp_path / "data.json", images, small_prompt(), image_tokens=IMAGE_TOKENS, max_length=LIMIT)
     with pytest.raises(DataError, match=r"through a link; allow that with --follow-links"):
-        make_report(source, build_index(source)).check()
+        count_usable(source, build_index(source)).check()

@@ -15,7 +15,7 @@ from switchkd.data import index as index_module
 from switchkd.data.index import build_index
 from switchkd.data.reasons import Reason
 from switchkd.data.records import read_record
-from switchkd.data.report import make_report
+from switchkd.data.usability import count_usable
 from switchkd.errors import CheckpointError, DataError
 from switchkd.prompt import ChatPrompt
 
@@ -158,7 +158,7 @@ def test_the_report_counts_and_names(make_source):
     records += [car(id=f"lost {n}", image="missing.png") for n in range(7)] + [{"conversations": []}]
     source = make_source(records)
     index = build_index(source)
-    report = make_report(source, index)
+    report = count_usable(source, index)
     assert (report.total, report.usable, report.text_only) == (17, 9, 1)
     assert report.bad == {"no_picture": 7, "no_conversation": 1}
     assert report.why["no_picture"].startswith("missing.png isn't in ")
@@ -179,7 +179,7 @@ def test_the_report_counts_and_names(make_source):
 def test_one_percent_may_be_bad(make_source, bad, good, passes):
     text = {"conversations": turns("a", "b")}
     source = make_source([text] * good + [{"id": "x\ny"}] * bad)
-    report = make_report(source, build_index(source))
+    report = count_usable(source, build_index(source))
     if passes:
         report.check()
     else:

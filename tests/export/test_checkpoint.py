@@ -130,7 +130,7 @@ def test_widths_that_no_block_fits(tmp_path, quant):
     odd = make_checkpoint(tmp_path / "odd", width=56)
     with pytest.raises(CheckpointError, match="isn't a multiple of 32"):
         plan(odd, quant)
-    assert plan(odd, "f16").is_plain
+    assert plan(odd, "f16").is_unquantized
 
 
 def test_q4_goes_by_the_width(original, tmp_path):

@@ -19,7 +19,7 @@ from switchkd.export.folder import ExportRequest, run_export
 from switchkd.export.gguf import parts as gguf_parts
 from switchkd.export.onnx import parts as onnx_parts
 from switchkd.export.parity import ParityError
-from switchkd.export.samples import synthetic_probes
+from switchkd.export.samples import synthetic_samples
 from switchkd.manifest import FILE_NAME, Manifest
 from switchkd.runtime.engines.opening import open_engine
 
@@ -103,7 +103,7 @@ def test_the_parts_are_those_of_the_other_formats(checkpoint, exported, tmp_path
 
 
 def test_an_importance_matrix_is_tried(checkpoint, tmp_path):
-    manifest = export(checkpoint, tmp_path / "out", calibration=synthetic_probes(2))
+    manifest = export(checkpoint, tmp_path / "out", calibration=synthetic_samples(2))
     assert set(manifest.parity["candidates"]) == {"without importance matrix", "with importance matrix"}
     assert len(list(tmp_path.glob("*-importance-*.npz"))) == 1
 

@@ -15,12 +15,12 @@ from switchkd.export.parity import (
     ParityError,
     check_stages,
     measure_loss,
+    refer_all,
     relative_error,
-    run_reference,
     write_freely,
 )
 from switchkd.export.parts import Build
-from switchkd.export.samples import Probe, synthetic_probes
+from switchkd.export.samples import Sample, synthetic_samples
 from switchkd.runtime.engines.opening import open_checkpoint
 
 
@@ -39,9 +39,10 @@ def exported(tmp_path_factory, shelf):
     plan = exporter.plan(checkpoint, "f16", None)
     (folder / "build").mkdir()
     build = exporter.write(checkpoint, plan, folder / "build")
-    probes = [*synthetic_probes(2), Probe(question("is the light green ?", before="look :"), picture(3))]
-    probes.append(Probe([{"role": "user", "content": "how many cars ?"}], None))
-    return checkpoint, plan, build, run_reference(checkpoint.folder, probes, every=4, threads=1)
+    samples = [*synthetic_samples(2), Sample(question("is the light green ?", before="look :"), picture(3))]
+    samples.append(Sample([{"role": "user", "content": "how many cars ?"}], None))
+    with open_checkpoint(checkpoint.folder, threads=1) as engine:
+        return checkpoint, plan, build, refer_all(engine, checkpoint.folder, samples, every=4)
 
 
 def compare(exported, build):
@@ -136,7 +137,7 @@ def test_loss_counts_answers(exported):
         said = [engine.prompt.decode(reference.answer) for reference in references]
         expected = [said[0], "certainly not this", said[2], "nor this"]
         marked = [
-            replace(reference, probe=replace(reference.probe, answer=answer))
+            replace(reference, sample=replace(reference.sample, answer=answer))
             for reference, answer in zip(references, expected, strict=True)
         ]
         report = measure_loss(engine, marked)
@@ -152,7 +153,7 @@ def test_an_empty_answer_is_right_where_nothing_is_expected_alone(exported, expe
         end = min(engine.end_tokens)
         silent = replace(
             references[0],
-            probe=replace(references[0].probe, answer=expected),
+            sample=replace(references[0].sample, answer=expected),
             answer=[end],
             rows=np.where(np.arange(references[0].rows.shape[1]) == end, 9, 0).astype(np.float32)[None],
         )
@@ -163,16 +164,16 @@ def test_an_empty_answer_is_right_where_nothing_is_expected_alone(exported, expe
 def test_own_words_are_drawn_from_the_checkpoints_own_distributions(exported):
     """The drawn text's rows are those of reading it at once, and over many draws tokens come as often as they should."""
     checkpoint = exported[0]
-    probe = synthetic_probes(1)[0]
+    sample = synthetic_samples(1)[0]
     with open_checkpoint(checkpoint.folder, threads=1) as engine:
-        written = [write_freely(engine, probe, 40, seed) for seed in (0, 0, 1)]
-        features = engine.encode_image(probe.image())
+        written = [write_freely(engine, sample, 40, seed) for seed in (0, 0, 1)]
+        features = engine.encode_image(sample.image())
         whole = engine.language.prefill([*written[0].ids, *written[0].answer], features, every=True)
         first = written[0]
         np.testing.assert_allclose(first.rows, whole[len(first.ids) - 1 : -1], rtol=1e-3, atol=1e-3)
         assert first.answer == written[1].answer != written[2].answer and len(first.answer) == 40
         assert engine.prompt.image_token_id not in first.answer
-        drawn = [write_freely(engine, probe, 1, seed).answer[0] for seed in range(300)]
+        drawn = [write_freely(engine, sample, 1, seed).answer[0] for seed in range(300)]
         chances = softmax(first.rows[0].astype(float))
         likely = np.argsort(chances)[-100:]
         share = np.isin(drawn, likely).mean()

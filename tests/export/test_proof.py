@@ -15,12 +15,12 @@ from switchkd.export.folder import ExportRequest, run_export
 from switchkd.export.gguf import parts as gguf_parts
 from switchkd.export.parity import ParityError
 from switchkd.export.proof import Proof
-from switchkd.export.samples import Probe
+from switchkd.export.samples import Sample
 from switchkd.manifest import FILE_NAME
 from switchkd.runtime.bench import reading
 from switchkd.runtime.engines.opening import open_checkpoint
 
-TEXT = Probe([{"role": "user", "content": "how many cars ?"}], None, "two")
+TEXT = Sample([{"role": "user", "content": "how many cars ?"}], None, "two")
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_questions_without_pictures_prove_the_tower_all_the_same(checkpoint, tmp
 
 def test_questions_too_long_for_the_context_are_left_out_and_counted(checkpoint, tmp_path):
     """One that doesn't fit at all, one that leaves no room for an answer."""
-    seen = Probe(question("is it red ?"), picture(), "yes")
+    seen = Sample(question("is it red ?"), picture(), "yes")
     long = [dataclasses.replace(TEXT, messages=[{"role": "user", "content": "red " * count}]) for count in (5000, 4070)]
     manifest = export(checkpoint, tmp_path / "out", held_out=[*long, seen, TEXT])
     assert manifest.parity["too_long"] == 2 and manifest.parity["loss"]["questions"] == 2
@@ -102,9 +102,9 @@ def other(tmp_path_factory):
     return make_checkpoint(tmp_path_factory.mktemp("proof") / "other", seed=1)
 
 
-def losses(checkpoint, other, folder, probes=(), limit=0.01):
+def losses(checkpoint, other, folder, samples=(), limit=0.01):
     """The proof of a checkpoint, asked of itself and of another one."""
-    proof = Proof(Checkpoint(checkpoint), probes, folder, threads=1)
+    proof = Proof(Checkpoint(checkpoint), samples, folder, threads=1)
     found = []
     for each in (checkpoint, other):
         with open_checkpoint(each, threads=1) as engine:
@@ -126,7 +126,7 @@ def test_a_model_that_cannot_read_the_page_is_judged_by_its_own_words(checkpoint
 def test_a_model_that_reads_is_judged_by_the_page_and_by_the_questions(checkpoint, other, tmp_path, monkeypatch):
     """As if counting told even less."""
     monkeypatch.setattr(reading, "counting_perplexity", lambda *_: math.inf)
-    own, loss = losses(checkpoint, other, tmp_path, probes=[TEXT] * 3)
+    own, loss = losses(checkpoint, other, tmp_path, samples=[TEXT] * 3)
     assert set(loss.judged) == {"questions", "text"} and loss.pictures["questions"] == 3
     assert loss.text["positions"] >= 1000 and loss.text["kl_p99"] > loss.text["kl_mean"] > 0.01
     assert own.text["kl_mean"] < 1e-6 and own.text["perplexity"] == pytest.approx(own.text["reference_perplexity"])

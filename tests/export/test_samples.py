@@ -1,42 +1,42 @@
-"""Probes: spread over a file, read from the built-in task, made up where there is none."""
+"""Samples: spread over a file, read from the built-in task, made up where there is none."""
 
 import json
 
 import pytest
 
 from switchkd.errors import DataError
-from switchkd.export.samples import calibration_probes, held_out_probes, synthetic_probes
+from switchkd.export.samples import SampleFile, synthetic_samples
 
 
 def test_questions_are_spread_over_the_file(road_scenes):
     file = next(path for path in sorted(road_scenes.glob("test*.json")))
-    everything = held_out_probes(file, road_scenes / "images", 10**6)
-    some = held_out_probes(file, road_scenes / "images", 5)
+    everything = SampleFile(file, road_scenes / "images").questions(10**6)
+    some = SampleFile(file, road_scenes / "images").questions(5)
     assert len(some) == 5 and some[0] == everything[0]
-    assert [everything.index(probe) for probe in some] == [index * len(everything) // 5 for index in range(5)]
-    assert all(probe.answer and probe.image().mode == "RGB" for probe in some)
+    assert [everything.index(sample) for sample in some] == [index * len(everything) // 5 for index in range(5)]
+    assert all(sample.answer and sample.image().mode == "RGB" for sample in some)
 
 
 def test_calibration_passes_over_what_is_unusable(mixed_data, tmp_path):
     file, images = mixed_data
     records = json.loads(file.read_text())
-    good = calibration_probes(file, images, 100)
-    assert len(good) == len(records) and any(probe.picture is None for probe in good)
+    good = SampleFile(file, images).conversations(100)
+    assert len(good) == len(records) and any(sample.picture is None for sample in good)
     assert good[0].messages[-1]["role"] == "assistant"
     broken = tmp_path / "broken.json"
     broken.write_text(json.dumps([{"conversations": []}, *records[:2], {**records[0], "image": "../x.png"}]))
     told: list[str] = []
-    assert len(calibration_probes(broken, images, 100, leave_out=told.append)) == 2
+    assert len(SampleFile(broken, images, leave_out=told.append).conversations(100)) == 2
     assert [why.partition(":")[0] for why in told] == ["no_conversation", "outside_folder"]
     broken.write_text(json.dumps([{"conversations": []}]))
     with pytest.raises(DataError, match="no usable record"):
-        calibration_probes(broken, images, 100)
+        SampleFile(broken, images).conversations(100)
 
 
 @pytest.mark.parametrize("keep", [0, 40, 0.5, 0.9])
 def test_torn_pictures_are_left_out_and_told(road_scenes, tmp_path, keep):
     """Of conversations to quantize by, and of questions to measure on."""
-    for name, read in (("instruct.json", calibration_probes), ("test.json", held_out_probes)):
+    for name, read in (("instruct.json", SampleFile.conversations), ("test.json", SampleFile.questions)):
         every = [record for record in json.loads((road_scenes / name).read_text()) if "image" in record]
         records = list({record["image"]: record for record in every}.values())[:4]  # a picture each
         torn = records[2]["image"]
@@ -48,16 +48,16 @@ def test_torn_pictures_are_left_out_and_told(road_scenes, tmp_path, keep):
             target.write_bytes(content[:cut] if record["image"] == torn else content)
         (tmp_path / f"{name}.data").write_text(json.dumps(records))
         told: list[str] = []
-        probes = read(tmp_path / f"{name}.data", tmp_path / name, 100, leave_out=told.append)
+        samples = read(SampleFile(tmp_path / f"{name}.data", tmp_path / name, leave_out=told.append), 100)
         whole = [record for record in records if record["image"] != torn]
-        assert [probe.picture for probe in probes] == [tmp_path / name / record["image"] for record in whole]
+        assert [sample.picture for sample in samples] == [tmp_path / name / record["image"] for record in whole]
         assert len(told) == 1 and torn in told[0]
         (tmp_path / f"{name}.data").write_text(json.dumps([records[2]]))
         with pytest.raises(DataError):
-            read(tmp_path / f"{name}.data", tmp_path / name, 100)
+            read(SampleFile(tmp_path / f"{name}.data", tmp_path / name), 100)
 
 
 def test_made_up_pictures_are_the_same_every_time():
-    first, again, others = synthetic_probes(6), synthetic_probes(6), synthetic_probes(6, seed=1)
-    assert [probe.image().tobytes() for probe in first] == [probe.image().tobytes() for probe in again]
+    first, again, others = synthetic_samples(6), synthetic_samples(6), synthetic_samples(6, seed=1)
+    assert [sample.image().tobytes() for sample in first] == [sample.image().tobytes() for sample in again]
     assert first[0].image().size != others[0].image().size

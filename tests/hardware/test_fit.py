@@ -17,15 +17,15 @@ from switchkd.hardware.fit import Estimate, FitError, fit, seconds
 from switchkd.hardware.profile import Figure, Profile, profile_names, shipped_profile
 from switchkd.hardware.rates import rates_of
 from switchkd.hardware.runtimes import GGUF, ONNX, RUNTIMES
-from switchkd.hardware.workload import Language, Part, Tower, Workload
+from switchkd.hardware.workload import Language, StoredModel, Tower, Workload
 
 QWEN = Language(layers=24, width=896, feed_forward=4864, heads=14, kv_heads=2, head_width=64, rows=151936)
 SIGLIP = Tower(26, 1152, 4304, tokens=729, patch_values=588, projected=896, features=1152, heads=16)
 
 
 def student(quant="q8", format=ONNX, size=500_000_000) -> Workload:
-    image = Part(ONNX, "q8", 408_000_000, 408_000_000)
-    text = Part(format, quant, size, size + 136_000_000)
+    image = StoredModel(ONNX, "q8", 408_000_000, 408_000_000)
+    text = StoredModel(format, quant, size, size + 136_000_000)
     return Workload("student", QWEN, text, SIGLIP, image, image_tokens=729, cache_bytes=4, tokenizer_bytes=7_000_000)
 
 
@@ -188,7 +188,7 @@ def test_unknown_precisions_and_processors_are_refused():
 
 def test_what_no_table_knows_is_an_error_and_no_zero():
     with pytest.raises(FitError, match="format 'openvino'; known: gguf, onnx"):
-        Part("openvino", "q4", 1, 1)
+        StoredModel("openvino", "q4", 1, 1)
     with pytest.raises(FitError, match=r"how large gguf iq2 is; known: .*gguf q4_0"):
         candidates(student(), GGUF, "iq2")
     with pytest.raises(FitError, match="how large onnx f16 is"):

@@ -13,7 +13,7 @@ from support.extending import EXAMPLES, write_files
 from support.training import QUIET, losses, stage_job
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from switchkd.analysis.ablation import variant
+from switchkd.analysis.ablation import find_row
 from switchkd.analysis.report import run_models
 from switchkd.cli.main import main
 from switchkd.errors import RecipeError, SkdError
@@ -191,16 +191,16 @@ def test_weights_are_checked():
 def test_ablation_rows_name_it():
     recipe = load_recipe("roadscenes", ["distillation.terms={picture_states: 0.5, picture_attention: 0.2}"])
     rows = {
-        name: variant(name, recipe)
+        name: find_row(name, recipe)
         for name in ("dbild-rkl", "fkl+picture_attention", "dbild-rkl+switch+picture_states")
     }
     weights = [(row.distillation.lambda_switch, row.distillation.terms) for row in rows.values()]
     assert weights == [(0.0, {}), (0.0, {"picture_attention": 0.2}), (4.0, {"picture_states": 0.5})]
     with pytest.raises(RecipeError, match=r"needs distillation.terms.picture_states above 0"):
-        variant("rkl+picture_states", load_recipe("roadscenes", ["distillation.terms.picture_states=0"]))
+        find_row("rkl+picture_states", load_recipe("roadscenes", ["distillation.terms.picture_states=0"]))
     with pytest.raises(RecipeError, match="nothing by picture_states"):
         frozen = ["distillation.terms.picture_states=1", "stages.dft.trainable=[language]"]
-        variant("rkl+picture_states", load_recipe("roadscenes", frozen))
+        find_row("rkl+picture_states", load_recipe("roadscenes", frozen))
 
 
 def test_finished_stages_stay_finished():

@@ -12,7 +12,7 @@ from support.llava_files import IMAGE_TOKENS
 from support.tokenizers import small_prompt
 from switchkd.data.index import Source, build_index
 from switchkd.data.reasons import Reason
-from switchkd.data.report import make_report
+from switchkd.data.usability import count_usable
 from switchkd.errors import DataError
 
 PAGE = Path(__file__).parents[2] / "docs" / "inputs.md"
@@ -42,7 +42,7 @@ def outcomes(file: Path, images: Path, *, follow_links: bool = False) -> set[str
     except DataError as error:
         assert "\n" not in str(error) and str(file) in str(error)
         return {"refused"}
-    report = make_report(source, index)
+    report = count_usable(source, index)
     assert report.total == len(index) == report.usable + sum(report.bad.values()) > 0
     assert set(report.why) == set(report.bad) and all(report.why.values())
     assert not any("\n" in why for why in report.why.values())

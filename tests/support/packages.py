@@ -41,7 +41,7 @@ def files(seed: int = 0, **sizes: int) -> dict[str, bytes]:
 def write(out: Path, signer, contents: dict[str, bytes], *, release: int = 1, hardware_id: str = "board") -> Path:
     """A package of these files."""
     entries = {name: Content.of_bytes(content) for name, content in contents.items()}
-    targets = Targets("tiny", hardware_id, release, {name: entry.target for name, entry in entries.items()})
+    targets = Targets("tiny", hardware_id, release, {name: content.entry for name, content in entries.items()})
     write_package(out, targets, entries, signer)
     return out
 

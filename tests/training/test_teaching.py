@@ -7,7 +7,7 @@ import yaml
 from click.testing import CliRunner
 from support.training import train
 
-from switchkd.analysis.ablation import variant
+from switchkd.analysis.ablation import find_row
 from switchkd.analysis.report import run_models
 from switchkd.cli.main import main
 from switchkd.errors import RecipeError
@@ -126,7 +126,7 @@ def test_ablations_name_what_their_rows_learn():
         ("pt-sft", ["stages.pt.distill=true"], "stage 'pt' distils"),
     ):
         with pytest.raises(RecipeError, match=message):
-            variant(name, load_recipe("roadscenes", changes))
+            find_row(name, load_recipe("roadscenes", changes))
 
 
 def test_what_a_stage_teaches():

@@ -157,10 +157,8 @@ class LlamaLanguage:
         self._reused = 0
         self._token = (llama.llama_token * 1)()
         self._single = llama.llama_batch_get_one(self._token, 1)  # positions follow by themselves
-        self._seen: tuple[int, Floats] = (
-            0,
-            np.empty((0, 0), np.float32),
-        )  # where the last logits lay, and a look at them
+        # Where the last logits lay, and a look at them.
+        self._seen: tuple[int, Floats] = (0, np.empty((0, 0), np.float32))
 
     @property
     def reused(self) -> int:

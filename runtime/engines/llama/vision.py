@@ -104,9 +104,8 @@ class LlamaVision:
             rows = tensor.source(1)
             assert rows is not None
             if rows.name == "positions":
-                rows.replace_integers(
-                    np.roll(np.arange(rows.size, dtype=np.int32), -1)
-                )  # patches from 1 on, then the class token's 0
+                # Patches from 1 on, then the class token's 0.
+                rows.replace_integers(np.roll(np.arange(rows.size, dtype=np.int32), -1))
             elif rows.name == "patches":
                 rows.replace_integers(np.arange(rows.size, dtype=np.int32))
         return self._traced and _stage(tensor) is not None

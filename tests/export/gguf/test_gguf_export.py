@@ -17,7 +17,7 @@ from switchkd.errors import CheckpointError, MissingDependencyError, SkdError
 from switchkd.export.folder import ExportRequest, run_export
 from switchkd.export.gguf import parts as gguf_parts
 from switchkd.export.parity import ParityError
-from switchkd.export.samples import synthetic_probes
+from switchkd.export.samples import synthetic_samples
 from switchkd.manifest import Manifest
 from switchkd.runtime.engines.opening import open_engine
 
@@ -177,8 +177,8 @@ def test_too_coarse_a_quantization_fails_and_is_told_what_passes(checkpoint, tmp
 
 
 def test_importance_matrix_is_kept_used_again_and_taken_where_it_wins(checkpoint, tmp_path, monkeypatch):
-    probes = synthetic_probes(3, seed=5)
-    first = export(checkpoint, tmp_path / "a", quant="q4", calibration=probes)
+    samples = synthetic_samples(3, seed=5)
+    first = export(checkpoint, tmp_path / "a", quant="q4", calibration=samples)
     tried = first.parity["candidates"]
     assert set(tried) == {"without importance matrix", "with importance matrix"}
     assert first.parity["chosen"] == min(tried, key=lambda note: max(tried[note].values()))
@@ -189,11 +189,11 @@ def test_importance_matrix_is_kept_used_again_and_taken_where_it_wins(checkpoint
         assert importance["blk.0.attn_q.weight"].shape == (64,) and importance["blk.2.ffn_down.weight"].shape == (160,)
         assert all((values >= 0).all() and values.any() for values in importance.values())
     monkeypatch.setattr(gguf_parts, "collect", None)  # not needed a second time
-    again = export(checkpoint, tmp_path / "b", quant="q4", calibration=probes)
+    again = export(checkpoint, tmp_path / "b", quant="q4", calibration=samples)
     assert again.parity["candidates"] == tried
     kept.write_bytes(kept.read_bytes()[:100])
     with pytest.raises(SkdError, match="delete it to have it made again"):
-        export(checkpoint, tmp_path / "c", quant="q4", calibration=probes)
+        export(checkpoint, tmp_path / "c", quant="q4", calibration=samples)
     assert not (tmp_path / "c").exists()
 
 

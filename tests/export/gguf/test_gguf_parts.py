@@ -7,7 +7,7 @@ from switchkd.export.checkpoint import Checkpoint
 from switchkd.export.exporter import exporter_for
 from switchkd.export.gguf.importance import ImportanceCollector, collect
 from switchkd.export.parts import Build
-from switchkd.export.samples import Probe
+from switchkd.export.samples import Sample
 from switchkd.manifest import Manifest
 from switchkd.runtime.engines.llama import engine as llama_engine
 from switchkd.runtime.engines.opening import open_engine, open_parts
@@ -20,11 +20,11 @@ def test_importance_is_the_mean_square_of_what_a_weight_reads(shelf, tmp_path):
 
     reader, exporter = Checkpoint(shelf.checkpoint()), exporter_for("gguf")
     build = exporter.write(reader, exporter.plan(reader, "f32", None), tmp_path)
-    probe = Probe([{"role": "user", "content": "how many cars ?"}], None)
+    sample = Sample([{"role": "user", "content": "how many cars ?"}], None)
     collector = ImportanceCollector()
     with open_parts(exporter.parts(reader, build), RunOptions(1, observe=collector)) as engine:
-        importance = collect(engine, collector, [probe], [])
-        ids = engine.prompt.encode(probe.messages, image_tokens=16).ids
+        importance = collect(engine, collector, [sample], [])
+        ids = engine.prompt.encode(sample.messages, image_tokens=16).ids
     embeds = torch.from_numpy(reader.read("language_model.embed_tokens.weight")[ids])
     scale = torch.rsqrt(embeds.pow(2).mean(-1, keepdim=True) + reader.text["rms_norm_eps"])
     inputs = embeds * scale * torch.from_numpy(reader.read("language_model.layers.0.input_layernorm.weight"))

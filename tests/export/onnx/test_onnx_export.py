@@ -22,7 +22,7 @@ from switchkd.export.onnx import graph as onnx_graph
 from switchkd.export.onnx import parts as onnx_parts
 from switchkd.export.onnx.language import write_decoder
 from switchkd.export.parity import ParityError
-from switchkd.export.samples import synthetic_probes
+from switchkd.export.samples import synthetic_samples
 from switchkd.manifest import Manifest
 from switchkd.runtime.engines.onnx import engine as onnx_engine
 from switchkd.runtime.engines.opening import open_engine
@@ -279,7 +279,7 @@ def test_what_is_refused_before_any_work(checkpoint, tmp_path):
     with pytest.raises(SkdError, match="ONNX has no precision 'q5_k_m'; there are q4, q8, fp16, fp32"):
         export(checkpoint, tmp_path / "out", "q5_k_m")
     with pytest.raises(SkdError, match="leave --calibrate out"):
-        export(checkpoint, tmp_path / "out", "fp16", calibration=synthetic_probes(1))
+        export(checkpoint, tmp_path / "out", "fp16", calibration=synthetic_samples(1))
     assert not any(tmp_path.iterdir())
     for name, value, reason in (
         ("intermediate_size", 144, "intermediate_size 144 isn't a multiple of 32, the block of q4; take q8"),

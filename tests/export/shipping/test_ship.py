@@ -204,7 +204,7 @@ def test_a_package_that_somebody_else_made_meanwhile_is_left(tmp_path):
     out = packages.write(tmp_path / "a.tar", signer, packages.files())
     before = out.read_bytes()
     contents = {"run": Content.of_bytes(b"other")}
-    targets = Targets("tiny", "board", 1, {"run": contents["run"].target})
+    targets = Targets("tiny", "board", 1, {"run": contents["run"].entry})
     with pytest.raises(SkdError, match="was made by somebody else meanwhile"):
         write_package(out, targets, contents, signer, replace=False)
     assert out.read_bytes() == before and {path.name for path in tmp_path.iterdir()} == {"a.tar", "key", "key.pub"}

@@ -11,8 +11,8 @@ import pytest
 from support.benches import SETTINGS, bench
 
 from switchkd.data.questions import read_questions
-from switchkd.export.parity import measure_loss, run_reference
-from switchkd.export.samples import Probe
+from switchkd.export.parity import measure_loss, refer_all
+from switchkd.export.samples import Sample
 from switchkd.passages import PROVING, passages
 from switchkd.pictures import open_image
 from switchkd.runtime.bench import reading, runner
@@ -20,7 +20,7 @@ from switchkd.runtime.bench.divergence import divergence
 from switchkd.runtime.bench.grids import grids
 from switchkd.runtime.bench.measurement import Bench, Measurement, summarise_bench
 from switchkd.runtime.bench.session import Session
-from switchkd.runtime.engines.opening import open_engine
+from switchkd.runtime.engines.opening import open_checkpoint, open_engine
 
 # One worker runs them all: the models that they share take half a minute to make.
 pytestmark = pytest.mark.xdist_group("bench")
@@ -54,14 +54,15 @@ def test_answers_are_the_engines_and_divergence_is_the_exporters(models, questio
     """The figures against the same ones by the export's own comparison."""
     whole = bench(models, questions, ("student", "onnx-q8"), max_tokens=16, divergence=192, questions=12)
     assert whole.reference == "student" and whole.failures() == []
-    probes = [
-        Probe(question.messages, question.image, question.answer)
+    samples = [
+        Sample(question.messages, question.image, question.answer)
         for question in read_questions(questions, questions.parent / "images")
     ]
-    references = run_reference(models / "student", probes, every=0, threads=1)
+    with open_checkpoint(models / "student", threads=1) as engine:
+        references = refer_all(engine, models / "student", samples, every=0)
     with open_engine(models / "onnx-q8", threads=1, context=512) as engine:
         expected = measure_loss(engine, references)
-        answers = [engine.answer(probe.messages, open_image(probe.picture), max_new_tokens=16) for probe in probes]
+        answers = [engine.answer(sample.messages, open_image(sample.picture), max_new_tokens=16) for sample in samples]
     quality = summarise_bench(whole)["variants"]["onnx-q8"]["quality"]
     assert [whole.measurements["onnx-q8"].answers()[index] for index in range(12)] == answers
     assert quality["divergence"]["positions"] == expected["positions"]
@@ -112,8 +113,8 @@ def test_the_order_is_random_by_seed_and_turns_are_shuffled(models, questions, m
     assert order == [request.question for request in whole.measurements["onnx-fp32"].requests]
     assert sorted(order[:12]) == list(range(12)) != order[:12]
     turns = [name for operation, name in asked if operation == "ask"][4:]
-    rests = [name for operation, name in asked if operation == "rest"]
-    assert rests == turns  # after each request that counts, before the next engine's
+    waits = [name for operation, name in asked if operation == "wait_until_idle"]
+    assert waits == turns  # after each request that counts, before the next engine's
     pairs = {tuple(turns[index : index + 2]) for index in range(0, len(turns), 2)}
     assert pairs == {("onnx-fp32", "onnx-q8"), ("onnx-q8", "onnx-fp32")}
     assert whole.measurements["onnx-q8"].answers().keys() == set(range(12))

@@ -13,7 +13,7 @@ import pytest
 from switchkd.errors import SkdError
 from switchkd.files import file_sha256
 from switchkd.hardware.profile import FIELDS
-from switchkd.manifest import FileEntry, ImageTokens, Manifest, ManifestError, Source, TensorCount
+from switchkd.manifest import FileEntry, ImageTokens, Manifest, ManifestError, Origin, TensorCount
 from switchkd.models.shapes import load_shape
 from switchkd.runtime.computer import measure
 from switchkd.runtime.computer import profile as probe
@@ -45,7 +45,7 @@ def make_export(
     image = ImageTokens(729 if "siglip" in vision else 576, "<image>", 1)
     known = {"format": "gguf", "quant": "q4_0", "vision_quant": "f16", "context": 32768} | settings
     Manifest(
-        source=Source("student", "0" * 64),
+        source=Origin("student", "0" * 64),
         tools={},
         files=entries,
         image=image,

@@ -9,7 +9,7 @@ import pytest
 from switchkd.runtime.engines import idling
 
 
-def test_a_rest_ends_when_the_others_sleep(monkeypatch):
+def test_waiting_ends_when_the_others_sleep(monkeypatch):
     """Threads that still spin keep it from ending, for a while."""
     clock, looks = [0.0], []
 
@@ -22,10 +22,10 @@ def test_a_rest_ends_when_the_others_sleep(monkeypatch):
 
     monkeypatch.setattr(time, "monotonic", pass_time)
     monkeypatch.setattr(idling, "other_threads_run", spins(0.009))
-    idling.rest()
+    idling.wait_until_idle()
     assert 0.009 <= clock[0] < 0.012 and len(looks) > 5
     monkeypatch.setattr(idling, "other_threads_run", spins(10.0))
-    idling.rest()
+    idling.wait_until_idle()
     assert 0.1 < clock[0] < 0.12
 
 

@@ -12,7 +12,7 @@ from support import packages
 
 from switchkd.export.shipping.signing import sign
 from switchkd.runtime.packages import format as format
-from switchkd.runtime.packages.format import END, MANIFEST, SIGNATURE, PackageError, Target, Targets, header, padding
+from switchkd.runtime.packages.format import END, MANIFEST, SIGNATURE, Entry, PackageError, Targets, header, padding
 from switchkd.runtime.packages.install import Installation
 from switchkd.runtime.packages.reader import verify_folder, verify_package
 
@@ -61,9 +61,7 @@ targets_of = st.builds(
     st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", fullmatch=True),
     st.just("board"),
     st.integers(1, 2**31 - 1),
-    st.dictionaries(
-        names, st.builds(Target, st.integers(0, 8**11 - 1), st.from_regex(r"[0-9a-f]{64}", fullmatch=True))
-    ),
+    st.dictionaries(names, st.builds(Entry, st.integers(0, 8**11 - 1), st.from_regex(r"[0-9a-f]{64}", fullmatch=True))),
 )
 
 
@@ -105,7 +103,7 @@ BAD_NAMES = [
 def test_even_signed_names_stay_inside(name, keys, tmp_path):
     """A signer that was fooled must not fool the device."""
     contents = {"run": b"x", name: b"evil"}
-    targets = Targets("tiny", "board", 1, {each: Target(1, "0" * 64) for each in contents})
+    targets = Targets("tiny", "board", 1, {each: Entry(1, "0" * 64) for each in contents})
     with pytest.raises(PackageError):
         targets.check()
     # The manifest is spelled and signed all the same, and such a name put in a header as far as it can be.
@@ -150,7 +148,7 @@ def test_limits_hold_before_the_signature(keys, tmp_path):
 
 
 def test_a_declared_giant_is_refused_by_the_size_of_the_file(keys, tmp_path):
-    targets = Targets("tiny", "board", 1, {"giant": Target(8**11 - 1, "0" * 64)})
+    targets = Targets("tiny", "board", 1, {"giant": Entry(8**11 - 1, "0" * 64)})
     reason = packages.refused(raw(keys[0], [], targets.to_bytes()), keys[1], tmp_path / "out")
     assert "it has to have" in reason
 

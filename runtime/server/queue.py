@@ -1,4 +1,4 @@
-"""The line before the engine: requests are answered one at a time in their order, by a thread of its own."""
+"""The queue before the engine: requests are answered one at a time in their order, by a thread of its own."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ log = logging.getLogger("skd.serve")
 
 
 class Job:
-    """A request's place in the line, from its arrival until its answer ended.
+    """A request's place in the queue, from its arrival until its answer ended.
 
     All methods belong to the event loop's thread, but for `check` and `put`, which the engine's thread calls.
 
@@ -34,8 +34,8 @@ class Job:
         seconds: what the request may take from now on.
     """
 
-    def __init__(self, line: Line, seconds: float) -> None:
-        self._line, self._loop = line, asyncio.get_running_loop()
+    def __init__(self, queue: Queue, seconds: float) -> None:
+        self._queue, self._loop = queue, asyncio.get_running_loop()
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._end: RequestError | None = None  # why it shouldn't go on
         self.request: ChatRequest | None = None
@@ -43,14 +43,14 @@ class Job:
         self.deadline = self.arrived + seconds
 
     def start(self, request: ChatRequest) -> None:
-        """Puts the request in line, when it is prepared."""
+        """Puts the request in the queue, when it is prepared."""
         self.request = request
-        self._line.append(self)
+        self._queue.append(self)
 
     def cancel(self, reason: RequestError | None = None) -> None:
-        """Takes the request out of the line, or ends it at its next token. Does nothing to one that has ended."""
+        """Takes the request out of the queue, or ends it at its next token. Does nothing to one that has ended."""
         self._end = self._end or reason or RequestError(CLIENT_GONE, "The client has gone.")
-        self._line.leave(self)
+        self._queue.leave(self)
         self._events.put_nowait(self._end)
 
     async def next(self) -> Event:
@@ -86,7 +86,7 @@ class Job:
         return RequestError(504, f"The answer took more than {self.deadline - self.arrived:g} s.", code="timeout")
 
 
-class Line:
+class Queue:
     """A bounded queue and the thread that empties it.
 
     Args:
@@ -106,7 +106,7 @@ class Line:
 
     @property
     def waiting(self) -> int:
-        """Requests in line, the one being answered left out."""
+        """Requests in the queue, the one being answered left out."""
         return len(self._jobs)
 
     @property
@@ -140,7 +140,7 @@ class Line:
             return job
 
     def append(self, job: Job) -> None:
-        """Puts a job that has entered at the end of the line."""
+        """Puts a job that has entered at the end of the queue."""
         with self._changed:
             self._jobs.append(job)
             self._changed.notify()
@@ -184,7 +184,7 @@ class Line:
                 del job
 
     def _take(self) -> Job | None:
-        """The next job; None when the line is closed."""
+        """The next job; None when the queue is closed."""
         if not self._jobs:
             return_freed_memory()  # pictures and requests come and go in megabytes, which fray the allocator's memory
         with self._changed:

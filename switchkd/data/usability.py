@@ -17,7 +17,7 @@ _QUANTILES = (0.0, 0.5, 0.9, 0.99, 1.0)
 
 
 @dataclass(frozen=True)
-class Report:
+class Usability:
     """A LLaVA file in numbers."""
 
     file: Path
@@ -43,14 +43,14 @@ class Report:
         raise DataError(f"{unusable} of {self.total} records of {self.file} can't be used: {causes}; {advice}.")
 
 
-def make_report(source: Source, index: Index) -> Report:
+def count_usable(source: Source, index: Index) -> Usability:
     """Counts an index; reads only the few records that serve as examples from the file."""
     file = source.file
     usable = index.usable
     counts = np.bincount(index.reason, minlength=len(Reason))
     reasons = sorted((reason for reason in Reason if reason and counts[reason]), key=lambda reason: -counts[reason])
     lengths = np.quantile(index.tokens[usable], _QUANTILES, method="higher").tolist() if len(usable) else []
-    return Report(
+    return Usability(
         file=file,
         total=len(index),
         usable=len(usable),
