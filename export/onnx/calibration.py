@@ -27,7 +27,7 @@ _ROWS = 384  # that are kept of each value
 class Seen:
     """A value's rows [T, K] over all examples."""
 
-    largest: Floats  # magnitude of each channel [K]
+    largest: Floats  # magnitude of each channel [K], the mean of the examples' largest: no single one decides
     energy: Floats  # mean square of each channel [K], every row scaled to a mean square of 1
     rows: Floats  # some of them, from all over [R, K]
 
@@ -41,7 +41,7 @@ def calibrate(path: Path, names: list[str], examples: Iterable[Feeds], *, thread
 
     def see(name: str, rows: Floats) -> None:
         unit = rows / np.maximum(np.sqrt(np.square(rows).mean(1, keepdims=True)), 1e-12)
-        largest[name] = np.maximum(largest.get(name, np.float32(0)), np.abs(rows).max(0))
+        largest[name] = largest.get(name, np.float32(0)) + np.abs(rows).max(0)
         energy[name] = energy.get(name, np.float32(0)) + np.square(unit).sum(0)
         counts[name] = counts.get(name, 0) + len(rows)
         # The first row of a text is unlike the others, and its outliers are the largest.
@@ -49,7 +49,11 @@ def calibrate(path: Path, names: list[str], examples: Iterable[Feeds], *, thread
 
     observe(path, names, examples, see, threads=threads)
     return {
-        name: Seen(largest[name], energy[name] / np.float32(counts[name]), np.concatenate(kept[name][-_ROWS // 8 :]))
+        name: Seen(
+            largest[name] / np.float32(len(kept[name])),
+            energy[name] / np.float32(counts[name]),
+            np.concatenate(kept[name][-_ROWS // 8 :]),
+        )
         for name in names
     }
 
