@@ -147,7 +147,7 @@ def _work(run: Run, tasks: list[tuple[Row, int]], split: str, jobs: int) -> Iter
     # The stage that rows share is trained once, before they start side by side.
     first = {(row.stages[0], repr(row.distillation), seed): row for row, seed in tasks if len(row.stages) > 1}
     for (stage, _, seed), row in first.items():
-        run.student_variant((stage,), distillation=row.distillation, seed=seed)
+        run.train_student((stage,), distillation=row.distillation, seed=seed)
     for done, result in enumerate(_side_by_side(run, tasks, split, jobs), 1):
         run.console.print(f"{done}/{len(tasks)}  {result.name} from seed {result.seed}: {100 * result.accuracy:.1f} %")
         yield result
@@ -189,7 +189,7 @@ def _in_process(folder: Path, recipe: Recipe, restart: bool, row: Row, seed: int
 
 
 def _train_and_ask(run: Run, row: Row, seed: int, split: str) -> Result:
-    model = run.student_variant(row.stages, distillation=row.distillation, seed=seed)
+    model = run.train_student(row.stages, distillation=row.distillation, seed=seed)
     right = read_right(kept_answers(run, model, split, f"{row.name}, seed {seed}"))
     return Result(row.name, seed, sum(right) / len(right), tuple(right))
 

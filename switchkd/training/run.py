@@ -108,13 +108,13 @@ class Run:
 
     def student(self) -> Path:
         """The distilled student's folder."""
-        return self._once("student", lambda: self.student_variant(self.recipe.student.stages))
+        return self._once("student", lambda: self.train_student(self.recipe.student.stages))
 
     def baseline(self) -> Path:
         """The student's undistilled twin."""
-        return self._once("baseline", lambda: self.student_variant(self.recipe.student.baseline))
+        return self._once("baseline", lambda: self.train_student(self.recipe.student.baseline))
 
-    def student_variant(
+    def train_student(
         self, stages: tuple[str, ...], *, distillation: Distillation | None = None, seed: int | None = None
     ) -> Path:
         """A student trained by other stages, another objective or from another seed than the recipe's."""

@@ -148,7 +148,7 @@ def in_background(function, *arguments, **options):
     return thread, results
 
 
-def wait_in_line(served, count):
-    line = served.app._line
-    with line._changed:
-        assert line._changed.wait_for(lambda: line.waiting == count, PATIENCE)
+def wait_in_queue(served, count):
+    queue = served.app._queue
+    with queue._changed:
+        assert queue._changed.wait_for(lambda: queue.waiting == count, PATIENCE)

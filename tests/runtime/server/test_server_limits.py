@@ -17,7 +17,7 @@ from support.serving import (
     raw,
     refused,
     running,
-    wait_in_line,
+    wait_in_queue,
 )
 
 from switchkd.runtime.server import serve
@@ -164,7 +164,7 @@ def test_a_full_queue_and_its_order(gate, engine):
             if number == 0:
                 gate.wait_for_a_step()
             else:
-                wait_in_line(served, number)
+                wait_in_queue(served, number)
         error = refused(served, 429)
         assert error["code"] == "queue_full" and gate.steps == 1
         assert post(served, "{}") == 429
@@ -178,7 +178,7 @@ def test_an_answer_that_takes_too_long(gate, engine):
     with running(engine, request_seconds=1.0) as served:
         assert refused(served, 504)["code"] == "timeout"
         waiting = refused(served, 504)  # the engine hasn't come back from the step before
-        assert waiting["type"] == "timeout_error" and served.app._line.busy and served.app._line.waiting == 0
+        assert waiting["type"] == "timeout_error" and served.app._queue.busy and served.app._queue.waiting == 0
         gate.allow()
     assert gate.steps == 1  # the first ended at its next token, the second was never begun
     with running(engine) as served:
@@ -197,7 +197,7 @@ def test_a_request_that_does_not_arrive(engine):
     with running(engine, upload_seconds=0.2, waiting=0) as served:
         status, reply = raw(served, HEAD, 'Content-Length: 100\r\n\r\n{"model": ')
         assert status == 408 and b"upload_timeout" in reply
-        assert raw(served, HEAD, "Content-Length: 2\r\n\r\n{}")[0] == 400  # its place in line is free again
+        assert raw(served, HEAD, "Content-Length: 2\r\n\r\n{}")[0] == 400  # its place in the queue is free again
 
 
 def test_a_client_that_goes_away(gate, engine):
@@ -209,12 +209,12 @@ def test_a_client_that_goes_away(gate, engine):
             if number == 0:
                 gate.wait_for_a_step()
                 first = connection
-        wait_in_line(served, 1)
+        wait_in_queue(served, 1)
         first.close()
         connection.close()
         while b'skd_requests_total{status="499"} 2' not in served.app._metrics.text():
             served.client.models.list()
-        assert served.app._line.waiting == 0
+        assert served.app._queue.waiting == 0
         gate.allow()
     assert gate.steps == 1
 
@@ -225,7 +225,7 @@ def test_a_streams_reader_that_goes_away(gate, engine):
         next(iter(stream))
         gate.wait_for_a_step()
         stream.close()
-        while served.app._line._current._end is None:
+        while served.app._queue._current._end is None:
             served.client.models.list()
         gate.allow()
     assert gate.steps == 1

@@ -96,7 +96,7 @@ def test_time_counts_from_a_requests_arrival(engine):
     with running(engine) as served, ThreadPoolExecutor() as threads:
         with pictures_held_up(served):
             answer = threads.submit(served.ask, about(data_url()))
-            while not served.app._line._admitted:
+            while not served.app._queue._admitted:
                 served.client.models.list()
             begin = time.monotonic()
             while time.monotonic() < begin + 0.3:
@@ -125,7 +125,7 @@ def test_a_stream_that_nobody_reads(gate, engine, monkeypatch, stall, request_se
         while job._end is None and time.monotonic() < job.deadline:
             served.client.models.list()
         gate.allow(1)
-        while served.app._line._admitted:
+        while served.app._queue._admitted:
             served.client.models.list()
         assert gate.steps <= 1001
         gate.allow()
@@ -133,7 +133,7 @@ def test_a_stream_that_nobody_reads(gate, engine, monkeypatch, stall, request_se
 
 
 def wait_for_job(served):
-    while (job := served.app._line._current) is None:
+    while (job := served.app._queue._current) is None:
         served.client.models.list()
     return job
 
