@@ -41,12 +41,16 @@ def data_path(path: Path) -> Path:
 def save_graph(model: Any, path: Path) -> None:
     """Writes an `onnx_ir.Model`, its weights in `data_path` from `ONE_FILE_LIMIT` on, and checks the file.
 
+    The same graph is the same file wherever it is written: notes of the program that made it (PyTorch's lines of source with this
+    computer's paths, the builder's commit of the working folder) are left out.
+
     Raises:
         SkdError: `onnx.checker` finds the graph invalid.
     """
     import onnx
     import onnx_ir as ir
 
+    _forget_origin(model)
     size = sum(value.const_value.nbytes for value in model.graph.initializers.values())
     if size > ONE_FILE_LIMIT:
         ir.save(model, path, external_data=data_path(path).name)
@@ -57,6 +61,14 @@ def save_graph(model: Any, path: Path) -> None:
         onnx.checker.check_model(str(path))
     except onnx.checker.ValidationError as error:
         raise SkdError(f"{path.name} isn't valid ONNX: {str(error).splitlines()[0]}") from error
+
+
+def _forget_origin(model: Any) -> None:
+    model.producer_version = None
+    values = (value for node in model.graph.all_nodes() for value in node.outputs)
+    graph = (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values())
+    for each in (model, model.graph, *model.graph.all_nodes(), *values, *graph):
+        each.metadata_props.clear()
 
 
 def small_graph(
