@@ -130,7 +130,8 @@ class StopOnSignal(TrainerCallback):
 
     def _note(self, number: int, frame: Any) -> None:
         self.received = signal.Signals(number)
-        signal.signal(number, signal.SIG_DFL)
+        # A launcher passes on what reached every process by itself, and ends those by force that go on for half a minute.
+        signal.signal(number, signal.SIG_DFL if self._launcher is None else signal.SIG_IGN)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self._anyone_stopped(args):

@@ -10,6 +10,7 @@ from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 from support.training import QUIET, losses, stage_job, train
@@ -115,8 +116,10 @@ def test_signals_to_the_launcher(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_stopped_launcher_saves_and_goes_on(tmp_path, student_folder, teacher_folder, mixed_data):
-    """A signal to `skd` reaches the workers as a request; the resumed run repeats the uninterrupted trace."""
+@pytest.mark.parametrize("everyone", [False, True], ids=["launcher", "everyone"])
+def test_a_stopped_launcher_saves_and_goes_on(tmp_path, student_folder, teacher_folder, mixed_data, everyone):
+    """A signal to `skd` reaches the workers as a request, and does no harm where a service manager sends it to all of them; the
+    resumed run repeats the uninterrupted trace."""
     tune = {
         "data": "mixed",
         "distill": True,
@@ -159,6 +162,9 @@ def test_a_stopped_launcher_saves_and_goes_on(tmp_path, student_folder, teacher_
     while process.poll() is None and not list((tmp_path / "stopped").glob("stages/*/checkpoints/checkpoint-2")):
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=0.02)
+    for each in psutil.Process(process.pid).children(recursive=True) if everyone else ():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.send_signal(signal.SIGTERM)
     process.send_signal(signal.SIGTERM)
     output = process.communicate(timeout=120)[0]
     assert process.returncode == 1 and "goes on from there" in output, output
