@@ -35,6 +35,7 @@ class _Writer:
     tools: Sequence[str] = ("torch", "onnx", "onnxscript", "onnxruntime")
     tolerance: Mapping[str, Mapping[str, float]] = TOLERANCE
     max_divergence: Mapping[str, float] = MAX_DIVERGENCE
+    role: str  # of the graph that is quantized
 
     def unquantized(self, quant: str) -> str:
         return _PLAIN
@@ -51,11 +52,13 @@ class _Writer:
 
     def _precision(self, quant: str) -> dict[str, str]:
         """Role → precision of this part's graphs."""
-        raise NotImplementedError
+        return {self.role: quant}
 
 
 class VisionWriter(_Writer):
     """Tower and projector; see `PartWriter`."""
+
+    role = "vision"
 
     def plan(self, checkpoint: Checkpoint, quant: str) -> str:
         require_packages()
@@ -69,16 +72,14 @@ class VisionWriter(_Writer):
     def candidates(self, job: Quantization) -> Iterator[Build]:
         precision = self._precision(job.plan.vision_quant)
         files = _paths(job.folder, precision)
-        _convert(job, "vision", files["vision"], precision["vision"], vision_examples)
+        _convert(job, self.role, files[self.role], precision[self.role], vision_examples)
         yield _build(files, precision)
-
-    def _precision(self, quant: str) -> dict[str, str]:
-        return {"vision": quant}
 
 
 class LanguageWriter(_Writer):
     """Decoder and embedding; see `PartWriter`."""
 
+    role = "language"
     tools: Sequence[str] = (*_Writer.tools, "onnxruntime-genai")
 
     def plan(self, checkpoint: Checkpoint, quant: str) -> str:
@@ -101,13 +102,13 @@ class LanguageWriter(_Writer):
     def candidates(self, job: Quantization) -> Iterator[Build]:
         precision = self._precision(job.plan.quant)
         files = _paths(job.folder, precision)
-        _convert(job, "language", files["language"], precision["language"], language_examples)
+        _convert(job, self.role, files[self.role], precision[self.role], language_examples)
         write_embedding(job.checkpoint, files["embedding"], precision["embedding"])
         yield _build(files, precision)
 
     def _precision(self, quant: str) -> dict[str, str]:
         """Eight bits are as good as exact for an embedding, and four save little."""
-        return {"language": quant, "embedding": "q8" if quant == "q4" else quant}
+        return {self.role: quant, "embedding": "q8" if quant == "q4" else quant}
 
 
 def _file(role: str, precision: str) -> str:
