@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
 import signal
+import sys
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -205,7 +205,7 @@ class SwitchTrainer(Trainer):
         loader = super().get_train_dataloader()
         inner: Any = getattr(loader, "base_dataloader", loader)  # what accelerate wraps reads its own attributes
         inner.worker_init_fn = partial(_deaf_worker, inner.worker_init_fn)
-        if inner.num_workers and "fork" in multiprocessing.get_all_start_methods():
+        if inner.num_workers and sys.platform == "linux":
             # Python 3.14's default forks from a server, which a signal to the whole group ends before it has children to start.
             inner.multiprocessing_context = "fork"
         return loader

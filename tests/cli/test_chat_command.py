@@ -32,7 +32,7 @@ def test_a_picture_behind_words_goes_before_them(student, image, text):
     usual, said = chat(student, "how many cars ?", "--image", image)
     answer, told = chat(student, text, "--image", image)
     assert FIRST in told and FIRST not in said
-    if "many <image>" not in text:
+    if text == "how many cars ?<image>":  # the same words, to the last space
         assert answer == usual
 
 
