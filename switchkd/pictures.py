@@ -20,6 +20,7 @@ MAX_PIXELS = 89_478_485  # 256 MiB as RGB: Pillow's own bound against decompress
 MAX_ASPECT = 200  # resizing the short edge of a longer strip would take gigabytes
 MAX_SCANS = 100  # of a JPEG; each passes over the whole picture, and progressive ones have about ten
 
+_FILLED = (128, 128, 128)  # what stands for a JPEG's missing blocks
 _HEAD = 512  # bytes that tell a file's kind
 _ORIENTATION = 0x0112  # EXIF's tag
 _TURNS = {
@@ -145,14 +146,18 @@ def _read(stream: BinaryIO, name: str, formats: tuple[str, ...] | None, max_pixe
     with _quietly():
         image = _read_header(stream, name, formats, max_pixels)
         try:
-            return _decode(image, name)
+            shown = _decode(image, name)
+            if image.format not in _JPEGS or not _has_a_grey_corner(shown):
+                return shown
+            torn = DataError(f"{name} is torn: it ends before its last pixels.")
         except UnsupportedPictureError:
             raise
-        except DataError:
-            whole = _decode_without_end(stream, name, max_pixels) if image.format in _JPEGS else None
-            if whole is None:
-                raise
-            return whole
+        except DataError as error:
+            torn = error
+        whole = _decode_without_end(stream, name, max_pixels) if image.format in _JPEGS else None
+        if whole is None:
+            raise torn
+        return whole
 
 
 def _read_header(stream: BinaryIO, name: str, formats: tuple[str, ...] | None, max_pixels: int) -> Image.Image:
@@ -214,6 +219,12 @@ def _decode_without_end(stream: BinaryIO, name: str, max_pixels: int) -> Image.I
             return None
         whole = image
     return whole
+
+
+def _has_a_grey_corner(image: Image.Image) -> bool:
+    """Whether a decoder may have filled up a picture's last block: where a marker comes too early, it does so without a word."""
+    right, bottom = image.width - 1, image.height - 1
+    return any(image.getpixel(place) == _FILLED for place in ((0, 0), (right, 0), (0, bottom), (right, bottom)))
 
 
 def _torn(name: str, error: Exception) -> str:

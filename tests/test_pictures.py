@@ -315,6 +315,22 @@ OTHERS = {
 }
 
 
+@pytest.mark.parametrize("marker", [b"\xff\xd9", b"\xff\x01", b"\xff\xe0", b"\xff\xd3"])
+@pytest.mark.parametrize("share", [0.4, 0.6, 0.9])
+def test_a_marker_before_the_last_pixels_ends_no_picture(marker, share, tmp_path):
+    """Decoders take it for the end and fill up with grey."""
+    whole = encoded("JPEG", (120, 90))
+    (tmp_path / "early.jpg").write_bytes(whole[: int(share * len(whole))] + marker)
+    with pytest.raises(DataError, match="it ends before its last pixels"):
+        open_image(tmp_path / "early.jpg")
+
+
+def test_a_whole_jpeg_that_ends_in_grey_is_seen(tmp_path):
+    for options in ({}, {"progressive": True}, {"restart_marker_blocks": 1}):
+        (tmp_path / "grey.jpg").write_bytes(saved(Image.new("RGB", (90, 70), (128, 128, 128)), "JPEG", **options))
+        assert open_image(tmp_path / "grey.jpg").getpixel((89, 69)) == (128, 128, 128)
+
+
 @pytest.mark.parametrize("name", OTHERS)
 def test_files_of_other_kinds_are_called_by_their_name(name, tmp_path):
     (tmp_path / "a.jpg").write_bytes(OTHERS[name].ljust(300, b"\0"))
