@@ -21,6 +21,9 @@ import click
     help="Block of the tower whose result is read, from 1, or from the end, -1 the last.",
 )
 @click.option("--projector", help="Family of the new projector. Default: LLaVA's two layers.")
+@click.option(
+    "--template", default="chatml", show_default=True, help="Form of chats: chatml, chatml-system, tinyllava or vicuna."
+)
 @click.option("--random", is_flag=True, help="Random weights: --vision and --language name configurations.")
 @click.option("--shrink", is_flag=True, help="With --random: the same architecture, a few thousand times smaller.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of random weights and of the new projector.")
@@ -32,6 +35,7 @@ def init_command(
     tokenizer: str | None,
     feature_layer: int,
     projector: str | None,
+    template: str,
     random: bool,
     shrink: bool,
     seed: int,
@@ -50,12 +54,19 @@ def init_command(
     if shrink and not random:
         raise SkdError("--shrink makes a smaller architecture, for which there are no weights: add --random.")
 
+    from switchkd.chat_template import shipped_template
     from switchkd.models.environment import quiet
     from switchkd.models.init import from_checkpoints, from_shapes
     from switchkd.models.vlm import save_vlm
 
+    shipped_template(template)  # refuses an unknown one
     quiet()
-    settings: dict[str, Any] = {"feature_layer": feature_layer, "projector": projector, "seed": seed}
+    settings: dict[str, Any] = {
+        "feature_layer": feature_layer,
+        "projector": projector,
+        "template": template,
+        "seed": seed,
+    }
     if random:
         vlm, processor = from_shapes(vision, language, tokenizer, shrink=shrink, **settings)
     else:

@@ -92,9 +92,24 @@ def compile_template(template: str) -> jinja2.Template:
         raise CheckpointError(f"The chat template's line {error.lineno} has an error: {error.message}") from error
 
 
+_TEMPLATES = Path(__file__).parent / "models" / "templates"
+
+
+def template_names() -> list[str]:
+    """The templates that come with the package."""
+    return sorted(path.stem for path in _TEMPLATES.glob("*.jinja"))
+
+
+def shipped_template(name: str) -> str:
+    """One of them, with a `{% generation %}` block. Raises CheckpointError for an unknown name."""
+    if name not in template_names():
+        raise CheckpointError(f"There is no template '{name}'; known templates: {', '.join(template_names())}.")
+    return (_TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8")
+
+
 def chatml_template() -> str:
     """This project's own template: Qwen's ChatML with pictures and a `{% generation %}` block."""
-    return (Path(__file__).parent / "models" / "chatml.jinja").read_text(encoding="utf-8")
+    return shipped_template("chatml")
 
 
 # A template's pieces: comments, raw text, and what stands in braces, strings in it whole.

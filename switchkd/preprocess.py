@@ -23,6 +23,8 @@ from switchkd.errors import CheckpointError
 from switchkd.files import read_json
 from switchkd.pictures import check_size, to_rgb
 
+PADDING = "LlavaImageProcessor"  # transformers' name of the one that can paste pictures on a square
+
 
 @dataclass(frozen=True)
 class Preprocess:
@@ -35,6 +37,7 @@ class Preprocess:
     rescale_factor: float  # 1/255: bytes to 0 … 1
     mean: tuple[float, float, float]  # subtracted after rescaling, red, green, blue
     std: tuple[float, float, float]  # divided by afterwards
+    pad: bool = False  # first paste the picture in the middle of a square of the mean's colour
 
     @classmethod
     def load(cls, folder: Path | str) -> Preprocess:
@@ -68,12 +71,13 @@ class Preprocess:
             raise CheckpointError(f"{source} isn't a JSON object.")
         named = config.get("image_processor_type") or config.get("feature_extractor_type")  # the latter before 2023
         kind = str(named).replace("FeatureExtractor", "ImageProcessor").removesuffix("Fast").removesuffix("Pil")
-        crops = {tower.processor_class: tower.crops for tower in known(Tower)}
+        crops = {**{tower.processor_class: tower.crops for tower in known(Tower)}, PADDING: True}
         if kind not in crops:
             raise CheckpointError(
                 f"{source}: image_processor_type {named} isn't supported, only {' and '.join(crops)}."
             )
-        wanted = {"do_resize": True, "do_rescale": True, "do_normalize": True, "do_pad": False}
+        wanted = {"do_resize": True, "do_rescale": True, "do_normalize": True}
+        wanted |= {} if kind == PADDING else {"do_pad": False}
         for name, value in wanted.items():
             if (config.get(name, value) or False) is not value:
                 raise CheckpointError(f"{source}: {name} = {config[name]} isn't supported, only {value}.")
@@ -87,6 +91,7 @@ class Preprocess:
                 rescale_factor=_finite(config.get("rescale_factor", 1 / 255)),
                 mean=_three(config["image_mean"]),
                 std=_three(config["image_std"], divides=True),
+                pad=bool(config.get("do_pad")),
             )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
@@ -104,6 +109,8 @@ class Preprocess:
         """
         check_size(image.size, "The picture")
         image = to_rgb(image)
+        if self.pad:
+            image = _on_square(image, self.mean)
         if self.shortest_edge is None:
             return np.array(image.resize((self.width, self.height), self.resample))
         scale_to, (width, height) = self.shortest_edge, image.size
@@ -123,6 +130,22 @@ class Preprocess:
         rescaled = (np.arange(256, dtype=np.float64) * self.rescale_factor).astype(np.float32)
         mean, std = (np.array(values, dtype=np.float32)[:, None] for values in (self.mean, self.std))
         return (rescaled - mean) / std
+
+
+def _on_square(image: Image.Image, mean: Sequence[float]) -> Image.Image:
+    """The picture in the middle of the smallest square of the mean's colour, bytes cut off as transformers cuts them.
+
+    Raises:
+        DataError: the square would be too large to be made.
+    """
+    side, (width, height) = max(image.size), image.size
+    if width == height:
+        return image
+    check_size((side, side), "The picture, pasted on a square,")
+    red, green, blue = (int(value * 255) for value in mean)
+    square = Image.new("RGB", (side, side), (red, green, blue))
+    square.paste(image, ((side - width) // 2, (side - height) // 2))
+    return square
 
 
 def _geometry(config: Mapping[str, Any], usually: bool) -> tuple[int, int, int | None]:

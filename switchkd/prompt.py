@@ -112,12 +112,12 @@ class ChatPrompt:
         if not self._compiled.environment.marks_answers:  # type: ignore[attr-defined]
             raise CheckpointError(
                 "The chat template has no {% generation %} block, so it doesn't say which tokens are the assistant's; "
-                "put one around the assistant's text or use switchkd/models/chatml.jinja."
+                "put one around the assistant's text or use switchkd/models/templates/chatml.jinja."
             )
         if not self.learned_ends:
             raise CheckpointError(
                 "The chat template's {% generation %} block leaves out the token that ends the assistant's turn, so a student "
-                "would never learn to stop; move {% endgeneration %} behind it, as in switchkd/models/chatml.jinja."
+                "would never learn to stop; move {% endgeneration %} behind it, as in switchkd/models/templates/chatml.jinja."
             )
 
     @cached_property

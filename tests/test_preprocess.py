@@ -44,6 +44,20 @@ def clip_processor(**changes):
     return CLIPImageProcessorPil(**{k: v for k, v in (CLIP | changes).items() if k != "image_processor_type"})
 
 
+PAD = CLIP | {"image_processor_type": "LlavaImageProcessor", "do_pad": True, "size": {"shortest_edge": 48}}
+STRETCHED_PAD = SIGLIP | {"image_processor_type": "LlavaImageProcessor", "do_pad": True, "do_center_crop": False}
+
+
+def llava_processor(**changes):
+    from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
+
+    return LlavaImageProcessorPil(**{k: v for k, v in (PAD | changes).items() if k != "image_processor_type"})
+
+
+def stretching_llava_processor(**changes):
+    return llava_processor(**(STRETCHED_PAD | changes))
+
+
 def picture(size: tuple[int, int], mode: str = "RGB", seed: int = 0) -> Image.Image:
     random = np.random.default_rng((seed, *size))
     channels = len(Image.new(mode, (1, 1)).getbands())
@@ -55,7 +69,7 @@ def expected_pixels(processor, image: Image.Image) -> np.ndarray:
     return np.asarray(processor(image, return_tensors="np")["pixel_values"][0])
 
 
-@pytest.mark.parametrize("make", [siglip_processor, clip_processor])
+@pytest.mark.parametrize("make", [siglip_processor, clip_processor, llava_processor, stretching_llava_processor])
 @pytest.mark.parametrize("resample", [2, 3])
 def test_pixels_equal_transformers_bit_by_bit(make, resample, tmp_path):
     processor = make(resample=resample)
@@ -69,9 +83,10 @@ def test_pixels_equal_transformers_bit_by_bit(make, resample, tmp_path):
         assert pixels.flags["C_CONTIGUOUS"]
 
 
+@pytest.mark.parametrize(("make", "config"), [(siglip_processor, SIGLIP), (llava_processor, PAD)])
 @pytest.mark.parametrize("mode", ["L", "RGBA", "LA", "CMYK", "YCbCr", "1", "P"])
-def test_modes_equal_transformers(mode):
-    processor, preprocess = siglip_processor(), Preprocess.from_config(SIGLIP)
+def test_modes_equal_transformers(mode, make, config):
+    processor, preprocess = make(), Preprocess.from_config(config)
     image = picture((90, 61)).convert(mode) if mode in "1P" else picture((90, 61), mode)
     np.testing.assert_array_equal(preprocess(image), expected_pixels(processor, image))
 
@@ -103,6 +118,22 @@ def test_missing_pictures_and_folders_are_errors(tmp_path):
     for path in (tmp_path / "none.png", tmp_path):
         with pytest.raises(DataError, match="There is no picture"):
             open_image(path)
+
+
+def test_padding_shows_the_whole_picture_on_the_mean_colour():
+    """Written out slowly: nothing is cut off, and what is added is the mean, cut to whole bytes."""
+    image = picture((40, 10))
+    preprocess = Preprocess.from_config(PAD | {"size": {"shortest_edge": 40}, "crop_size": {"height": 40, "width": 40}})
+    expected = np.empty((40, 40, 3), np.uint8)
+    expected[:] = [int(value * 255) for value in CLIP["image_mean"]]
+    expected[15:25] = np.asarray(image)
+    np.testing.assert_array_equal(preprocess.resize(image), expected)
+    assert preprocess != Preprocess.from_config(PAD | {"do_pad": False})
+
+
+def test_a_picture_whose_square_is_too_large_is_refused():
+    with pytest.raises(DataError, match="pasted on a square, is 10000 × 10000"):
+        Preprocess.from_config(PAD)(Image.new("RGB", (10000, 100)))
 
 
 def test_a_strip_is_refused():

@@ -26,7 +26,7 @@ from switchkd.architecture.families import find, known
 from switchkd.architecture.family import Language, Tower
 from switchkd.architecture.names import portable_name
 from switchkd.architecture.weights import refuse_other_kinds, weight_files
-from switchkd.chat_template import chatml_template
+from switchkd.chat_template import shipped_template
 from switchkd.errors import CheckpointError
 from switchkd.files import replacing_folder
 from switchkd.models.projector import llava_class
@@ -64,6 +64,7 @@ def assemble(
     *,
     feature_layer: int = -1,
     projector: str | None = None,
+    template: str = "chatml",
 ) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
     """A LLaVA model of two parts and a new, random projector.
 
@@ -75,6 +76,7 @@ def assemble(
         image_processor: the vision model's, or None for that family's defaults at the tower's size.
         feature_layer: which hidden layer of the tower feeds the projector.
         projector: its family, where it isn't LLaVA's own.
+        template: of chats, by the name of one that comes with the package.
 
     Raises:
         CheckpointError: a part of an unsupported kind, or a feature layer that no block of the tower makes.
@@ -120,7 +122,7 @@ def assemble(
         vision_feature_select_strategy=config.vision_feature_select_strategy,
         image_token=tokenizer.convert_ids_to_tokens(image_token_id),
         num_additional_image_tokens=int(tower_family.class_token),
-        chat_template=chatml_template(),
+        chat_template=shipped_template(template),
     )
     return vlm, processor
 
