@@ -24,6 +24,7 @@ from switchkd.cli.doctor import doctor_command
 from switchkd.cli.evaluate import eval_command
 from switchkd.cli.export import export_command
 from switchkd.cli.hardware import hardware_group
+from switchkd.cli.import_ import import_command
 from switchkd.cli.init import init_command
 from switchkd.cli.install import install_command
 from switchkd.cli.key import key_command
@@ -121,6 +122,7 @@ def main(debug: bool) -> None:
 
 for command in (
     init_command,
+    import_command,
     distill_command,
     train_command,
     eval_command,

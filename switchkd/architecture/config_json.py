@@ -36,12 +36,17 @@ def read_config_json(folder: Path) -> dict[str, Any]:
     kind = config.get("model_type") if isinstance(config, dict) else None
     if kind != "llava":
         raise CheckpointError(f"{folder} holds a '{kind}', not a LLaVA model; put one together with `skd init`.")
+    check_entries(config, path)
+    return config
+
+
+def check_entries(config: Mapping[str, Any], path: Path) -> None:
+    """Raises CheckpointError, naming the file, for a missing part or an entry of another type or size than it can be."""
     for part in ("vision_config", "text_config"):
         if not isinstance(config.get(part), dict):
             raise CheckpointError(f"{path} has no {part}.")
         _check_entries(config[part], f"{path}: {part}")
     _check_own_entries(config, path)
-    return config
 
 
 def _check_entries(part: Mapping[str, Any], where: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from switchkd.errors import CheckpointError
 
+_OTHERS = ("*.pt", "*.pth", "*.msgpack", "*.h5")  # weights of other kinds, which aren't downloaded
 _ON_HUB = re.compile(r"(?P<owner>[A-Za-z0-9][\w.-]*)/[\w.-]+")
 
 
@@ -30,8 +31,11 @@ def model_name(folder: Path) -> str:
     return folder.resolve().name if folder.name in ("", "..") else folder.name
 
 
-def resolve_checkpoint(name: str | Path) -> Path:
+def resolve_checkpoint(name: str | Path, *, pickles: bool = False) -> Path:
     """A local folder as it is, `asset:NAME` from this package, anything else from the model hub (or its local cache).
+
+    Args:
+        pickles: also download .bin files, where a model on the hub has no .safetensors ones.
 
     Raises:
         CheckpointError: neither a folder nor a model that the hub gives out, or no part of this package.
@@ -47,7 +51,10 @@ def resolve_checkpoint(name: str | Path) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(str(name), ignore_patterns=["*.bin", "*.pt", "*.pth", "*.msgpack", "*.h5"]))
+        folder = Path(snapshot_download(str(name), ignore_patterns=["*.bin", *_OTHERS]))
+        if pickles and not any(folder.rglob("*.safetensors")):
+            folder = Path(snapshot_download(str(name), ignore_patterns=list(_OTHERS)))
+        return folder
     except Exception as error:
         raise CheckpointError(
             f"'{name}' is neither a folder nor a model that could be downloaded ({type(error).__name__}); "

@@ -52,10 +52,10 @@ def weight_files(folder: Path) -> list[Path]:
     if whole.is_file():
         files = [whole]
     elif index.is_file():
-        files = [folder / name for name in _shards(index)]
+        files = [folder / name for name in shards(index)]
     else:
         raise CheckpointError(_none_found(folder))
-    refuse_other_tensors(folder, files)
+    refuse_other_tensors(files)
     return files
 
 
@@ -74,17 +74,22 @@ def refuse_other_kinds(folder: Path) -> None:
             raise CheckpointError(f"{folder} is quantized by {method}; {_DEQUANTIZE}.")
 
 
-def refuse_other_tensors(folder: Path, files: Iterable[Path]) -> None:
+def refuse_other_tensors(files: Iterable[Path]) -> None:
     """Raises CheckpointError where a file holds an adapter's or quantized tensors, whatever config.json says."""
     for file in files:
         for name, entry in read_header(file)[0].items():
-            kind = next((kind for kind, names in _KINDS.items() if names.search(name)), None)
-            if kind is None and isinstance(entry, dict) and entry.get("dtype") in _SMALL_TYPES:
-                kind = f"quantized ({entry['dtype']})"
-            if kind is not None:
-                raise CheckpointError(
-                    f"{folder}: {name} in {file.name} is {kind}; {_MERGE if 'adapter' in kind else _DEQUANTIZE}."
-                )
+            refuse_tensor(file, name, entry.get("dtype") if isinstance(entry, dict) else None)
+
+
+def refuse_tensor(file: Path, name: str, dtype: str | None) -> None:
+    """Raises CheckpointError for an adapter's or a quantized tensor, told by its name and its type in a .safetensors file."""
+    kind = next((kind for kind, names in _KINDS.items() if names.search(name)), None)
+    if kind is None and dtype in _SMALL_TYPES:
+        kind = f"quantized ({dtype})"
+    if kind is not None:
+        raise CheckpointError(
+            f"{file.parent}: {name} in {file.name} is {kind}; {_MERGE if 'adapter' in kind else _DEQUANTIZE}."
+        )
 
 
 def read_header(file: Path) -> tuple[dict[str, Any], int, int]:
@@ -109,7 +114,8 @@ def read_header(file: Path) -> tuple[dict[str, Any], int, int]:
     return {name: entry for name, entry in header.items() if name != "__metadata__"}, 8 + length, size
 
 
-def _shards(index: Path) -> list[str]:
+def shards(index: Path) -> list[str]:
+    """The files that an index names, checked. Raises CheckpointError for a torn one, a missing shard, a path out of the folder."""
     placed = _json(index).get("weight_map")
     if not isinstance(placed, dict) or not placed or not all(isinstance(name, str) for name in placed.values()):
         raise CheckpointError(f"{index} is torn: it names no shards; copy it again.")
@@ -118,7 +124,7 @@ def _shards(index: Path) -> list[str]:
         if Path(name).name != name:
             raise CheckpointError(f"{index} names a file outside its folder: {name!r}.")
         if not (index.parent / name).is_file():
-            raise CheckpointError(f"{index.parent} lacks {name}, which its {INDEX} names; download it again.")
+            raise CheckpointError(f"{index.parent} lacks {name}, which its {index.name} names; download it again.")
     return names
 
 

@@ -29,7 +29,20 @@ def test_special_tokens_and_sizes(both):
     assert tokenizer.encode("a red car").ids == [1, *reference.encode("a red car")]
 
 
-WORDS = ["a red car", "  two  spaces", "Straße", "你好", "🚗", "\n", "USER: ", "answers'", "xyzxyz", "1234", "\t|", "ab"]
+WORDS = [
+    "a red car",
+    "  two  spaces",
+    "Straße",
+    "你好",
+    "🚗",
+    "\n",
+    "USER: ",
+    "answers'",
+    "xyzxyz",
+    "1234",
+    "\t|",
+    "ab",
+]
 texts = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0<▁"), min_size=1, max_size=30)
 
 
@@ -70,7 +83,14 @@ def test_other_kinds_are_refused(options, words, tmp_path):
     with (tmp_path / "tokenizer.model").open("wb") as stream:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(["a red car", "two blue cars"] * 9),
-            **{"model_writer": stream, "vocab_size": 20, "hard_vocab_limit": False, "minloglevel": 2, **usual, **options},
+            **{
+                "model_writer": stream,
+                "vocab_size": 20,
+                "hard_vocab_limit": False,
+                "minloglevel": 2,
+                **usual,
+                **options,
+            },
         )
     with pytest.raises(CheckpointError, match=words):
         read_tokenizer_model(tmp_path / "tokenizer.model")
