@@ -20,6 +20,8 @@ class Weight:
     shape: tuple[str | int, ...]  # names of the part's sizes, or numbers
     gguf: str  # in a GGUF file, behind the block's prefix
     exact: bool = False  # float32 whatever a file's precision: norms, biases and positions are small and sensitive
+    # Rows that positions turn in pairs: half a head apart in a checkpoint, neighbours in the GGUF files of some architectures.
+    turned: bool = False
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Tensor:
     shape: tuple[int, ...]
     gguf: str  # in a GGUF file
     exact: bool
+    turned: int = 0  # rows of a head whose pairs lie otherwise in a GGUF file, see `Weight`; 0: they don't
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,8 @@ class Family:
 
     def _tensor(self, weight: Weight, sizes: Mapping[str, int], source: str = "", target: str = "") -> Tensor:
         shape = tuple(size if isinstance(size, int) else sizes[size] for size in weight.shape)
-        return Tensor(f"{self.prefix}{source}{weight.name}", shape, f"{target}{weight.gguf}", weight.exact)
+        turned = sizes["head"] if weight.turned else 0
+        return Tensor(f"{self.prefix}{source}{weight.name}", shape, f"{target}{weight.gguf}", weight.exact, turned)
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,8 @@ class Language(Family):
 
     model_class: str = ""  # in transformers, and by which onnxruntime-genai's builder knows it
     gguf_architecture: str = ""  # llama.cpp's `general.architecture`
-    gguf_splits: Mapping[str, str] = field(default_factory=dict)  # tokenizer.json's pattern of words → llama.cpp's name
+    # A tokenizer.json's patterns of words → llama.cpp's name, where export/gguf/tokenizer.py doesn't have it.
+    gguf_splits: Mapping[tuple[str, ...], str] = field(default_factory=dict)
     # Behind "lm_head.", where it isn't the embedding.
     head: Weight = Weight("weight", ("rows", "width"), "output.weight")
 

@@ -261,7 +261,10 @@ def write_portable_config(config: LlavaConfig, folder: Path) -> None:
     for part in (text, written["vision_config"]):
         part.pop("_name_or_path", None)  # where the part lay on this computer
     # 4.57 looks for rope_theta and falls back to 10,000 without it.
-    text.setdefault("rope_theta", text.get("rope_parameters", {}).get("rope_theta", 10000.0))
+    rope = text.get("rope_parameters", {})
+    text.setdefault("rope_theta", rope.get("rope_theta", 10000.0))
+    if rope.get("rope_type", "default") != "default":
+        text.setdefault("rope_scaling", rope)
     written["torch_dtype"] = written.get("dtype")
     path.write_text(json.dumps(written, indent=2, sort_keys=True) + "\n")
 
