@@ -42,13 +42,16 @@ def feature_choice(
     """(the hidden layer or layers, whether the first token is read), by the names of their entries.
 
     Raises:
-        CheckpointError: a strategy that isn't known.
+        CheckpointError: a strategy that isn't known, or a layer that has no number.
     """
     chosen = config.get(strategy) or "patch"
     if chosen not in _STRATEGIES:
         raise CheckpointError(f"{where}: {strategy} is {chosen!r}; known are {', '.join(_STRATEGIES)}.")
     layers = config.get(layer)
-    return -2 if layers is None else layers, _STRATEGIES[chosen]
+    layers = -2 if layers is None else layers
+    if not all(type(each) is int for each in (layers if isinstance(layers, list) else [layers])) or layers == []:
+        raise CheckpointError(f"{where}: {layer} is {layers!r}, not the number of a layer.")
+    return layers, _STRATEGIES[chosen]
 
 
 def pasted_on_a_square(config: Config, where: str) -> bool:

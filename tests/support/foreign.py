@@ -274,7 +274,12 @@ def write_hub(folder: Path, model: Random, *, version: int, **changes: Any) -> P
     inner = {name.removeprefix("model."): tensor for name, tensor in model.language.items()}
     head = {"weight": inner.pop("lm_head.weight")} if "lm_head.weight" in inner else {}
     if version == 4:
-        prefixes = ("vision_tower.vision_model.", "multi_modal_projector.", "language_model.model.", "language_model.lm_head.")
+        prefixes = (
+            "vision_tower.vision_model.",
+            "multi_modal_projector.",
+            "language_model.model.",
+            "language_model.lm_head.",
+        )
     else:
         prefixes = ("model.vision_tower.", "model.multi_modal_projector.", "model.language_model.", "lm_head.")
     tensors: dict[str, Tensor] = {}

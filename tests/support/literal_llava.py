@@ -96,7 +96,8 @@ def language_logits(w: Mapping[str, Tensor], text: Mapping[str, Any], x: Tensor)
         at = f"model.layers.{number}"
         y = rms_norm(x, w[f"{at}.input_layernorm.weight"], text["rms_norm_eps"])
         q, k, v = (
-            heads(linear(y, w, f"{at}.self_attn.{n}_proj"), each) for n, each in (("q", count), ("k", keys), ("v", keys))
+            heads(linear(y, w, f"{at}.self_attn.{n}_proj"), each)
+            for n, each in (("q", count), ("k", keys), ("v", keys))
         )
         q, k = rotate(q, text["rope_theta"]), rotate(k, text["rope_theta"])
         k, v = (each.repeat_interleave(count // keys, 0) for each in (k, v))
@@ -120,13 +121,16 @@ def rotate(x: Tensor, theta: float) -> Tensor:
     return torch.cat([first * angles.cos() - second * angles.sin(), second * angles.cos() + first * angles.sin()], -1)
 
 
-def literal_logits(model: Any, before: list[int], pixels: Tensor, behind: list[int], layer: int = -2, skip: int = 1) -> Tensor:
+def literal_logits(
+    model: Any, before: list[int], pixels: Tensor, behind: list[int], layer: int = -2, skip: int = 1
+) -> Tensor:
     """[T, rows] of a `support.foreign.Random`: words, a picture without the first `skip` tokens of it, words.
 
     In float64, so that rounding is the other side's.
     """
     tower, projector, language = (
-        {name: tensor.double() for name, tensor in part.items()} for part in (model.tower, model.projector, model.language)
+        {name: tensor.double() for name, tensor in part.items()}
+        for part in (model.tower, model.projector, model.language)
     )
     torch.set_default_dtype(torch.float64)
     try:

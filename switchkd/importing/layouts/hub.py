@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +49,14 @@ def _read(source: Source) -> Foreign:
         raise CheckpointError(f"{where} is a folder of today's form already; it needs no import.")
     if config.get("projector_hidden_act", "gelu") != "gelu" or config.get("multimodal_projector_bias") is False:
         raise CheckpointError(f"{where} has a projector without biases or with another activation than gelu.")
-    template, reason = _template(source.folder)
+    text = _settings(config, "text_config", {"model_type": "llama"})
+    template, reason = _template(source.folder, text)
     return Foreign(
         layout="transformers' LLaVA (llava-hf)",
         tensors=stored_tensors(source.folder),
         prefixes=PREFIXES,
         vision=_settings(config, "vision_config", _VISION),
-        text=_settings(config, "text_config", {"model_type": "llama"}),
+        text=text,
         connector="mlp",
         feature_layer=layer,
         first_token=first_token,
@@ -74,16 +76,19 @@ def _settings(config: Config, part: str, usual: dict[str, Any]) -> dict[str, Any
     return {name: value for name, value in whole.items() if name != "_name_or_path"}
 
 
-def _template(folder: Path) -> tuple[str, str]:
+def _template(folder: Path, text: Mapping[str, Any]) -> tuple[str, str]:
     """The template that asks in the words of the folder's own, which marks no answers."""
+    usual = "vicuna" if text["model_type"] == "llama" else "chatml"
     try:
         own = read_template(folder)
     except CheckpointError:
-        return "vicuna", "llava-hf's words; the folder brings no template"
+        return usual, "what goes with the language model; the folder brings no template"
     if "<|im_start|>" in own:
         system = "You are a helpful assistant" in own
         return "chatml-system" if system else "chatml", "the words of the folder's own template"
-    return "vicuna", "the words of the folder's own template"
+    if "ASSISTANT:" in own:
+        return "vicuna", "the words of the folder's own template"
+    return usual, "what goes with the language model; the folder's own template isn't known"
 
 
 LAYOUT = Layout("transformers' LLaVA (llava-hf)", _found, _read)
