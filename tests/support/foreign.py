@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from support.sentencepiece_model import small_sentencepiece
-from support.tokenizers import small_tokenizer
 from torch import Tensor
 
+from support.sentencepiece_model import small_sentencepiece
+from support.tokenizers import small_tokenizer
 from switchkd.models.tokenizer import save_tokenizer
 
 SIGLIP = {

@@ -38,10 +38,7 @@ def tower_features(w: Mapping[str, Tensor], vision: Mapping[str, Any], pixels: T
     blocks = pixels.unfold(1, patch, patch).unfold(2, patch, patch)  # [3, rows, columns, patch, patch]
     kernel = w["embeddings.patch_embedding.weight"].flatten(1)
     x = blocks.permute(1, 2, 0, 3, 4).flatten(2).flatten(0, 1) @ kernel.T
-    if clip:
-        x = torch.cat([w["embeddings.class_embedding"][None], x])
-    else:
-        x = x + w["embeddings.patch_embedding.bias"]
+    x = torch.cat([w["embeddings.class_embedding"][None], x]) if clip else x + w["embeddings.patch_embedding.bias"]
     x = x + w["embeddings.position_embedding.weight"]
     if clip:
         x = layer_norm(x, w, "pre_layrnorm", eps)
