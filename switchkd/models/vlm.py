@@ -19,6 +19,7 @@ from transformers import (
     LlavaForConditionalGeneration,
     LlavaProcessor,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
 )
 
 from switchkd.architecture.architecture import require_family, used_blocks
@@ -204,9 +205,15 @@ def _load(cls: type, folder: Path, dtype: torch.dtype = torch.float32) -> Any:
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a checkpoint folder."""
+    """The tokenizer of a checkpoint folder.
+
+    Raises:
+        CheckpointError: there is none, or none that can be read.
+    """
+    # A class of a family's name builds its tokenizer anew, and Llama's then sees other spaces than the file's.
+    kind = PreTrainedTokenizerFast if (folder / "tokenizer.json").is_file() else AutoTokenizer
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return kind.from_pretrained(folder, local_files_only=True)
     except Exception as error:
         raise CheckpointError(f"{folder} has no usable tokenizer: {_first_line(error)}") from error
 
