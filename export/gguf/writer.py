@@ -51,7 +51,7 @@ def write_tensors(writer: Any, checkpoint: Checkpoint, tensors: Sequence[Tensor]
     Raises:
         CheckpointError: a tensor is missing, misshapen, not finite, or too large for float16.
     """
-    types = {each.name: np.dtype(np.float32 if each.exact else _dtype(precision)) for each in tensors}
+    types = {each.name: _dtype(each, precision) for each in tensors}
     for tensor in tensors:
         dtype = types[tensor.name]
         writer.add_tensor_info(tensor.gguf, tensor.shape, dtype, int(np.prod(tensor.shape)) * dtype.itemsize)
@@ -65,8 +65,9 @@ def write_tensors(writer: Any, checkpoint: Checkpoint, tensors: Sequence[Tensor]
         writer.close()
 
 
-def _dtype(precision: str) -> type:
-    return np.float32 if precision == "f32" else np.float16
+def _dtype(tensor: Tensor, precision: str) -> np.dtype:
+    half = tensor.half or (precision != "f32" and not tensor.exact)
+    return np.dtype(np.float16 if half else np.float32)
 
 
 def _cast(checkpoint: Checkpoint, name: str, dtype: np.dtype) -> NDArray[Any]:

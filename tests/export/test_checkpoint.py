@@ -100,7 +100,6 @@ def test_defaults_that_config_leaves_out(folder):
         ({"vision_feature_layer": [1, 2]}, "several feature layers"),
         ({"vision_feature_layer": 0}, "student: Feature layer 0 can't be read: the tower has the layers 1 to 3"),
         ({"vision_feature_layer": -4}, "Feature layer -4"),
-        ({"vision_feature_select_strategy": "default"}, "only 'full' is supported"),
         ({"projector_hidden_act": "relu"}, "only gelu is supported"),
         ({"multimodal_projector_bias": False}, "no biases"),
         ({"vision_config.intermediate_size": 96}, "intermediate_size = hidden_size = 96"),
