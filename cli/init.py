@@ -8,7 +8,32 @@ from typing import Any
 import click
 
 
-@click.command("init")
+class _InitCommand(click.Command):
+    """Its options tell of all projectors, also those from outside, which are looked for when it is called."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        from switchkd.architecture.families import known
+        from switchkd.architecture.family import Projector
+
+        families = known(Projector)
+        options = {each.name: each for each in self.params if isinstance(each, click.Option)}
+        options["projector"].type = click.Choice([each.name for each in families])
+        listed = "; ".join(f"{each.name}: {each.title}" for each in families)
+        options["projector"].help = f"Family of the new projector. {listed}."
+        for setting, what in _SETTINGS.items():
+            having = [f"{each.name} ({each.defaults[setting]})" for each in families if setting in each.defaults]
+            options[setting].help = f"{what}. Of, with the default: {', '.join(having)}."
+        return super().get_params(ctx)
+
+
+# Settings of projectors that have an option of their own.
+_SETTINGS = {
+    "projector_factor": "Patches along each side of a square that become one token",
+    "projector_layers": "Layers of the projector",
+}
+
+
+@click.command("init", cls=_InitCommand)
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--vision", required=True, help="SigLIP or CLIP checkpoint: folder, hub name, or a shape with --random.")
 @click.option("--language", required=True, help="Language model: folder, hub name, or a shape with --random.")
@@ -20,7 +45,15 @@ import click
     show_default=True,
     help="Block of the tower whose result is read, from 1, or from the end, -1 the last.",
 )
-@click.option("--projector", help="Family of the new projector. Default: LLaVA's two layers.")
+@click.option(
+    "--feature-select",
+    type=click.Choice(["default", "full"]),
+    help="default: without the tower's first token, which in CLIP is none of the picture's patches; full: all of its tokens. "
+    "Default: every patch and nothing else.",
+)
+@click.option("--projector", default="mlp", show_default=True)
+@click.option("--projector-factor", type=int)
+@click.option("--projector-layers", type=int)
 @click.option(
     "--template", default="chatml", show_default=True, help="Form of chats: chatml, chatml-system, tinyllava or vicuna."
 )
@@ -34,7 +67,10 @@ def init_command(
     language: str,
     tokenizer: str | None,
     feature_layer: int,
-    projector: str | None,
+    feature_select: str | None,
+    projector: str,
+    projector_factor: int | None,
+    projector_layers: int | None,
     template: str,
     random: bool,
     shrink: bool,
@@ -46,6 +82,7 @@ def init_command(
     \b
     skd init students/0.5b --vision google/siglip-so400m-patch14-384 --language Qwen/Qwen2.5-0.5B
     skd init students/tiny --random --shrink --vision siglip-so400m-patch14-384 --language qwen2.5-0.5b
+    skd init students/mobile --vision openai/clip-vit-large-patch14-336 --language Qwen/Qwen2.5-1.5B-Instruct --projector ldpv2
     """
     from switchkd.errors import SkdError
 
@@ -61,9 +98,12 @@ def init_command(
 
     shipped_template(template)  # refuses an unknown one
     quiet()
+    given = {"projector_factor": projector_factor, "projector_layers": projector_layers}
     settings: dict[str, Any] = {
         "feature_layer": feature_layer,
+        "feature_select": feature_select,
         "projector": projector,
+        "projector_settings": {name: value for name, value in given.items() if value is not None},
         "template": template,
         "seed": seed,
     }

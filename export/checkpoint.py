@@ -143,15 +143,10 @@ class Checkpoint:
 
 def _check_exportable(architecture: Architecture, folder: Path) -> None:
     """Raises CheckpointError for settings with which training works and no exporter does."""
-    layers, tower = architecture.feature_layers, architecture.tower
+    layers = architecture.feature_layers
     if not isinstance(layers, int):
         raise CheckpointError(f"{folder} joins several feature layers ({layers}); only one is supported.")
     _ = architecture.used_layers  # refuses a layer that isn't there
-    if architecture.select_strategy != architecture.patches_alone:
-        raise CheckpointError(
-            f"{folder} says vision_feature_select_strategy = {architecture.select_strategy}; with a {tower.name} only "
-            f"'{architecture.patches_alone}' is supported, which passes every patch and no class token."
-        )
     text = architecture.text
     if not text.get("head_dim") and text["hidden_size"] % text["num_attention_heads"]:
         raise CheckpointError(f"{folder}: hidden_size {text['hidden_size']} isn't a multiple of its attention heads.")

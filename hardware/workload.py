@@ -21,20 +21,15 @@ class Tower:
     feed_forward: int
     tokens: int  # patches and class token
     patch_values: int  # numbers of one patch: 3 · patch²
-    projected: int  # width that the projector ends in
-    features: int  # width that the projector begins with
     heads: int
+    projector_weights: int  # of its matrices and filters
+    projector_macs: int  # multiply-adds with them for one picture: a weight counts for every token that it acts on
     gated: bool = False  # the feed-forward part has a third matrix
 
     @property
     def block_weights(self) -> int:
         """Weights of one block's matrices."""
         return 4 * self.width**2 + (3 if self.gated else 2) * self.width * self.feed_forward
-
-    @property
-    def projector_weights(self) -> int:
-        """Weights of the projector's two matrices."""
-        return self.features * self.projected + self.projected**2
 
 
 @dataclass(frozen=True)
@@ -148,7 +143,7 @@ class Workload:
         if tower is None or self.image is None:
             return None
         per_token = tower.layers * tower.block_weights + tower.patch_values * tower.width
-        macs = tower.tokens * per_token + self.image_tokens * tower.projector_weights
+        macs = tower.tokens * per_token + tower.projector_macs
         attention = 2 * tower.layers * tower.tokens**2 * tower.width
         return Phase(self.image, True, macs, attention, self.image.bytes, tower.layers, single=False)
 

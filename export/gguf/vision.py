@@ -40,22 +40,32 @@ REFUSALS = (
         lambda settings: abs(255 * settings["rescale_factor"] - 1) > 1e-6,
         "{folder} rescales pixels by {rescale_factor}; llama.cpp by 1/255.",
     ),
+    Refusal(
+        "a class token that is passed on (vision_feature_select_strategy 'full' of a tower that has one)",
+        lambda settings: settings["passes_class_token"],
+        "{folder} passes the tower's class token on (vision_feature_select_strategy 'full'); llama.cpp passes patches alone: "
+        "export to onnx.",
+    ),
 )
 
 
 def check_vision(checkpoint: Checkpoint) -> None:
     """Raises CheckpointError for a tower that llama.cpp would run wrongly, naming the reason."""
-    factor = checkpoint.preprocess.rescale_factor
-    refuse(REFUSALS, checkpoint.vision | {"rescale_factor": factor}, checkpoint.folder)
+    of = checkpoint.architecture
+    more = {
+        "rescale_factor": checkpoint.preprocess.rescale_factor,
+        "passes_class_token": of.tower.class_token and of.select_strategy != of.patches_alone,
+    }
+    refuse(REFUSALS, checkpoint.vision | more, checkpoint.folder)
 
 
 def write_vision(checkpoint: Checkpoint, path: Path, precision: str) -> None:
     """Writes tower and projector in `precision` f16 or f32."""
     architecture, preprocess = checkpoint.architecture, checkpoint.preprocess
-    vision, used = architecture.vision, architecture.used_layers
+    projector, vision, used = architecture.projector, architecture.vision, architecture.used_layers
     writer = new_writer(path, "clip", checkpoint.folder.name, precision)
     writer.add_bool("clip.has_vision_encoder", True)
-    writer.add_string("clip.projector_type", architecture.projector.gguf_type)
+    writer.add_string("clip.projector_type", projector.gguf_type)
     writer.add_bool("clip.use_gelu", _ACTIVATIONS[vision["hidden_act"]])
     for key, value in {
         "image_size": vision["image_size"],
@@ -65,6 +75,7 @@ def write_vision(checkpoint: Checkpoint, path: Path, precision: str) -> None:
         "projection_dim": checkpoint.text["hidden_size"],
         "block_count": used,
         "attention.head_count": vision["num_attention_heads"],
+        **{key: architecture.projection[name] for name, key in projector.gguf_keys.items()},
     }.items():
         writer.add_uint32(f"clip.vision.{key}", value)
     writer.add_float32("clip.vision.attention.layer_norm_epsilon", vision["layer_norm_eps"])

@@ -60,7 +60,7 @@ def write_tensors(
     Raises:
         CheckpointError: a tensor is missing, misshapen, not finite, or too large for float16.
     """
-    types = {each.name: np.dtype(np.float32 if each.exact else _dtype(precision)) for each in tensors}
+    types = {each.name: _dtype(each, precision) for each in tensors}
     made = made or {}
     for name, values in made.items():
         writer.add_tensor_info(name, values.shape, values.dtype, values.nbytes)
@@ -79,8 +79,9 @@ def write_tensors(
         writer.close()
 
 
-def _dtype(precision: str) -> type:
-    return np.float32 if precision == "f32" else np.float16
+def _dtype(tensor: Tensor, precision: str) -> np.dtype:
+    half = tensor.half or (precision != "f32" and not tensor.exact)
+    return np.dtype(np.float16 if half else np.float32)
 
 
 def _cast(checkpoint: Checkpoint, tensor: Tensor, dtype: np.dtype) -> NDArray[Any]:

@@ -60,11 +60,11 @@ def _tower(architecture: Architecture, manifest: Manifest) -> Tower:
         layers=architecture.used_layers,  # those after it are cut off
         width=vision["hidden_size"],
         feed_forward=vision["intermediate_size"],
-        tokens=max(architecture.positions, manifest.image.tokens),
+        tokens=architecture.positions,
         patch_values=vision.get("num_channels", 3) * vision["patch_size"] ** 2,
-        projected=architecture.text["hidden_size"],
-        features=architecture.feature_width,
         heads=vision["num_attention_heads"],
+        projector_weights=architecture.projector_macs(read=1, made=1),
+        projector_macs=architecture.projector_macs(read=architecture.read_tokens, made=architecture.image_tokens),
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
+from math import prod
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,7 +29,8 @@ class Architecture:
     projector: Projector
     language: Language
     vision: dict[str, Any]  # complete settings of the tower
-    text: dict[str, Any]  # and of the language model
+    text: dict[str, Any]  # of the language model
+    projection: dict[str, Any]  # and of the projector, with what it has to know of the tower
     folder: Path | None = None  # for errors
 
     @classmethod
@@ -41,7 +43,7 @@ class Architecture:
         """That of a configuration.
 
         Raises:
-            CheckpointError: a part of a family that isn't known.
+            CheckpointError: a part of a family that isn't known, or a projector that can't read what the tower gives it.
         """
         where = "this model" if folder is None else folder
         vision, text = config["vision_config"], config["text_config"]
@@ -53,7 +55,13 @@ class Architecture:
         text["rope_theta"] = rope.get("rope_theta", text["rope_theta"])
         text["rope_type"] = rope.get("rope_type", rope.get("type", "default"))
         text.setdefault("num_key_value_heads", text["num_attention_heads"])  # Llama's, before there were fewer
-        return cls(config, tower, projector, language, tower.complete(vision), text, folder)
+        vision = tower.complete(vision)
+        seen = {"grid": vision["image_size"] // vision["patch_size"], "class_token": tower.class_token}
+        projection = projector.complete(config) | seen
+        refuse(projector.needs, projection, where)
+        made = cls(config, tower, projector.at(projection), language, vision, text, projection, folder)
+        made._check_selection(where)
+        return made
 
     def require(self, folder: Path, format: str = "", part: str = "") -> None:
         """Raises CheckpointError where families or settings have no place in a format.
@@ -64,7 +72,7 @@ class Architecture:
         """
         families: list[tuple[str, Family, Mapping[str, Any]]] = [
             ("vision", self.tower, self.vision),
-            ("vision", self.projector, self.projector.complete(self.config)),
+            ("vision", self.projector, self.projection),
             ("language", self.language, self.text | {"head_width": self.head_width}),
         ]
         for whose, family, settings in families:
@@ -113,9 +121,15 @@ class Architecture:
         return "default" if self.tower.class_token else "full"
 
     @property
+    def read_tokens(self) -> int:
+        """How many of the tower's tokens the projector reads."""
+        return self.positions - (self.select_strategy == "default")
+
+    @property
     def image_tokens(self) -> int:
         """How many tokens one picture becomes."""
-        return self.positions - (self.select_strategy == "default")
+        make = self.projector.tokens
+        return self.read_tokens if make is None else make(self.projection)
 
     @property
     def head_width(self) -> int:
@@ -136,8 +150,26 @@ class Architecture:
             "patch": vision["patch_size"],
             "positions": self.positions,
         }
-        ends = {"features": self.feature_width, "width": self.text["hidden_size"]}
-        return chain(self.tower.tensors(sizes, self.used_layers), self.projector.tensors(ends))
+        return chain(self.tower.tensors(sizes, self.used_layers), self.projector.tensors(self.projector_sizes))
+
+    @property
+    def projector_sizes(self) -> dict[str, int]:
+        """What the shapes of the projector's tensors are made of."""
+        features, joined = self.feature_width, self.read_tokens // self.image_tokens
+        return {"features": features, "joined": joined * features, "width": self.text["hidden_size"]}
+
+    def projector_macs(self, *, read: int, made: int) -> int:
+        """Multiply-adds with the projector's matrices and filters, where it reads so many tokens and makes so many."""
+        acts = ((self.projector.before, read), (self.projector.after, made))
+        shapes = [(weight.sized(self.projector_sizes), tokens) for weights, tokens in acts for weight in weights]
+        return sum(tokens * prod(shape) for shape, tokens in shapes if len(shape) > 1)
+
+    def _check_selection(self, where: str | Path) -> None:
+        if self.projector.tokens is not None and self.select_strategy != self.patches_alone:
+            raise CheckpointError(
+                f"{where} has vision_feature_select_strategy '{self.select_strategy}', but {self.projector.title} reads every "
+                f"patch and no class token, which for {self.tower.title} is '{self.patches_alone}'."
+            )
 
     def language_tensors(self, *, tied: bool) -> Iterator[Tensor]:
         """Those of the language model, its head left out where it is the embedding."""

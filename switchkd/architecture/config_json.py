@@ -13,10 +13,14 @@ from switchkd.files import read_json
 
 _SIDES = ("hidden_size", "intermediate_size", "num_attention_heads", "image_size", "patch_size", "num_channels")
 _COUNTS = (*_SIDES, "num_key_value_heads", "vocab_size", "max_position_embeddings", "head_dim")
+LLAVA, OWN = (
+    "llava",
+    "switchkd_llava",
+)  # `model_type`: transformers' own class, and ours for projectors that it can't hold
 _LARGEST, _DEEPEST = 1 << 30, 10_000  # beyond any model; layers are gone through one by one
 _FRACTIONS = ("rms_norm_eps", "layer_norm_eps", "rope_theta")
 _WORDS = ("model_type", "hidden_act")
-_OWN_WORDS = ("projector_hidden_act", "vision_feature_select_strategy")
+_OWN_WORDS = ("projector_hidden_act", "projector_type", "vision_feature_select_strategy")
 _TOKENS = ("image_token_index", "image_token_id")
 
 
@@ -34,7 +38,7 @@ def read_config_json(folder: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is missing; give a model folder.") from error
     kind = config.get("model_type") if isinstance(config, dict) else None
-    if kind != "llava":
+    if kind not in (LLAVA, OWN):
         raise CheckpointError(f"{folder} holds a '{kind}', not a LLaVA model; put one together with `skd init`.")
     check_entries(config, path)
     return config

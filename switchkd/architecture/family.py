@@ -22,6 +22,13 @@ class Weight:
     exact: bool = False  # float32 whatever a file's precision: norms, biases and positions are small and sensitive
     # Rows that positions turn in pairs: half a head apart in a checkpoint, neighbours in the GGUF files of some architectures.
     turned: bool = False
+    half: bool = (
+        False  # float16 in GGUF whatever a file's precision: llama.cpp ends the process at filters of another type
+    )
+
+    def sized(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
+        """The shape in numbers."""
+        return tuple(size if isinstance(size, int) else sizes[size] for size in self.shape)
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,7 @@ class Tensor:
     gguf: str  # in a GGUF file
     exact: bool
     turned: int = 0  # rows of a head whose pairs lie otherwise in a GGUF file, see `Weight`; 0: they don't
+    half: bool = False  # see Weight
 
 
 @dataclass(frozen=True)
@@ -45,7 +53,7 @@ class Refusal:
     format: str = ""  # that refuses it; empty: every one
 
 
-def refuse(refusals: Iterable[Refusal], settings: Settings, folder: Path, format: str = "") -> None:
+def refuse(refusals: Iterable[Refusal], settings: Settings, folder: Path | str, format: str = "") -> None:
     """Raises CheckpointError for the first setting that a format refuses, or with no format that every one does."""
     for refusal in refusals:
         if refusal.format == format and refusal.found(settings):
@@ -87,9 +95,9 @@ class Family:
             yield self._tensor(weight, sizes)
 
     def _tensor(self, weight: Weight, sizes: Mapping[str, int], source: str = "", target: str = "") -> Tensor:
-        shape = tuple(size if isinstance(size, int) else sizes[size] for size in weight.shape)
+        name, gguf = f"{self.prefix}{source}{weight.name}", f"{target}{weight.gguf}"
         turned = sizes["head"] if weight.turned else 0
-        return Tensor(f"{self.prefix}{source}{weight.name}", shape, f"{target}{weight.gguf}", weight.exact, turned)
+        return Tensor(name, weight.sized(sizes), gguf, weight.exact, turned, weight.half)
 
 
 @dataclass(frozen=True)
@@ -107,11 +115,39 @@ class Tower(Family):
 
 @dataclass(frozen=True)
 class Projector(Family):
-    """A family of projectors, from the tower's features to the language model's width. Sizes: features, width."""
+    """A family of projectors, from the tower's features to the language model's width.
+
+    Its settings are config.json's own entries, with `grid`, the patches along a side of a picture. Sizes: features, width, and
+    joined, the features of all patches that become one token.
+    """
 
     gguf_type: str = ""  # llama.cpp's `clip.projector_type`
-    # (features, width) → its torch module, [I, P, features] → [I, P, width]; None: LLaVA's own. It imports torch by itself.
-    module: Callable[[int, int], Any] | None = None
+    gguf_keys: Mapping[str, str] = field(
+        default_factory=dict
+    )  # its whole-numbered settings → their names behind `clip.vision.`
+    # (features, width, settings) → its torch module, [I, P, features] → [I, made, width]; None: LLaVA's own. It imports torch by
+    # itself.
+    module: Callable[[int, int, Settings], Any] | None = None
+    # How many tokens it makes of the whole grid of patches; None: one of each token that it reads. Then `before` acts on those that
+    # it reads, `after` on those that it makes.
+    tokens: Callable[[Settings], int] | None = None
+    needs: tuple[Refusal, ...] = ()  # settings that it can't compute with: refused wherever the model is read
+    variant: Callable[[Settings], Projector] | None = None  # the family as it is with certain settings
+
+    def at(self, settings: Settings) -> Projector:
+        """The family as it is with these settings."""
+        return self if self.variant is None else self.variant(settings)
+
+    def entries(self, given: Settings) -> dict[str, Any]:
+        """What config.json says of it, where some settings are given. Raises CheckpointError for one that it hasn't got."""
+        if self.module is None:
+            known: dict[str, Any] = {}  # transformers' own class has its own
+        else:
+            known = {"projector_type": self.name, **self.defaults}
+        if unknown := [name for name in given if name not in known]:
+            others = ", ".join(self.defaults if known else ()) or "none"
+            raise CheckpointError(f"The projector {self.name} has no setting {unknown[0]}; its settings: {others}.")
+        return {**known, **given}
 
 
 @dataclass(frozen=True)

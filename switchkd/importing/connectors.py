@@ -18,6 +18,7 @@ class Connector:
     pattern: str  # of its names in other projects
     family: str  # `projector_type`
     names: Mapping[str, str]  # how tensors' names begin there → here
+    grid: int | None = None  # patches along a picture's side, where it is made for one number
 
     def renamed(self, name: str) -> str:
         """A tensor's name here, from the one there."""
@@ -29,7 +30,7 @@ CONNECTORS = (
     Connector(r"mlp2x_gelu", "mlp", {"0.": "linear_1.", "2.": "linear_2."}),
     Connector(r"linear|mlp1x_gelu", "mlp1", {"0.": "linear_1.", "weight": "linear_1.weight", "bias": "linear_1.bias"}),
     Connector(r"mlp3x_gelu", "mlp3", {"0.": "linear_1.", "2.": "linear_2.", "4.": "linear_3."}),
-    Connector(r"ldpnetv2", "ldpv2", {"mlp.": "mlp.", "peg.": "peg."}),
+    Connector(r"ldpnetv2", "ldpv2", {"mlp.": "mlp.", "peg.": "peg."}, grid=24),
 )
 # transformers' own class, by whose names this package goes.
 OWN = Connector(r"mlp", "mlp", {"linear_1.": "linear_1.", "linear_2.": "linear_2."})

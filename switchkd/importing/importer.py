@@ -21,6 +21,7 @@ from switchkd.importing.proof import Proof, prove
 from switchkd.importing.settings import read_config
 from switchkd.importing.words import Words, add_image_token, read_words
 from switchkd.importing.writer import write_weights
+from switchkd.models.llava import classes
 from switchkd.models.vlm import (
     default_image_processor,
     load_image_processor,
@@ -105,7 +106,9 @@ def _write_files(
         part.dtype = model.dtype
     write_portable_config(config, folder)
     words.save(folder)
-    processor = LlavaProcessor(
+    processor_class = classes(model.connector.family)[2]
+    counted = {"image_seq_length": config.image_seq_length} if processor_class is not LlavaProcessor else {}
+    processor = processor_class(
         image_processor=pictures,
         tokenizer=load_tokenizer(folder),
         patch_size=config.vision_config.patch_size,
@@ -113,6 +116,7 @@ def _write_files(
         image_token=words.tokenizer.id_to_token(image_token),
         num_additional_image_tokens=int(model.architecture.tower.class_token),
         chat_template=shipped_template(template),
+        **counted,  # transformers' own counts patches
     )
     save_processor(processor, folder)
     names = {name: words.special[name] for name in ("bos_token", "eos_token", "pad_token") if name in words.special}

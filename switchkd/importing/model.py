@@ -10,18 +10,19 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, LlavaConfig
+from transformers import AutoConfig
 
-from switchkd.architecture.architecture import PROJECTOR as LLAVAS_OWN
 from switchkd.architecture.architecture import Architecture, require_family
 from switchkd.architecture.config_json import check_entries
-from switchkd.architecture.family import Language, Tower
+from switchkd.architecture.families import find
+from switchkd.architecture.family import Language, Projector, Tower
 from switchkd.architecture.names import plain_name, portable_name
 from switchkd.errors import CheckpointError
 from switchkd.importing.connectors import OWN, Connector, find_connector
 from switchkd.importing.layout import HEAD, LANGUAGE, PROJECTOR, VISION, Foreign, part_tensors
 from switchkd.importing.stored import Stored
 from switchkd.importing.writer import Entry
+from switchkd.models.llava import classes
 
 # Where a part's tensors are in a model's state dict.
 _STATE = {
@@ -94,9 +95,13 @@ def understand(foreign: Foreign, folder: Path) -> Model:
     require_family(Language, foreign.text.get("model_type"), f"The language model of {folder}")
     connector = OWN if foreign.connector == "mlp" else find_connector(foreign.connector, str(folder))
     vision, text = _settings(foreign.vision, folder), _settings(foreign.text, folder)
-    config = _llava_config(foreign, connector, vision, text, 0).to_dict()
+    config = _llava_config(foreign, connector, vision, text, 0, folder).to_dict()
     check_entries(config, folder / "config.json")
     architecture = Architecture.of(config, folder)
+    if connector.grid not in (None, architecture.grid):
+        raise CheckpointError(
+            f"{folder} has {architecture.grid} patches along a picture's side; '{foreign.connector}' takes {connector.grid}."
+        )
     parts, unknown = part_tensors(foreign, folder)
     dropped = [name for name in parts[VISION] if name.startswith(_POOLING)]
     for name in dropped:
@@ -116,10 +121,14 @@ def _settings(given: Mapping[str, Any], folder: Path) -> Any:
         raise CheckpointError(f"{folder}: config.json can't be used: {first}") from error
 
 
-def _llava_config(foreign: Foreign, connector: Connector, vision: Any, text: Any, image_token: int) -> Any:
-    for name, value in require_family(Tower, vision.model_type, "The tower").settings.items():
+def _llava_config(
+    foreign: Foreign, connector: Connector, vision: Any, text: Any, image_token: int, folder: Path | None = None
+) -> Any:
+    tower, projector = find(Tower, vision.model_type), find(Projector, connector.family)
+    assert tower is not None and projector is not None, "understand has found them"
+    for name, value in tower.settings.items():
         setattr(vision, name, value)
-    config: Any = LlavaConfig(
+    config: Any = classes(connector.family)[0](
         vision_config=vision,
         text_config=text,
         image_token_index=image_token,
@@ -127,10 +136,9 @@ def _llava_config(foreign: Foreign, connector: Connector, vision: Any, text: Any
         vision_feature_select_strategy="full" if foreign.first_token else "default",
         projector_hidden_act="gelu",
         tie_word_embeddings=bool(text.tie_word_embeddings),
+        **projector.entries({}),
     )
-    if connector.family != LLAVAS_OWN:
-        config.projector_type = connector.family
-    config.image_seq_length = Architecture.of(config.to_dict()).image_tokens
+    config.image_seq_length = Architecture.of(config.to_dict(), folder).image_tokens
     return config
 
 

@@ -62,6 +62,12 @@ def _check_vision(theirs: Architecture, ours: Architecture) -> None:
     if theirs.image_tokens != ours.image_tokens:
         raise CompatibilityError(
             f"A picture is {theirs.image_tokens} tokens for the teacher and {ours.image_tokens} for the student; the "
+            "switch needs equal numbers: take the same picture size, patch size and feature selection, and projectors that make "
+            "equally many."
+        )
+    if theirs.read_tokens != ours.read_tokens:
+        raise CompatibilityError(
+            f"The teacher's projector reads {theirs.read_tokens} of the tower's tokens, the student's {ours.read_tokens}; the "
             "switch needs equal numbers: take the same picture size, patch size and feature selection."
         )
 

@@ -18,12 +18,12 @@ NOTHING = Asked()
 
 
 class Pass(NamedTuple):
-    """What a model gave for one micro-batch: A answer positions, I pictures of P tokens."""
+    """What a model gave for one micro-batch: A answer positions, I pictures of P tokens, of which the projector makes P'."""
 
     logits: Tensor  # [A, rows]
     features: Tensor | None = None  # [I, P, W_v] the tower's; None for text alone
-    image_hidden: dict[int, Tensor] | None = None  # layer asked for → [I, P, W] of the pictures' tokens
-    attentions: dict[int, Tensor] | None = None  # layer asked for → [A', heads, P] from the answers to their picture
+    image_hidden: dict[int, Tensor] | None = None  # layer asked for → [I, P', W] of the pictures' tokens
+    attentions: dict[int, Tensor] | None = None  # layer asked for → [A', heads, P'] from the answers to their picture
 
 
 class Passes(NamedTuple):

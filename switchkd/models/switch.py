@@ -53,13 +53,13 @@ def embed(
     """
     # The placeholder may lie outside the teacher's vocabulary; its embedding is replaced in any case.
     embeds = vlm.get_input_embeddings()(input_ids.masked_fill(image_mask, 0))  # [B, T, W]
-    expected = 0 if features is None else features.shape[0] * features.shape[1]
+    projected = None if features is None else vlm.model.multi_modal_projector(features).to(embeds.dtype)  # [I, P', W]
+    expected = 0 if projected is None else projected.shape[:2].numel()
     # masked_scatter silently ignores surplus features, so they are counted.
     if int(image_mask.sum()) != (0 if idle else expected):
         raise ValueError(f"{int(image_mask.sum())} image tokens for {expected} image features")
-    if features is None:
+    if projected is None:
         return embeds
-    projected = vlm.model.multi_modal_projector(features).to(embeds.dtype)  # [I, P, W]
     return embeds.masked_scatter(image_mask.unsqueeze(-1), projected)
 
 
@@ -79,7 +79,7 @@ def answer_pass(
 
     Args:
         features: [I, P, W_v] for the samples with a picture, in order, or None for text alone.
-        input_ids: [B, T]; the image placeholder stands P times a picture.
+        input_ids: [B, T]; the image placeholder stands P' times a picture, as often as the projector makes tokens of P.
         attention_mask: [B, T].
         answers: bool [B, T-1] from `answer_positions`.
         image_token_id: the placeholder in `input_ids`, where it isn't this model's own.
@@ -113,7 +113,7 @@ def answer_pass(
     return Pass(
         logits,
         features,
-        {layer: states[image_mask].unflatten(0, features.shape[:2]) for layer, states in hidden.items()},
+        {layer: states[image_mask].unflatten(0, (len(features), -1)) for layer, states in hidden.items()},
         {layer: _to_picture(weights, image_mask, answers) for layer, weights in attentions.items()},
     )
 
@@ -126,7 +126,7 @@ def _chosen(layers: tuple[Tensor, ...] | None, asked: frozenset[int]) -> dict[in
 
 
 def _to_picture(weights: Tensor, image_mask: Tensor, answers: Tensor) -> Tensor:
-    """Attention [B, heads, T, T] from the answers' positions to the tokens of their samples' one picture: [A', heads, P]."""
+    """Attention [B, heads, T, T] from the answers' positions to the tokens of their samples' one picture: [A', heads, P']."""
     to_all = weights[:, :, :-1].transpose(1, 2)[answers]  # [A', heads, T]
     columns = image_mask.unsqueeze(1).expand(-1, answers.shape[1], -1)[answers].unsqueeze(1)  # [A', 1, T]
     return to_all[columns.expand_as(to_all)].view(*to_all.shape[:2], -1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,16 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from switchkd.architecture.architecture import require_family, used_blocks
+from switchkd.architecture.architecture import PROJECTOR, Architecture, require_family, used_blocks
+from switchkd.architecture.config_json import LLAVA, OWN
 from switchkd.architecture.families import find, known
-from switchkd.architecture.family import Language, Tower
+from switchkd.architecture.family import Language, Projector, Tower
 from switchkd.architecture.names import portable_name
 from switchkd.architecture.weights import refuse_other_kinds, weight_files
 from switchkd.chat_template import shipped_template
 from switchkd.errors import CheckpointError
 from switchkd.files import replacing_folder
-from switchkd.models.projector import llava_class
+from switchkd.models.llava import classes
 from switchkd.models.tokenizer import IMAGE_PAD
 
 
@@ -64,7 +66,9 @@ def assemble(
     image_processor: Any | None = None,
     *,
     feature_layer: int = -1,
+    feature_select: str | None = None,
     projector: str | None = None,
+    projector_settings: Mapping[str, Any] | None = None,
     template: str = "chatml",
 ) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
     """A LLaVA model of two parts and a new, random projector.
@@ -76,33 +80,36 @@ def assemble(
             token is added, into the embedding's spare rows where there are any.
         image_processor: the vision model's, or None for that family's defaults at the tower's size.
         feature_layer: which hidden layer of the tower feeds the projector.
+        feature_select: "default" leaves the tower's first token out, "full" reads all; None for every patch and no class token.
         projector: its family, where it isn't LLaVA's own.
+        projector_settings: config.json's entries that the family is set by, where they differ from its defaults.
         template: of chats, by the name of one that comes with the package.
 
     Raises:
-        CheckpointError: a part of an unsupported kind, or a feature layer that no block of the tower makes.
+        CheckpointError: a part of an unsupported kind, a feature layer that no block of the tower makes, or a projector that
+            can't be made as it is set, or can't read what the tower gives it.
     """
     vision_config, text_config = getattr(vision, "config", vision), getattr(language, "config", language)
     tower_family = _check_parts(vision_config, text_config, feature_layer)
+    family = require_family(Projector, projector or PROJECTOR, "The new projector")
+    config_class, model_class, processor_class = classes(projector)
     image_token_id = _image_token(tokenizer)
     tied = bool(getattr(text_config, "tie_word_embeddings", False))
     for name, value in tower_family.settings.items():
         setattr(vision_config, name, value)
-    patches = (vision_config.image_size // vision_config.patch_size) ** 2
-    config: Any = LlavaConfig(
+    config: Any = config_class(
         vision_config=vision_config,
         text_config=text_config,
         image_token_index=image_token_id,
         vision_feature_layer=feature_layer,
         # "default" drops token 0: a class token, but a real patch of a tower without one.
-        vision_feature_select_strategy="default" if tower_family.class_token else "full",
-        image_seq_length=patches,
+        vision_feature_select_strategy=feature_select or ("default" if tower_family.class_token else "full"),
         projector_hidden_act="gelu",
         tie_word_embeddings=tied,
+        **family.entries(projector_settings or {}),
     )
-    if projector:
-        config.projector_type = projector
-    vlm: Any = llava_class(config)(config)
+    config.image_seq_length = Architecture.of(config.to_dict()).image_tokens
+    vlm: Any = model_class(config)
     if isinstance(vision, nn.Module):
         tower = vlm.model.vision_tower
         weights = {name.removeprefix("vision_model."): tensor for name, tensor in vision.state_dict().items()}
@@ -116,7 +123,8 @@ def assemble(
         vlm.resize_token_embeddings(len(tokenizer))
     vlm.generation_config.eos_token_id = tokenizer.eos_token_id
     vlm.generation_config.pad_token_id = tokenizer.pad_token_id
-    processor = LlavaProcessor(
+    counted = {"image_seq_length": config.image_seq_length} if processor_class is not LlavaProcessor else {}
+    processor = processor_class(
         image_processor=image_processor or default_image_processor(vision_config),
         tokenizer=tokenizer,
         patch_size=vision_config.patch_size,
@@ -124,6 +132,7 @@ def assemble(
         image_token=tokenizer.convert_ids_to_tokens(image_token_id),
         num_additional_image_tokens=int(tower_family.class_token),
         chat_template=shipped_template(template),
+        **counted,  # transformers' own counts patches
     )
     return vlm, processor
 
@@ -153,7 +162,7 @@ def default_image_processor(vision_config: Any) -> Any:
 def load_vision(folder: Path) -> nn.Module:
     """A tower of a known family, alone or out of a full two-tower or LLaVA checkpoint."""
     config = read_config(folder)
-    if config.model_type == "llava":
+    if config.model_type in (LLAVA, OWN):
         return load_vlm(folder).model.vision_tower
     kind = getattr(config, "vision_config", config).model_type
     return _load(_model_class(Tower, kind, f"{folder} holds a '{kind}'; a vision part"), folder)
@@ -180,11 +189,11 @@ def load_vlm(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
         CheckpointError: another kind of model, or weights that are torn, missing or unpaired with the configuration.
     """
     config = read_config(folder)
-    if config.model_type != "llava":
+    if config.model_type not in (LLAVA, OWN):
         raise CheckpointError(
             f"{folder} holds a '{config.model_type}', not a LLaVA model; put one together with `skd init`."
         )
-    return _load(llava_class(config), folder, dtype)
+    return _load(classes(getattr(config, "projector_type", None))[1], folder, dtype)
 
 
 def _load(cls: type, folder: Path, dtype: torch.dtype = torch.float32) -> Any:
@@ -260,7 +269,7 @@ def portable_state_dict(vlm: LlavaForConditionalGeneration) -> dict[str, Tensor]
 
 def write_portable_config(config: LlavaConfig, folder: Path) -> None:
     """config.json with what readers of either major version look for."""
-    config.architectures = ["LlavaForConditionalGeneration"]
+    config.architectures = [classes(getattr(config, "projector_type", None))[1].__name__]
     config.save_pretrained(folder)
     path = folder / "config.json"
     written = json.loads(path.read_text())

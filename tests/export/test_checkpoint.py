@@ -100,7 +100,6 @@ def test_defaults_that_config_leaves_out(folder):
         ({"vision_feature_layer": [1, 2]}, "several feature layers"),
         ({"vision_feature_layer": 0}, "student: Feature layer 0 can't be read: the tower has the layers 1 to 3"),
         ({"vision_feature_layer": -4}, "Feature layer -4"),
-        ({"vision_feature_select_strategy": "default"}, "only 'full' is supported"),
         ({"projector_hidden_act": "relu"}, "only gelu is supported"),
         ({"multimodal_projector_bias": False}, "no biases"),
         ({"vision_config.intermediate_size": 96}, "intermediate_size = hidden_size = 96"),
@@ -176,7 +175,9 @@ def test_tokenizers_that_llama_cpp_would_split_otherwise(folder):
     tokenizer = json.loads(path.read_text())
     tokenizer["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = r"\w+|\s+|[^\w\s]+"
     path.write_text(json.dumps(tokenizer))
-    with pytest.raises(CheckpointError, match=r"splits text in a way that .* there are gpt-2, llama-bpe, qwen2, smollm"):
+    with pytest.raises(
+        CheckpointError, match=r"splits text in a way that .* there are gpt-2, llama-bpe, qwen2, smollm"
+    ):
         plan(folder)
 
 

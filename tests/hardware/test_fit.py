@@ -20,7 +20,15 @@ from switchkd.hardware.runtimes import GGUF, ONNX, RUNTIMES
 from switchkd.hardware.workload import Language, StoredModel, Tower, Workload
 
 QWEN = Language(layers=24, width=896, feed_forward=4864, heads=14, kv_heads=2, head_width=64, rows=151936)
-SIGLIP = Tower(26, 1152, 4304, tokens=729, patch_values=588, projected=896, features=1152, heads=16)
+PROJECTOR = 1152 * 896 + 896**2
+SIGLIP = Tower(
+    *(26, 1152, 4304),
+    tokens=729,
+    patch_values=588,
+    heads=16,
+    projector_weights=PROJECTOR,
+    projector_macs=729 * PROJECTOR,
+)
 
 
 def student(quant="q8", format=ONNX, size=500_000_000) -> Workload:

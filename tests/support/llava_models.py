@@ -29,6 +29,9 @@ def make_checkpoint(
     language: str = "qwen2.5-0.5b",
     text: Mapping[str, Any] | None = None,
     words: Path | None = None,
+    feature_select: str | None = None,
+    projector: str | None = None,
+    projector_settings: Mapping[str, Any] | None = None,
     **vision_settings,
 ) -> Path:
     """A checkpoint in the real shapes' proportions, with widths that quantize: multiples of 32, heads of 16 and 24.
@@ -64,7 +67,14 @@ def make_checkpoint(
     }
     torch.manual_seed(seed)
     configs = [AutoConfig.for_model(**settings) for settings in (tower, language_shape)]
-    vlm, processor = assemble(*configs, load_tokenizer(words), feature_layer=feature_layer)
+    vlm, processor = assemble(
+        *configs,
+        load_tokenizer(words),
+        feature_layer=feature_layer,
+        feature_select=feature_select,
+        projector=projector,
+        projector_settings=projector_settings,
+    )
     for parameter in vlm.parameters():
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.08)

@@ -64,7 +64,14 @@ def open_vision(export: ExportParts, options: RunOptions, language: LanguageMode
     if not isinstance(language, LlamaLanguage):
         raise SkdError(f"llama.cpp reads {path} beside a language model in GGUF alone.")
     exact = export.vision.precision == "f32"
-    return LlamaVision(path, language.model, threads=options.threads, exact=exact, traced=options.traced)
+    return LlamaVision(
+        path,
+        language.model,
+        tokens=export.image_tokens,
+        threads=options.threads,
+        exact=exact,
+        traced=options.traced,
+    )
 
 
 class LlamaModel:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from switchkd.errors import SkdError
 from switchkd.runtime.engines.engine import Floats
 from switchkd.runtime.engines.llama.bindings import failure
 from switchkd.runtime.engines.llama.library import Tensor, library, observer_callback
@@ -23,13 +24,21 @@ class LlamaVision:
     Args:
         path: the mmproj .gguf file.
         model: the language model's weights, for whose width it is made.
+        tokens: what a picture becomes; where llama.cpp makes one more, of a tower without class token, the first is left out.
         threads: processor threads.
         exact: compute attention plainly, for a float32 file.
         traced: `trace` will be used, which costs a little time in every call.
     """
 
     def __init__(
-        self, path: Path, model: LlamaModel, *, threads: int, exact: bool = False, traced: bool = False
+        self,
+        path: Path,
+        model: LlamaModel,
+        *,
+        tokens: int,
+        threads: int,
+        exact: bool = False,
+        traced: bool = False,
     ) -> None:
         _, mtmd = library()
         params = mtmd.mtmd_context_params_default()
@@ -38,8 +47,9 @@ class LlamaVision:
         params.n_threads = threads
         params.warmup = False
         params.flash_attn_type = int(not exact)
-        self._width = model.width
+        self._width, self._tokens = model.width, tokens
         self._marker = mtmd.mtmd_default_marker()
+        self._surplus = 0  # rows that llama.cpp makes beyond these
         self._seen: dict[str, Floats] = {}
         self._traced, self._class_token_last = traced, False
         if traced or _has_class_token(path):
@@ -70,6 +80,8 @@ class LlamaVision:
         """See `VisionEncoder.trace`; the part must have been made with `traced`."""
         self._seen = {}
         projected = self.encode(pixels)
+        if "features" in self._seen:
+            self._seen["features"] = self._seen["features"][self._surplus :]
         return {**self._seen, "projected": projected}
 
     def close(self) -> None:
@@ -85,8 +97,12 @@ class LlamaVision:
                 continue
             if mtmd.mtmd_encode_chunk(self._pointer, chunk) != 0:
                 raise failure("llama.cpp couldn't encode a picture")
-            tokens = mtmd.mtmd_input_chunk_get_n_tokens(chunk)
-            return np.ctypeslib.as_array(mtmd.mtmd_get_output_embd(self._pointer), (tokens, self._width)).copy()
+            made = mtmd.mtmd_input_chunk_get_n_tokens(chunk)
+            self._surplus = made - self._tokens
+            if self._surplus not in (0, 1):
+                raise SkdError(f"llama.cpp makes {made} tokens of a picture, the export {self._tokens}.")
+            rows = np.ctypeslib.as_array(mtmd.mtmd_get_output_embd(self._pointer), (made, self._width))
+            return rows[self._surplus :].copy()
         raise failure("llama.cpp found no picture in its own prompt")
 
     def _before(self, tensor: Tensor) -> bool:
@@ -116,7 +132,8 @@ class LlamaVision:
             assert picture is not None
             self._seen["pixels"] = picture.values()[0]  # [3, H, W]
         else:
-            self._seen["features"] = tensor.values()[0, 0]  # [P, W_v]
+            values = tensor.values()
+            self._seen["features"] = values.reshape(-1, values.shape[-1])  # [P, W_v]
 
 
 def _has_class_token(path: Path) -> bool:
@@ -129,10 +146,12 @@ def _has_class_token(path: Path) -> bool:
 
 
 def _stage(tensor: Tensor) -> str | None:
-    """Which stage a tensor of clip.cpp's graph shows: the patches' cut has the pixels as its operand, and the choice of
-    rows out of the last block's output is what the projector reads."""
-    if tensor.operation == "IM2COL":
+    """Which stage a tensor of clip.cpp's graph shows: the patches' cut has the pixels as its operand. What the projector reads is
+    the choice of rows out of the last block's output, or where it takes the grid that output in another shape."""
+    operation, source = tensor.operation, tensor.source(0)
+    if operation == "IM2COL" and (picture := tensor.source(1)) and picture.name == "inp_raw":
         return "pixels"
-    if tensor.operation == "GET_ROWS" and (source := tensor.source(0)) and source.name.startswith("layer_out"):
-        return "features"
-    return None
+    if source is None or not source.name.startswith("layer_out"):
+        return None
+    whole = operation == "RESHAPE" and not source.name.endswith(")")  # not what was reshaped before
+    return "features" if whole or operation == "GET_ROWS" else None

@@ -1,11 +1,12 @@
 """LLaVA's projector (arXiv 2310.03744): two layers with GELU between them."""
 
+from switchkd.architecture.families.layers import PREFIX
 from switchkd.architecture.family import Projector, Refusal, affine
 
 FAMILY = Projector(
     name="mlp",
     title="two-layer MLP",
-    prefix="multi_modal_projector.",
+    prefix=PREFIX,
     before=(*affine("linear_1", "mm.0", "width", "features"), *affine("linear_2", "mm.2", "width", "width")),
     defaults={"multimodal_projector_bias": True, "projector_hidden_act": "gelu"},
     refusals=(

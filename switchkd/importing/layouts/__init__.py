@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from switchkd.architecture.config_json import OWN
 from switchkd.errors import CheckpointError
 from switchkd.importing.layout import Layout, Source
 from switchkd.importing.layouts import hub, mindvl, original, tinyllava
@@ -15,6 +16,8 @@ def recognise(source: Source) -> Layout:
         if layout.found(source.folder, source.config):
             return layout
     config = source.config
+    if config.get("model_type") == OWN:
+        raise CheckpointError(f"{source.folder} is a model folder of this package already; it needs no import.")
     files = ", ".join(sorted(path.name for path in source.folder.iterdir())[:12])
     known = "; ".join(layout.name for layout in LAYOUTS)
     raise CheckpointError(

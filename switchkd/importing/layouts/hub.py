@@ -44,9 +44,6 @@ def _read(source: Source) -> Foreign:
     config, where = source.config, str(source.folder)
     layer, first_token = feature_choice({"vision_feature_select_strategy": "default", **config}, where)
     token = config.get("image_token_index", config.get("image_token_id"))
-    own = config.get("projector_type")
-    if own is not None:
-        raise CheckpointError(f"{where} is a folder of today's form already; it needs no import.")
     if config.get("projector_hidden_act", "gelu") != "gelu" or config.get("multimodal_projector_bias") is False:
         raise CheckpointError(f"{where} has a projector without biases or with another activation than gelu.")
     text = _settings(config, "text_config", {"model_type": "llama"})

@@ -22,7 +22,7 @@ from switchkd.runtime.computer.workloads import read_workload
 
 
 def make_export(
-    folder: Path, *, vision="siglip-so400m-patch14-384", tied=True, layer=-2, files=None, **settings
+    folder: Path, *, vision="siglip-so400m-patch14-384", tied=True, layer=-2, files=None, entries=None, **settings
 ) -> Path:
     """An export of the real shapes whose weights are a few bytes; sizes are what the manifest says of tensors."""
     folder.mkdir()
@@ -30,24 +30,26 @@ def make_export(
         "model_type": "llava",
         "tie_word_embeddings": tied,
         "vision_feature_layer": layer,
+        "vision_feature_select_strategy": "full" if "siglip" in vision else "default",
         "vision_config": load_shape(vision),
         "text_config": load_shape("qwen2.5-0.5b") | {"tie_word_embeddings": tied},
+        **(entries or {}),
     }
     (folder / "config.json").write_text(json.dumps(config))
     files = files or {"language.gguf": ("language", 350_000_000), "mmproj.gguf": ("vision", 802_000_000)}
-    entries = {}
+    listed = {}
     for name, (role, size) in {**files, "config.json": ("", 0)}.items():
         path = folder / name
         if role:
             path.write_bytes(b"weights")
         types = {"Q4_0": TensorCount(1, size)} if size else {}
-        entries[name] = FileEntry(role, path.stat().st_size, file_sha256(path), types)
+        listed[name] = FileEntry(role, path.stat().st_size, file_sha256(path), types)
     image = ImageTokens(729 if "siglip" in vision else 576, "<image>", 1)
     known = {"format": "gguf", "quant": "q4_0", "vision_quant": "f16", "context": 32768} | settings
     Manifest(
         source=Origin("student", "0" * 64),
         tools={},
-        files=entries,
+        files=listed,
         image=image,
         prompt_template="",
         end_tokens=[],
@@ -88,7 +90,8 @@ def test_shapes_and_bytes_come_from_the_folder(tmp_path):
             "rows": 151936,
         },
     }
-    assert (work.tower.layers, work.tower.width, work.tower.tokens, work.tower.features) == (26, 1152, 729, 1152)
+    assert (work.tower.layers, work.tower.width, work.tower.tokens) == (26, 1152, 729)
+    assert work.tower.projector_macs == 729 * (1152 * 896 + 896**2) == 729 * work.tower.projector_weights
     assert (work.text.bytes, work.image.bytes, work.image_tokens, work.cache_bytes) == (
         350_000_000,
         802_000_000,
@@ -104,7 +107,31 @@ def test_blocks_after_the_chosen_layer_are_not_computed(tmp_path, layer, blocks)
     work = read_workload(make_export(tmp_path / "export", vision="clip-vit-large-patch14-336", layer=layer))
     assert work.tower.layers == blocks
     assert work.tower.tokens == 577 and work.image_tokens == 576  # the class token is computed and left out
-    assert work.tower.features == 1024 * (2 if isinstance(layer, list) else 1)
+    assert work.tower.projector_weights == 1024 * (2 if isinstance(layer, list) else 1) * 896 + 896**2
+
+
+@pytest.mark.parametrize(
+    ("projector", "weights", "macs"),
+    [
+        ({"projector_type": "mlp1"}, 1024 * 896, 576 * 1024 * 896),
+        ({"projector_type": "mlp3"}, (1024 + 2 * 896) * 896, 576 * (1024 + 2 * 896) * 896),
+        # Two layers of all patches, then nine values of each channel for a quarter of them.
+        ({"projector_type": "ldpv2"}, (1024 + 896 + 9) * 896, 576 * (1024 + 896) * 896 + 144 * 9 * 896),
+        ({"projector_type": "pixel_shuffle"}, 4 * 1024 * 896, 144 * 4 * 1024 * 896),
+        (
+            {"projector_type": "pixel_shuffle", "projector_factor": 3, "projector_layers": 2},
+            (9 * 1024 + 896) * 896,
+            64 * (9 * 1024 + 896) * 896,
+        ),
+        ({"projector_type": "average_pool", "projector_factor": 4}, (1024 + 896) * 896, 36 * (1024 + 896) * 896),
+    ],
+)
+def test_a_projector_is_counted_by_what_it_does(tmp_path, projector, weights, macs):
+    vision = "clip-vit-large-patch14-336"
+    work = read_workload(make_export(tmp_path / "export", vision=vision, entries=projector))
+    assert (work.tower.projector_weights, work.tower.projector_macs) == (weights, macs)
+    plain = read_workload(make_export(tmp_path / "plain", vision=vision)).encode().macs
+    assert work.encode().macs - plain == macs - 576 * (1024 * 896 + 896**2)
 
 
 def test_an_untied_embedding_is_kept_but_not_read(tmp_path):

@@ -1,0 +1,58 @@
+"""Neighbouring patches joined to one token, then one layer without bias, as in Idefics3 and SmolVLM (arXiv 2408.12637), or two
+with GELU between them. GGUF: llama.cpp's tools/mtmd, projector `idefics3`."""
+
+from collections import OrderedDict
+from dataclasses import replace
+from typing import Any
+
+from switchkd.architecture.families import grid
+from switchkd.architecture.families.layers import PREFIX, layers
+from switchkd.architecture.family import Projector, Refusal, Settings, Weight, affine
+
+
+def module(features: int, width: int, settings: Settings) -> Any:
+    """[I, P, features] → [I, P / factor², width]."""
+    from torch import nn
+
+    from switchkd.models.grid import Shuffle
+
+    factor = settings[grid.FACTOR]
+    joined = features * factor**2
+    one = OrderedDict(linear_1=nn.Linear(joined, width, bias=False))
+    made = one if settings[grid.LAYERS] == 1 else layers(joined, width, width)
+    return nn.Sequential(OrderedDict(shuffle=Shuffle(settings["grid"], factor)) | made)
+
+
+_ONE = Projector(
+    name="pixel_shuffle",
+    title="pixel shuffle",
+    prefix=PREFIX,
+    before=(),
+    after=(Weight("linear_1.weight", ("width", "joined"), "mm.model.fc.weight"),),
+    defaults={grid.FACTOR: 2, grid.LAYERS: 1},
+    refusals=(
+        Refusal(
+            "a tower with a class token, for which llama.cpp's graph has no place",
+            lambda settings: settings["class_token"],
+            "The tower of {folder} has a class token; llama.cpp's pixel shuffle takes none.",
+            format="gguf",
+        ),
+        Refusal(
+            "two layers: llama.cpp's projector of that form resizes pictures by rules of its own",
+            lambda settings: settings[grid.LAYERS] != 1,
+            "The projector of {folder} has two layers behind its pixel shuffle; llama.cpp resizes pictures for those by rules "
+            "of its own: make it with projector_layers 1, or export to onnx.",
+            format="gguf",
+        ),
+    ),
+    gguf_type="idefics3",
+    gguf_keys={grid.FACTOR: "projector.scale_factor"},
+    module=module,
+    tokens=grid.tokens,
+    needs=(*grid.NEEDS, grid.one_of(grid.LAYERS, (1, 2))),
+)
+_TWO = replace(
+    _ONE,
+    after=(*affine("linear_1", "mm.1", "width", "joined"), *affine("linear_2", "mm.2", "width", "width")),
+)
+FAMILY = replace(_ONE, variant=lambda settings: _ONE if settings[grid.LAYERS] == 1 else _TWO)
