@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from switchkd.cli.options import FOLLOW_LINKS
+from switchkd.cli.options import FOLLOW_LINKS, refuse_options
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from switchkd.hardware.runtimes import Format
     from switchkd.manifest import Manifest
+
+
+_TINYLLAVA = "tinyllava"  # no file that an engine runs: for Factory's own evaluation
+_WITHOUT_MEANING = ("quant", "vision_quant", "calibrate", "samples", "data", "images", "follow_links", "threads")
 
 
 class _ExportCommand(click.Command):
@@ -25,8 +29,8 @@ class _ExportCommand(click.Command):
 
         formats = known_formats()
         options = {each.name: each for each in self.params if isinstance(each, click.Option)}
-        options["format"].type = click.Choice(list(formats))
-        options["format"].help = f"File format; {_mixed(formats)}."
+        options["format"].type = click.Choice([*formats, _TINYLLAVA])
+        options["format"].help = f"File format; {_mixed(formats)}; {_TINYLLAVA}: weights in TinyLLaVA Factory's layout."
         options["quant"].help = f"Precision of the language model. {_offered(formats, 'language', 'quants')}."
         seeing = _offered(formats, "vision", "vision_quants")
         options["vision_quant"].help = f"Precision of tower and projector. {seeing}."
@@ -113,6 +117,11 @@ def export_command(
     console = Console()
     run = _run_of(checkpoint, run_name)
     source = resolve_checkpoint(checkpoint) if checkpoint else _student(run)
+    if format == _TINYLLAVA:
+        refuse_options(_WITHOUT_MEANING, f"has no meaning with --format {_TINYLLAVA}.")
+        out = out or (run or Path()) / "exports" / f"{model_name(source)}-{format}"
+        _write_tinyllava(console, source, out, force)
+        return
     out = out or (run or Path()) / "exports" / f"{model_name(source)}-{format}-{quant}"
     data, data_images = (data, images) if data or run is None else _test_split(run)
     left_out: list[str] = []
@@ -138,6 +147,24 @@ def export_command(
     with console.status("reading the checkpoint") as status:
         manifest = run_export(request, progress=status.update)
     _show(console, out, manifest)
+
+
+def _write_tinyllava(console: Console, source: Path, out: Path, force: bool) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.markup import escape
+    from rich.table import Table
+
+    from switchkd.export.tinyllava import write_tinyllava
+    from switchkd.models.environment import quiet
+
+    quiet()
+    with console.status("reading the checkpoint") as status:
+        rows = write_tinyllava(source, out, force=force, progress=status.update)
+    table = Table(title=escape(str(out)), title_justify="left", box=SIMPLE_HEAD, show_header=False)
+    for what, how in rows:
+        table.add_row(what, escape(how))
+    console.print(table)
+    console.print("Its config.json names this place: export anew where it is to lie.")
 
 
 def _run_of(checkpoint: str | None, run_name: str | None) -> Path | None:
