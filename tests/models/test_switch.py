@@ -3,27 +3,15 @@
 import pytest
 import torch
 from support.llava_models import make_model
+from support.training import make_batch
 
-from switchkd.architecture.architecture import Architecture
-from switchkd.data.index import Source, build_index
-from switchkd.data.llava import Collator, LlavaDataset
 from switchkd.errors import RecipeError
 from switchkd.losses.objective import Objective
 from switchkd.models.passes import Asked, Passes
 from switchkd.models.switch import Switch, answer_pass, answer_positions, as_student, vision_features
 from switchkd.models.vlm import load_vlm
-from switchkd.preprocess import Preprocess
 from switchkd.prompt import ChatPrompt
 from switchkd.recipes.recipe import Distillation, Stage
-
-
-def make_batch(folder, data, rows=None):
-    prompt = ChatPrompt.load(folder)
-    source = Source(*data, prompt, image_tokens=Architecture.read(folder).image_tokens, max_length=2048)
-    dataset = LlavaDataset(source, build_index(source), Preprocess.load(folder))
-    batch = Collator(0)([dataset[index] for index in (rows or range(len(dataset)))])
-    batch.pop("bad")
-    return batch
 
 
 @pytest.fixture

@@ -5,6 +5,11 @@ from pathlib import Path
 
 from rich.console import Console
 
+from switchkd.architecture.architecture import Architecture
+from switchkd.data.index import Source, build_index
+from switchkd.data.llava import Collator, LlavaDataset
+from switchkd.preprocess import Preprocess
+from switchkd.prompt import ChatPrompt
 from switchkd.recipes.recipe import Data, Distillation, Stage
 from switchkd.training.stages import StageJob, run_stage
 
@@ -47,6 +52,16 @@ def write_mixed(folder: Path, road_scenes: Path) -> tuple[Path, Path]:
     file = folder / "mixed.json"
     file.write_text(json.dumps(records))
     return file, road_scenes / "images"
+
+
+def make_batch(folder: Path, data: tuple[Path, Path], rows=None) -> dict:
+    """Records of a data file as a training step gets them."""
+    prompt = ChatPrompt.load(folder)
+    source = Source(*data, prompt, image_tokens=Architecture.read(folder).image_tokens, max_length=2048)
+    dataset = LlavaDataset(source, build_index(source), Preprocess.load(folder))
+    batch = Collator(0)([dataset[index] for index in (rows or range(len(dataset)))])
+    batch.pop("bad")
+    return batch
 
 
 def losses(folder: Path, key: str = "loss") -> list[float]:
