@@ -51,7 +51,7 @@ def import_command(
     if template is not None:
         shipped_template(template)  # refuses an unknown one
     folder = resolve_checkpoint(source, pickles=True)
-    others = [None if name is None else resolve_checkpoint(name, pickles=True) for name in (vision, tokenizer)]
+    tower, words = (None if name is None else resolve_checkpoint(name, pickles=True) for name in (vision, tokenizer))
 
     from switchkd.importing.importer import ImportRequest, run_import
     from switchkd.models.environment import quiet
@@ -59,7 +59,7 @@ def import_command(
     quiet()
     console = Console()
     with console.status("reading the source") as status:
-        imported = run_import(ImportRequest(folder, target, *others, template, end_token), status.update)
+        imported = run_import(ImportRequest(folder, target, tower, words, template, end_token), status.update)
     table = Table(title=escape(str(target)), title_justify="left", box=SIMPLE_HEAD, show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")

@@ -28,7 +28,7 @@ from switchkd.importing.stored import Stored, stored_tensors
 from switchkd.importing.words import read_words
 from switchkd.importing.writer import Entry, write_weights
 from switchkd.preprocess import Preprocess
-from switchkd.prompt import ChatPrompt
+from switchkd.prompt import ChatPrompt, Message
 
 FORMAT = "tinyllava"
 MODEL = "TinyLlavaForConditionalGeneration"
@@ -255,7 +255,7 @@ def _check_equal(folder: Path, tensors: Mapping[str, Stored], checkpoint: Path) 
 def _conversation(prompt: ChatPrompt, language: Part) -> str | None:
     """Factory's name of the words in which the model is asked; None where Factory asks otherwise."""
     end = prompt.special_tokens.get("eos_token", "")
-    talk = [
+    talk: list[Message] = [
         {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "first"}]},
         {"role": "assistant", "content": "second"},
         {"role": "user", "content": "third"},

@@ -42,7 +42,7 @@ def write_weights(entries: Sequence[Entry], folder: Path, progress: Callable[[st
     if len(shards) == 1:
         _write(shards[0], folder / WHOLE, progress)
         return
-    placed = {}
+    placed: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
         name = f"model-{number:05}-of-{len(shards):05}.safetensors"
         _write(shard, folder / name, progress)

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 from support.languages import make_student
 from support.llava_models import make_checkpoint, picture
+from support.padding import with_padding
 
 from switchkd.cli.main import main
 from switchkd.models.vlm import load_vlm
@@ -91,16 +92,6 @@ def with_template(folder: Path, name: str) -> Path:
     from switchkd.chat_template import shipped_template
 
     (folder / "chat_template.jinja").write_text(shipped_template(name))
-    return folder
-
-
-def with_padding(folder: Path) -> Path:
-    for name in ("preprocessor_config.json", "processor_config.json"):
-        settings = json.loads((folder / name).read_text())
-        part = settings.get("image_processor", settings)
-        part |= {"image_processor_type": "LlavaImageProcessor", "do_pad": True}
-        part.setdefault("do_center_crop", False)
-        (folder / name).write_text(json.dumps(settings))
     return folder
 
 
