@@ -20,8 +20,8 @@ from switchkd.chat_template import shipped_template
 from switchkd.disk import require_replaceable
 from switchkd.errors import CheckpointError, SkdError
 from switchkd.files import replacing_folder
+from switchkd.importing.known import recognise
 from switchkd.importing.layout import Source
-from switchkd.importing.layouts import recognise
 from switchkd.importing.model import understand
 from switchkd.importing.settings import read_config
 from switchkd.importing.stored import Stored, stored_tensors

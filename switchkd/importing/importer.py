@@ -14,8 +14,8 @@ from switchkd.architecture.weights import refuse_other_kinds
 from switchkd.chat_template import shipped_template
 from switchkd.errors import CheckpointError, SkdError
 from switchkd.files import replacing_folder
+from switchkd.importing.known import recognise
 from switchkd.importing.layout import Foreign, Source
-from switchkd.importing.layouts import recognise
 from switchkd.importing.model import Model, understand
 from switchkd.importing.proof import Proof, prove
 from switchkd.importing.settings import read_config

@@ -122,7 +122,7 @@ def _answer(model: Model, ids: list[int], image: int, features: Tensor, dtype: t
 
 def _module(family: Family, config: Any, tensors: Mapping[str, Stored], dtype: torch.dtype) -> Any:
     """transformers' model of a part, with the source's tensors."""
-    weights = {name: stored.load() for name, stored in tensors.items()}
+    weights = {name: stored.load().to(dtype) for name, stored in tensors.items()}  # taken as they are: not copied again
     model_class = getattr(transformers, family.model_class)  # type: ignore[attr-defined]
     model, report = model_class.from_pretrained(
         None, config=config, state_dict=weights, dtype=dtype, output_loading_info=True

@@ -97,7 +97,12 @@ def with_template(folder: Path, name: str) -> Path:
 
 STUDENTS = {
     "siglip, every patch": ({"feature_layer": -2}, "chatml", "cls_patch", "none"),
-    "siglip without the first": ({"feature_layer": -2, "feature_select": "default"}, "tinyllava", "patch", "qwen2_instruct"),
+    "siglip without the first": (
+        {"feature_layer": -2, "feature_select": "default"},
+        "tinyllava",
+        "patch",
+        "qwen2_instruct",
+    ),
     "clip, untied": ({"vision": "clip-vit-large-patch14-336", "tied": False}, "tinyllava", "patch", "qwen2_instruct"),
     "one layer": ({"projector": "mlp1"}, "tinyllava", "cls_patch", "qwen2_instruct"),
     "three layers": ({"projector": "mlp3"}, "tinyllava", "cls_patch", "qwen2_instruct"),
