@@ -176,7 +176,9 @@ def test_tokenizers_that_llama_cpp_would_split_otherwise(folder):
     tokenizer = json.loads(path.read_text())
     tokenizer["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = r"\w+|\s+|[^\w\s]+"
     path.write_text(json.dumps(tokenizer))
-    with pytest.raises(CheckpointError, match=r"splits text in a way that .* there are gpt-2, llama-bpe, qwen2, smollm"):
+    with pytest.raises(
+        CheckpointError, match=r"splits text in a way that .* there are gpt-2, llama-bpe, qwen2, smollm"
+    ):
         plan(folder)
 
 
