@@ -108,7 +108,7 @@ class LanguageWriter(_Writer):
         quant = job.plan.quant
         yield self._quantized(job, quant, self.name, "without importance matrix", None)
         if quant in self.calibrates:
-            importance = _importance(job)
+            importance = job.once("importance", lambda: _importance(job))
             yield self._quantized(job, quant, f"weighted-{self.name}", "with importance matrix", importance)
 
 

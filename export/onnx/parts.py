@@ -136,5 +136,6 @@ def _convert(
     elif precision == "fp16":
         convert_half(source, target)
     else:
-        seen = calibrate(source, product_inputs(source), examples(job), threads=job.threads)
+        names = product_inputs(source)
+        seen = job.once(role, lambda: calibrate(source, names, examples(job), threads=job.threads))
         _QUANTIZERS[precision](source, target, seen)
