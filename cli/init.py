@@ -36,7 +36,7 @@ _SETTINGS = {
 @click.command("init", cls=_InitCommand)
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--vision", required=True, help="SigLIP or CLIP checkpoint: folder, hub name, or a shape with --random.")
-@click.option("--language", required=True, help="Qwen2 checkpoint: folder, hub name, or a shape with --random.")
+@click.option("--language", required=True, help="Language model: folder, hub name, or a shape with --random.")
 @click.option("--tokenizer", help="Folder or hub name of a tokenizer. Default: the language checkpoint's.")
 @click.option(
     "--feature-layer",

@@ -16,11 +16,12 @@ from support.llava_models import picture
 
 ROOT = Path(__file__).parents[1]
 SECTIONS = ("A language model", "A projector", "A loss", "A format", "A target")
-# Qwen3-0.6B's published config.json.
-QWEN3 = {
-    **{"model_type": "qwen3", "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "head_dim": 128},
-    **{"num_attention_heads": 16, "num_key_value_heads": 8, "vocab_size": 151936, "tie_word_embeddings": True},
-    **{"rms_norm_eps": 1e-6, "rope_theta": 1000000, "max_position_embeddings": 40960, "hidden_act": "silu"},
+# Mistral-7B-Instruct-v0.3's published config.json.
+MISTRAL = {
+    **{"model_type": "mistral", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32},
+    **{"num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 32768, "tie_word_embeddings": False},
+    **{"rms_norm_eps": 1e-5, "rope_theta": 1000000, "max_position_embeddings": 32768, "hidden_act": "silu"},
+    **{"sliding_window": None},
 }
 
 
@@ -83,7 +84,7 @@ def distil(student: object, teacher: Path, data: Path, *overrides: str) -> list[
 
 def shape(folder: Path) -> Path:
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(QWEN3))
+    (folder / "config.json").write_text(json.dumps(MISTRAL))
     return folder
 
 
@@ -95,11 +96,11 @@ def test_the_page_needs_one_file(title):
 
 
 def test_a_language_model_is_distilled_and_evaluated(outside, tmp_path, teacher_folder, road_scenes):
-    outside("switchkd_families/qwen3.py")
-    init("student", language=shape(tmp_path / "Qwen3-0.6B"))
+    outside("switchkd_families/mistral.py")
+    init("student", language=shape(tmp_path / "Mistral-7B"))
     log = distil("student", teacher_folder, road_scenes)
     assert len(log) == 2 and all(entry["vsd"] > 0 for entry in log)
-    assert json.loads(Path("runs/try/student/config.json").read_text())["text_config"]["model_type"] == "qwen3"
+    assert json.loads(Path("runs/try/student/config.json").read_text())["text_config"]["model_type"] == "mistral"
 
 
 def test_a_projector_is_distilled_and_evaluated(outside, teacher_folder, road_scenes):
@@ -178,8 +179,8 @@ def test_nothing_is_loaded_that_no_command_looks_for(outside):
 
 @pytest.mark.slow
 def test_a_language_model_from_outside_is_exported(outside, tmp_path):
-    outside("switchkd_families/qwen3.py")
-    init("student", language=shape(tmp_path / "Qwen3-0.6B"))
+    outside("switchkd_families/mistral.py")
+    init("student", language=shape(tmp_path / "Mistral-7B"))
     picture().save("street.png")
     for format, quant in (("gguf", "f16"), ("onnx", "fp32")):
         forked("export", "student", "--format", format, "--quant", quant, "--out", format, "--threads", 1)

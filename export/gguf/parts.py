@@ -9,9 +9,10 @@ from pathlib import Path
 from switchkd.errors import CheckpointError
 from switchkd.export.checkpoint import Checkpoint
 from switchkd.export.gguf.importance import ImportanceCollector, collect, kept
-from switchkd.export.gguf.language import check_tokenizer, write_language
+from switchkd.export.gguf.language import write_language
 from switchkd.export.gguf.mixtures import BLOCK, MIXTURES, default_mixture
 from switchkd.export.gguf.quantize import Importance, quantize, tensor_types
+from switchkd.export.gguf.tokenizer import check_tokenizer
 from switchkd.export.gguf.vision import check_vision, write_vision
 from switchkd.export.gguf.writer import gguf_library
 from switchkd.export.parts import Build, Quantization

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +45,25 @@ def new_writer(path: Path, architecture: str, name: str, precision: str) -> Any:
     return writer
 
 
-def write_tensors(writer: Any, checkpoint: Checkpoint, tensors: Sequence[Tensor], precision: str) -> None:
+def write_tensors(
+    writer: Any,
+    checkpoint: Checkpoint,
+    tensors: Sequence[Tensor],
+    precision: str,
+    made: Mapping[str, NDArray[np.float32]] | None = None,
+) -> None:
     """Writes the header and then every tensor, and closes the writer.
+
+    Args:
+        made: tensors that follow from the configuration, by their names in the file; they come first.
 
     Raises:
         CheckpointError: a tensor is missing, misshapen, not finite, or too large for float16.
     """
     types = {each.name: _dtype(each, precision) for each in tensors}
+    made = made or {}
+    for name, values in made.items():
+        writer.add_tensor_info(name, values.shape, values.dtype, values.nbytes)
     for tensor in tensors:
         dtype = types[tensor.name]
         writer.add_tensor_info(tensor.gguf, tensor.shape, dtype, int(np.prod(tensor.shape)) * dtype.itemsize)
@@ -59,8 +71,10 @@ def write_tensors(writer: Any, checkpoint: Checkpoint, tensors: Sequence[Tensor]
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
+        for values in made.values():
+            writer.write_tensor_data(values)
         for tensor in tensors:
-            writer.write_tensor_data(_cast(checkpoint, tensor.name, types[tensor.name]))
+            writer.write_tensor_data(_cast(checkpoint, tensor, types[tensor.name]))
     finally:
         writer.close()
 
@@ -70,8 +84,12 @@ def _dtype(tensor: Tensor, precision: str) -> np.dtype:
     return np.dtype(np.float16 if half else np.float32)
 
 
-def _cast(checkpoint: Checkpoint, name: str, dtype: np.dtype) -> NDArray[Any]:
-    values = checkpoint.read(name)
+def _cast(checkpoint: Checkpoint, tensor: Tensor, dtype: np.dtype) -> NDArray[Any]:
+    values = checkpoint.read(tensor.name)
     if dtype == np.float16 and float(np.abs(values).max(initial=0)) > float(np.finfo(np.float16).max):
-        raise CheckpointError(f"{checkpoint.folder}: {name} has values too large for f16; export with --quant f32.")
+        raise CheckpointError(
+            f"{checkpoint.folder}: {tensor.name} has values too large for f16; export with --quant f32."
+        )
+    if tensor.turned:  # a head's two halves, row by row
+        values = values.reshape(-1, 2, tensor.turned // 2, *tensor.shape[1:]).swapaxes(1, 2).reshape(tensor.shape)
     return np.ascontiguousarray(values, dtype=dtype)

@@ -220,15 +220,19 @@ class Engine:
 
     def pieces(self, tokens: Iterable[int]) -> Iterator[str]:
         """Text of token ids as they come; a piece is never half a character, but for a last one that stays half."""
+        before: list[int] = []  # of the last piece: SentencePiece leaves out the space that a text begins with
         pending: list[int] = []
         for token in tokens:
             pending.append(token)
-            text = self.prompt.decode(pending)
+            text = self._decode_after(before, pending)
             if not text.endswith("\ufffd"):  # otherwise the rest of a character is still to come
-                pending.clear()
+                before, pending = pending if text else before + pending, []
                 yield text
         if pending:
-            yield self.prompt.decode(pending)
+            yield self._decode_after(before, pending)
+
+    def _decode_after(self, before: list[int], ids: list[int]) -> str:
+        return self.prompt.decode(before + ids)[len(self.prompt.decode(before)) :]
 
     def answer(self, messages: Sequence[Message], image: Image | None = None, *, max_new_tokens: int = 256) -> str:
         """The whole greedy answer, without surrounding white space. Raises as `generate` and `encode_image`."""

@@ -54,6 +54,7 @@ class Architecture:
         rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
         text["rope_theta"] = rope.get("rope_theta", text["rope_theta"])
         text["rope_type"] = rope.get("rope_type", rope.get("type", "default"))
+        text.setdefault("num_key_value_heads", text["num_attention_heads"])  # Llama's, before there were fewer
         vision = tower.complete(vision)
         seen = {"grid": vision["image_size"] // vision["patch_size"], "class_token": tower.class_token}
         projection = projector.complete(config) | seen

@@ -20,9 +20,10 @@ class Weight:
     shape: tuple[str | int, ...]  # names of the part's sizes, or numbers
     gguf: str  # in a GGUF file, behind the block's prefix
     exact: bool = False  # float32 whatever a file's precision: norms, biases and positions are small and sensitive
-    half: bool = (
-        False  # float16 in GGUF whatever a file's precision: llama.cpp ends the process at filters of another type
-    )
+    # Rows that positions turn in pairs: half a head apart in a checkpoint, neighbours in the GGUF files of some architectures.
+    turned: bool = False
+    # float16 in GGUF whatever a file's precision: llama.cpp ends the process at filters of another type.
+    half: bool = False
 
     def sized(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
         """The shape in numbers."""
@@ -36,8 +37,9 @@ class Tensor:
     name: str  # in a checkpoint, in the one spelling of `switchkd.architecture.names`
     shape: tuple[int, ...]
     gguf: str  # in a GGUF file
-    exact: bool  # see Weight
-    half: bool = False
+    exact: bool
+    turned: int = 0  # rows of a head whose pairs lie otherwise in a GGUF file, see `Weight`; 0: they don't
+    half: bool = False  # see Weight
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,8 @@ class Family:
 
     def _tensor(self, weight: Weight, sizes: Mapping[str, int], source: str = "", target: str = "") -> Tensor:
         name, gguf = f"{self.prefix}{source}{weight.name}", f"{target}{weight.gguf}"
-        return Tensor(name, weight.sized(sizes), gguf, weight.exact, weight.half)
+        turned = sizes["head"] if weight.turned else 0
+        return Tensor(name, weight.sized(sizes), gguf, weight.exact, turned, weight.half)
 
 
 @dataclass(frozen=True)
@@ -152,7 +155,8 @@ class Language(Family):
 
     model_class: str = ""  # in transformers, and by which onnxruntime-genai's builder knows it
     gguf_architecture: str = ""  # llama.cpp's `general.architecture`
-    gguf_splits: Mapping[str, str] = field(default_factory=dict)  # tokenizer.json's pattern of words → llama.cpp's name
+    # A tokenizer.json's patterns of words → llama.cpp's name, where export/gguf/tokenizer.py doesn't have it.
+    gguf_splits: Mapping[tuple[str, ...], str] = field(default_factory=dict)
     # Behind "lm_head.", where it isn't the embedding.
     head: Weight = Weight("weight", ("rows", "width"), "output.weight")
 

@@ -37,7 +37,8 @@ def shrink_shape(shape: dict[str, Any]) -> dict[str, Any]:
     """The same architecture a few thousand times smaller: equal ratios of heads to key-value heads and of feed-forward
     to width, untied where it was untied, rows of the vocabulary divided by 128."""
     heads, kv_heads = shape["num_attention_heads"], shape.get("num_key_value_heads")
-    small_heads = heads // kv_heads if kv_heads else 2
+    small_kv = 2 if kv_heads in (None, heads) else 1
+    small_heads = small_kv * heads // (kv_heads or heads)
     width = small_heads * _SHRUNK_HEAD_DIM
     small = {
         **shape,
@@ -47,11 +48,12 @@ def shrink_shape(shape: dict[str, Any]) -> dict[str, Any]:
         "intermediate_size": 4 * round(width * shape["intermediate_size"] / shape["hidden_size"] / 4),
     }
     if kv_heads:
-        small["num_key_value_heads"] = 1
+        small["num_key_value_heads"] = small_kv
         small["vocab_size"] = -(-shape["vocab_size"] // _ROW_DIVISOR)
         small["max_position_embeddings"] = 2048
         if "head_dim" in shape:
-            small["head_dim"] = _SHRUNK_HEAD_DIM
+            # Wider heads than the width has room for stay so.
+            small["head_dim"] = shape["head_dim"] * heads * _SHRUNK_HEAD_DIM // shape["hidden_size"]
     else:
         small["image_size"] = _SHRUNK_GRID * shape["patch_size"]
     return small

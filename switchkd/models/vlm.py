@@ -20,6 +20,7 @@ from transformers import (
     LlavaForConditionalGeneration,
     LlavaProcessor,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
 )
 
 from switchkd.architecture.architecture import PROJECTOR, Architecture, require_family, used_blocks
@@ -211,9 +212,15 @@ def _load(cls: type, folder: Path, dtype: torch.dtype = torch.float32) -> Any:
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a checkpoint folder."""
+    """The tokenizer of a checkpoint folder.
+
+    Raises:
+        CheckpointError: there is none, or none that can be read.
+    """
+    # A class of a family's name builds its tokenizer anew, and Llama's then sees other spaces than the file's.
+    kind = PreTrainedTokenizerFast if (folder / "tokenizer.json").is_file() else AutoTokenizer
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return kind.from_pretrained(folder, local_files_only=True)
     except Exception as error:
         raise CheckpointError(f"{folder} has no usable tokenizer: {_first_line(error)}") from error
 
@@ -268,7 +275,10 @@ def write_portable_config(config: LlavaConfig, folder: Path) -> None:
     for part in (text, written["vision_config"]):
         part.pop("_name_or_path", None)  # where the part lay on this computer
     # 4.57 looks for rope_theta and falls back to 10,000 without it.
-    text.setdefault("rope_theta", text.get("rope_parameters", {}).get("rope_theta", 10000.0))
+    rope = text.get("rope_parameters", {})
+    text.setdefault("rope_theta", rope.get("rope_theta", 10000.0))
+    if rope.get("rope_type", "default") != "default":
+        text.setdefault("rope_scaling", rope)
     written["torch_dtype"] = written.get("dtype")
     path.write_text(json.dumps(written, indent=2, sort_keys=True) + "\n")
 

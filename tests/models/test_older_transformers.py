@@ -37,7 +37,7 @@ torch.testing.assert_close(logits, expected["logits"], rtol=0, atol=1e-5)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("vision", ["siglip-so400m-patch14-384", "clip-vit-large-patch14-336"])
-@pytest.mark.parametrize("language", ["qwen2.5-0.5b", "qwen2.5-7b"])
+@pytest.mark.parametrize("language", ["qwen2.5-0.5b", "qwen2.5-7b", "llama-3.2-1b", "qwen3-0.6b"])
 def test_older_transformers_reads_the_same_model(tmp_path, older_python, vision, language):
     folder = make_model(tmp_path / "model", vision, language, feature_layer=-2)
     Image.effect_noise((70, 50), 90).convert("RGB").save(folder / "picture.png")

@@ -46,6 +46,9 @@ def stock_logits(vlm, batch):
         ("siglip-so400m-patch14-384", "qwen2.5-0.5b", -1),
         ("siglip-so400m-patch14-384", "qwen2.5-7b", -2),
         ("clip-vit-large-patch14-336", "qwen2.5-1.5b", -2),
+        ("siglip-so400m-patch14-384", "tinyllama-1.1b", -2),
+        ("clip-vit-large-patch14-336", "llama-3.2-1b", -2),
+        ("siglip-base-patch16-384", "qwen3-0.6b", -2),
     ],
 )
 def test_answer_logits_equal_the_stock_forward(tmp_path, mixed_data, vision, language, layer):
@@ -60,6 +63,21 @@ def test_answer_logits_equal_the_stock_forward(tmp_path, mixed_data, vision, lan
             answer_positions(batch["labels"]),
         ).logits
         torch.testing.assert_close(ours, stock_logits(vlm, batch), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("language", ["qwen2.5-0.5b", "mobilellama-1.4b", "smollm2-135m", "qwen3-0.6b"])
+def test_gradients_are_those_of_the_stock_loss(tmp_path, mixed_data, language):
+    folder = make_model(tmp_path / "model", "siglip-so400m-patch14-384", language, feature_layer=-2)
+    batch, ours, theirs = make_batch(folder, mixed_data), as_student(load_vlm(folder)), load_vlm(folder)
+    labels = batch["labels"][:, 1:]
+    logits = ours(**batch).logits
+    torch.nn.functional.cross_entropy(logits, labels[answer_positions(batch["labels"])]).backward()
+    theirs(**batch).loss.backward()
+    expected = dict(theirs.named_parameters())
+    assert all(parameter.grad is not None for name, parameter in expected.items() if "language_model" in name)
+    for name, parameter in ours.named_parameters():
+        if expected[name].grad is not None:
+            torch.testing.assert_close(parameter.grad, expected[name].grad, rtol=1e-4, atol=1e-6)
 
 
 def test_switch_logits_are_the_teacher_seeing_through_the_student(student, switch, batch):

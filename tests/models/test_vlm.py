@@ -7,6 +7,8 @@ import pytest
 import torch
 from safetensors import safe_open
 from support.llava_models import make_model
+from support.tokenizers import save_words, sentencepiece_tokenizer
+from tokenizers import Tokenizer
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
@@ -20,7 +22,7 @@ from transformers import (
 )
 
 from switchkd.errors import CheckpointError
-from switchkd.models.init import from_checkpoints
+from switchkd.models.init import from_checkpoints, from_shapes
 from switchkd.models.shapes import load_shape
 from switchkd.models.tokenizer import IMAGE_PAD, save_tokenizer, train_tokenizer
 from switchkd.models.vlm import (
@@ -131,6 +133,22 @@ def test_a_tokenizer_without_image_token_gets_one(tmp_path):
     tight = AutoConfig.for_model(**{**shape, "vocab_size": rows})
     grown, _ = assemble(config("siglip-so400m-patch14-384"), tight, load_tokenizer(tmp_path))
     assert grown.get_input_embeddings().num_embeddings == rows + 1 == grown.config.text_config.vocab_size
+
+
+@pytest.mark.parametrize("name", ["LlamaTokenizer", "PreTrainedTokenizerFast"])
+def test_the_tokenizers_file_counts_whatever_class_it_names(tmp_path, name):
+    """transformers' LlamaTokenizer would put no space behind a special token."""
+    words = save_words(sentencepiece_tokenizer(), tmp_path / "words", bos_token="<s>", eos_token="</s>")
+    path = words / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"tokenizer_class": name}))
+    text = "<s>Three signs</s>and  one\nblue"
+    expected = Tokenizer.from_file(str(words / "tokenizer.json")).encode(text, add_special_tokens=False).ids
+    folder = tmp_path / "model"
+    vlm, processor = from_shapes("siglip-so400m-patch14-384", "tinyllama-1.1b", str(words), shrink=True)
+    save_vlm(vlm, folder, processor)
+    for kind in (load_tokenizer(words), load_tokenizer(folder), AutoProcessor.from_pretrained(folder).tokenizer):
+        assert kind.encode(text, add_special_tokens=False) == expected
+        assert (kind.bos_token, kind.eos_token) == ("<s>", "</s>")
 
 
 @pytest.mark.parametrize("damage", ["torn", "missing", "foreign", "config"])

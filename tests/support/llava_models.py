@@ -26,13 +26,18 @@ def make_checkpoint(
     width: int = 64,
     vision_width: int = 96,
     seed: int = 0,
+    language: str = "qwen2.5-0.5b",
     text: Mapping[str, Any] | None = None,
+    words: Path | None = None,
     feature_select: str | None = None,
     projector: str | None = None,
     projector_settings: Mapping[str, Any] | None = None,
     **vision_settings,
 ) -> Path:
-    """A checkpoint in the real shapes' proportions, with widths that quantize: multiples of 32, heads of 16 and 24."""
+    """A checkpoint in the real shapes' proportions, with widths that quantize: multiples of 32, heads of 16 and 24.
+
+    `words` is a tokenizer's folder; without one it is of Qwen2's kind.
+    """
     import torch
     from transformers import AutoConfig
 
@@ -40,10 +45,11 @@ def make_checkpoint(
     from switchkd.models.tokenizer import save_tokenizer, train_tokenizer
     from switchkd.models.vlm import assemble, load_tokenizer, save_vlm
 
-    words = folder.with_name(f"{folder.name}-words")
-    save_tokenizer(train_tokenizer(SENTENCES, 400), words)
-    language = {
-        **load_shape("qwen2.5-0.5b", shrink=True),
+    if words is None:
+        words = folder.with_name(f"{folder.name}-words")
+        save_tokenizer(train_tokenizer(SENTENCES, 400), words)
+    language_shape = {
+        **load_shape(language, shrink=True),
         "hidden_size": width,
         "intermediate_size": 160,
         "num_attention_heads": 4,
@@ -60,7 +66,7 @@ def make_checkpoint(
         **vision_settings,
     }
     torch.manual_seed(seed)
-    configs = [AutoConfig.for_model(**settings) for settings in (tower, language)]
+    configs = [AutoConfig.for_model(**settings) for settings in (tower, language_shape)]
     vlm, processor = assemble(
         *configs,
         load_tokenizer(words),

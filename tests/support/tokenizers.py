@@ -1,12 +1,13 @@
-"""A small tokenizer of Qwen2's kind and the checkpoint files around it, for tests."""
+"""Small tokenizers of Qwen2's, Llama's and SmolLM2's kinds and the checkpoint files around them, for tests."""
 
 from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from switchkd.chat_template import chatml_template
 from switchkd.models.tokenizer import IMAGE_PAD, save_tokenizer, train_tokenizer
@@ -27,6 +28,58 @@ def _trained() -> str:
 def small_tokenizer() -> Tokenizer:
     """Byte-level BPE with NFC and the tokens <|endoftext|>, <|im_start|>, <|im_end|> and <|image_pad|>."""
     return Tokenizer.from_str(_trained())
+
+
+def sentencepiece_tokenizer(
+    sentences: Iterable[str] = SENTENCES, rows: int = 420, *, prepend: bool = True
+) -> Tokenizer:
+    """Llama 2's form: <unk>, <s>, </s>, 256 bytes and pieces in which "▁" stands for a space."""
+    steps = [normalizers.Prepend("▁")] * prepend + [normalizers.Replace(" ", "▁")]
+    normalizer = normalizers.Sequence(steps)
+    first = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    learned = Tokenizer(models.BPE())
+    trainer = trainers.BpeTrainer(vocab_size=rows - len(first), show_progress=False)
+    # Words apart, so that no piece holds several.
+    words = (f"▁{word}" for sentence in sentences for word in sentence.split())
+    learned.train_from_iterator(words, trainer)
+    model = json.loads(learned.to_str())["model"]
+    pieces = sorted(model["vocab"], key=model["vocab"].__getitem__)
+    vocabulary = {token: index for index, token in enumerate([*first, *pieces])}
+    merges = [tuple(merge) if isinstance(merge, list) else tuple(merge.split(" ")) for merge in model["merges"]]
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    tokenizer.normalizer = normalizer
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in first[:3]])
+    return tokenizer
+
+
+def smollm_tokenizer(sentences: Iterable[str] = SENTENCES, rows: int = 420) -> Tokenizer:
+    """SmolLM2's form: bytes, digits one by one, GPT-2's words, and ChatML's tokens in front."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=rows,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(sentences, trainer)
+    return tokenizer
+
+
+def save_words(tokenizer: Tokenizer, folder: Path, **named: str) -> Path:
+    """A folder from which transformers reads a tokenizer, with its named special tokens."""
+    folder.mkdir(parents=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **named}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
 
 
 def write_prompt_files(folder: Path) -> Path:

@@ -1,29 +1,23 @@
-"""Qwen2 and Qwen2.5 (arXiv 2412.15115): biases on queries, keys and values, a gated feed-forward part.
+"""Qwen2 and Qwen2.5 (arXiv 2412.15115), and Qwen1.5: biases on queries, keys and values, a gated feed-forward part."""
 
-GGUF: github.com/ggml-org/ggml/blob/master/docs/gguf.md and llama.cpp's src/llama-arch.cpp, its tokenizers in
-src/llama-vocab.cpp.
-"""
-
-from switchkd.architecture.family import Language, Refusal, Weight, affine
+from switchkd.architecture.families import decoder
+from switchkd.architecture.family import Language, Refusal, affine
 
 FAMILY = Language(
     name="qwen2",
     title="Qwen2",
-    prefix="language_model.",
-    before=(Weight("embed_tokens.weight", ("rows", "width"), "token_embd.weight"),),
+    prefix=decoder.PREFIX,
+    before=(decoder.EMBEDDING,),
     block=(
-        Weight("input_layernorm.weight", ("width",), "attn_norm.weight", exact=True),
+        decoder.ATTENTION_NORM,
         *affine("self_attn.q_proj", "attn_q", "queries", "width"),
         *affine("self_attn.k_proj", "attn_k", "keys", "width"),
         *affine("self_attn.v_proj", "attn_v", "keys", "width"),
-        Weight("self_attn.o_proj.weight", ("width", "queries"), "attn_output.weight"),
-        Weight("post_attention_layernorm.weight", ("width",), "ffn_norm.weight", exact=True),
-        Weight("mlp.gate_proj.weight", ("feed_forward", "width"), "ffn_gate.weight"),
-        Weight("mlp.up_proj.weight", ("feed_forward", "width"), "ffn_up.weight"),
-        Weight("mlp.down_proj.weight", ("width", "feed_forward"), "ffn_down.weight"),
+        decoder.OUTPUT,
+        *decoder.FEED_FORWARD,
     ),
-    after=(Weight("norm.weight", ("width",), "output_norm.weight", exact=True),),
-    blocks=("layers.{layer}.", "blk.{layer}."),
+    after=(decoder.NORM,),
+    blocks=decoder.PREFIXES,
     defaults={
         "vocab_size": 151936,
         "hidden_size": 4096,
@@ -38,21 +32,9 @@ FAMILY = Language(
         "use_sliding_window": False,
     },
     refusals=(
-        Refusal(
-            "scaled rotary positions",
-            lambda settings: settings["rope_type"] != "default",
-            "{folder} scales its positions ({rope_type}); that isn't supported.",
-        ),
-        Refusal(
-            "attention through a sliding window",
-            lambda settings: bool(settings["use_sliding_window"]),
-            "{folder} attends through a sliding window; that isn't supported.",
-        ),
-        Refusal(
-            "another activation than SiLU",
-            lambda settings: settings["hidden_act"] != "silu",
-            "The language model of {folder} has the activation '{hidden_act}', not silu.",
-        ),
+        decoder.scaled_positions(),
+        decoder.SLIDING_WINDOW,
+        decoder.ACTIVATION,
         Refusal(
             "heads of another width than hidden_size / num_attention_heads",
             lambda settings: settings["head_width"] * settings["num_attention_heads"] != settings["hidden_size"],
@@ -62,7 +44,4 @@ FAMILY = Language(
     ),
     model_class="Qwen2ForCausalLM",
     gguf_architecture="qwen2",
-    gguf_splits={
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+": "qwen2"
-    },
 )

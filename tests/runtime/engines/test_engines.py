@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from support.answers import sure_picture
+from support.languages import make_student
 from support.llava_models import picture, question
 
 from switchkd.errors import DataError
@@ -184,6 +185,20 @@ def test_streamed_pieces_are_whole_characters(engine):
     pieces = list(engine.generate(question(), np.zeros((16, 64), np.float32)))
     assert "".join(pieces[:-1]) == text and pieces[-1] == "\ufffd"
     assert not any("\ufffd" in piece for piece in pieces[:-1])
+
+
+def test_streamed_pieces_keep_their_spaces(shelf):
+    """SentencePiece's decoder takes the first space of whatever it is given for its own."""
+    vicuna = shelf.once("language-vicuna", lambda folder: make_student(folder, "vicuna", feature_layer=-2))
+    with open_engine(vicuna, threads=1) as engine:
+        text = "a red car  is on the left ß信🚦 yes"
+        tokenizer = engine.prompt.tokenizer
+        ids = tokenizer.encode(text, add_special_tokens=False).ids
+        pieces = list(engine.pieces(ids))
+        assert "".join(pieces) == text == tokenizer.decode(ids) and len(pieces) > 8
+        assert not any("\ufffd" in piece for piece in pieces)
+        end = tokenizer.token_to_id("</s>")
+        assert "".join(engine.pieces([end, *ids])) == text
 
 
 def test_decomposed_text_is_read_as_composed(engine):
