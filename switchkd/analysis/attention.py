@@ -72,15 +72,23 @@ def image_attention(vlm: Any, input_ids: torch.Tensor, pixel_values: torch.Tenso
         pixel_values: [1, 3, H, W].
 
     Returns:
-        [L, heads, rows, columns]; a class token that the language model is shown is left out.
+        [L, heads, rows, columns] of the grid that the picture's tokens stand on; a class token that the language model is shown
+        is left out, a patch that it isn't shown gets nothing.
+
+    Raises:
+        SkdError: the tokens stand on no square grid.
     """
     before = vlm(input_ids=input_ids[:, :-1], pixel_values=pixel_values, use_cache=True, logits_to_keep=1)
     with _returning_weights(vlm.model.language_model):
         last = vlm(input_ids=input_ids[:, -1:], past_key_values=before.past_key_values, output_attentions=True)
     weights = torch.cat(last.attentions)[:, :, 0]  # [L, heads, T]
     weights = weights[:, :, input_ids[0] == image_token_id]  # [L, heads, P]
-    side = Architecture.of(vlm.config.to_dict()).grid
-    return weights[:, :, -side * side :].unflatten(-1, (side, side))
+    tokens = weights.shape[-1]
+    side = round(tokens**0.5)
+    if abs(side**2 - tokens) > 1:
+        raise SkdError(f"The {tokens} tokens of a picture stand on no square grid, so their attention can't be drawn.")
+    grid = torch.nn.functional.pad(weights, (side**2 - tokens, 0))  # a negative number cuts
+    return grid.unflatten(-1, (side, side))
 
 
 @contextmanager

@@ -22,9 +22,8 @@ class Weight:
     exact: bool = False  # float32 whatever a file's precision: norms, biases and positions are small and sensitive
     # Rows that positions turn in pairs: half a head apart in a checkpoint, neighbours in the GGUF files of some architectures.
     turned: bool = False
-    half: bool = (
-        False  # float16 in GGUF whatever a file's precision: llama.cpp ends the process at filters of another type
-    )
+    # float16 in GGUF whatever a file's precision: llama.cpp ends the process at filters of another type.
+    half: bool = False
 
     def sized(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
         """The shape in numbers."""

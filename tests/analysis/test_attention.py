@@ -87,6 +87,21 @@ def test_the_weights_are_the_stock_forwards(folders, image, kind, layer, layers)
     np.testing.assert_allclose(ours, theirs, rtol=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("settings", "tokens", "side"),
+    [
+        ({"feature_select": "default"}, 15, 4),  # SigLIP's first patch isn't shown
+        ({"projector": "pixel_shuffle"}, 4, 2),
+        ({"projector": "ldpv2", "vision": "clip-vit-large-patch14-336"}, 4, 2),
+    ],
+)
+def test_the_map_has_the_tokens_places(shelf, image, settings, tokens, side):
+    attended = attend(shelf.checkpoint(feature_layer=-2, **settings), image, PROMPT)
+    assert attended.attention.shape == (side, side) and np.count_nonzero(attended.attention) == tokens
+    if tokens < side**2:
+        assert attended.attention[0, 0] == 0
+
+
 def test_another_picture_another_map_and_the_answer_is_the_usual_one(folders, image, tmp_path):
     answerer = Answerer(folders["siglip"])
     usual = answerer.vlm.model.language_model.config._attn_implementation

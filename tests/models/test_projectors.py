@@ -8,7 +8,7 @@ import pytest
 import torch
 from support.llava_models import make_checkpoint, picture, question
 from support.projectors import CLIP, PROJECTORS, TOKENS, literal
-from support.training import make_batch
+from support.training import make_batch, train
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from switchkd.architecture.architecture import Architecture
@@ -181,3 +181,11 @@ def test_every_selection_of_tokens_is_the_processors(shelf, vision, tokens, sele
     assert int((inputs["input_ids"] == vlm.config.image_token_id).sum()) == of.image_tokens == tokens[select]
     features = vision_features(vlm, inputs["pixel_values"])
     assert features.shape[1] == of.read_tokens == tokens[select]
+
+
+def test_a_student_is_distilled_from_a_teacher_with_another_projector(tmp_path, pair, mixed_data):
+    teacher, student = pair
+    trained = load_vlm(train(tmp_path / "run", student, mixed_data, teacher=teacher, steps=2))
+    after = trained.model.multi_modal_projector.state_dict()
+    for name, tensor in load_vlm(student).model.multi_modal_projector.state_dict().items():
+        assert (after[name] != tensor).any(), name

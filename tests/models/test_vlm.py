@@ -9,10 +9,20 @@ from safetensors import safe_open
 from support.llava_models import make_model
 from support.tokenizers import save_words, sentencepiece_tokenizer
 from tokenizers import Tokenizer
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, Qwen2ForCausalLM, SiglipVisionModel
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    Qwen2ForCausalLM,
+    SiglipConfig,
+    SiglipImageProcessorPil,
+    SiglipModel,
+    SiglipTextConfig,
+    SiglipVisionModel,
+)
 
 from switchkd.errors import CheckpointError
-from switchkd.models.init import from_shapes
+from switchkd.models.init import from_checkpoints, from_shapes
 from switchkd.models.shapes import load_shape
 from switchkd.models.tokenizer import IMAGE_PAD, save_tokenizer, train_tokenizer
 from switchkd.models.vlm import (
@@ -25,6 +35,7 @@ from switchkd.models.vlm import (
     save_part,
     save_vlm,
 )
+from switchkd.preprocess import Preprocess
 
 SENTENCES = ["is there a red car ?", "the truck is blue", "no"] * 20
 
@@ -173,3 +184,22 @@ def test_the_config_tells_the_weights_precision(tmp_path, student_folder):
     written = json.loads((tmp_path / "half" / "config.json").read_text())
     assert written["dtype"] == written["torch_dtype"] == written["text_config"]["dtype"] == "bfloat16"
     assert AutoModelForImageTextToText.from_pretrained(tmp_path / "half").dtype == torch.bfloat16
+
+
+def test_siglip_2_of_fixed_size_is_siglip_with_its_own_filter(tmp_path, student_folder):
+    """transformers: its fixed-size checkpoints are a SiglipModel with SiglipImageProcessor; the newer class is NaFlex alone."""
+    tower = config("siglip-so400m-patch14-384")
+    text = SiglipTextConfig(
+        vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2
+    )
+    whole = SiglipModel(SiglipConfig(text_config=text.to_dict(), vision_config=tower.to_dict()))
+    whole.save_pretrained(tmp_path / "siglip2")
+    side = {"height": tower.image_size, "width": tower.image_size}
+    SiglipImageProcessorPil(size=side, resample=2).save_pretrained(tmp_path / "siglip2")
+    save_part(load_vlm(student_folder), "language", tmp_path / "language", student_folder)
+    vlm, processor = from_checkpoints(str(tmp_path / "siglip2"), str(tmp_path / "language"))
+    weight = "embeddings.patch_embedding.weight"
+    torch.testing.assert_close(vlm.model.vision_tower.state_dict()[weight], whole.vision_model.state_dict()[weight])
+    save_vlm(vlm, tmp_path / "student", processor)
+    assert Preprocess.load(tmp_path / "student").resample == Preprocess.load(tmp_path / "siglip2").resample == 2
+    assert Preprocess.load(student_folder).resample == 3
