@@ -31,6 +31,8 @@ from switchkd.models.vlm import (
 )
 from switchkd.preprocess import PADDING, Preprocess
 
+_MORE_TOKENS = 8  # than rows: these layouts' own code adds up to three when it opens a model
+
 
 @dataclass(frozen=True)
 class ImportRequest:
@@ -76,9 +78,13 @@ def run_import(request: ImportRequest, progress: Callable[[str], None] = lambda 
             f"{source.tokenizer_folder} has no token that opens a text, which the template vicuna writes."
         )
     known = words.length
+    if known > model.rows + _MORE_TOKENS:
+        raise CheckpointError(
+            f"{source.tokenizer_folder} has {known} tokens, the model only {model.rows} rows: it is another model's tokenizer."
+        )
     image_token = add_image_token(words, foreign.image_token)
     rows = max(model.rows, words.length)
-    pictures = _image_processor(foreign, model.vision)
+    pictures = _image_processor(foreign, model.vision, source.folder)
     with replacing_folder(request.target) as folder:
         _write_files(model, words, image_token, rows, template, pictures, folder)
         write_weights(model.entries(rows), folder, progress)
@@ -124,17 +130,31 @@ def _write_files(
     GenerationConfig(**ids).save_pretrained(folder)
 
 
-def _image_processor(foreign: Foreign, vision: Any) -> Any:
-    """The source's, else the tower's usual one; with the square where pictures are pasted on one first."""
-    found = load_image_processor(foreign.preprocessor) if foreign.preprocessor is not None else None
+def _image_processor(foreign: Foreign, vision: Any, folder: Path) -> Any:
+    """The source's, else the tower's usual one; with the square where pictures are pasted on one first.
+
+    Raises:
+        CheckpointError: one that isn't known, or that makes pictures of another size than the tower takes.
+    """
+    where = foreign.preprocessor or folder
+    try:
+        found = load_image_processor(foreign.preprocessor) if foreign.preprocessor is not None else None
+    except Exception as error:  # transformers raises all kinds
+        first = str(error).strip().split("\n")[0][:200]
+        raise CheckpointError(f"{where} has no usable preprocessor_config.json: {first}") from error
     processor = found or default_image_processor(vision)
-    if not foreign.pads:
-        return processor
-    given = processor.to_dict()
-    kept = ("size", "crop_size", "resample", "rescale_factor", "image_mean", "image_std")
-    settings = {name: given[name] for name in kept if given.get(name) is not None}
-    crops = bool(given.get("do_center_crop"))
-    return getattr(transformers, PADDING)(**settings, do_center_crop=crops, do_pad=True)
+    if foreign.pads:
+        given = processor.to_dict()
+        kept = ("size", "crop_size", "resample", "rescale_factor", "image_mean", "image_std")
+        settings = {name: given[name] for name in kept if given.get(name) is not None}
+        crops = bool(given.get("do_center_crop"))
+        processor = getattr(transformers, PADDING)(**settings, do_center_crop=crops, do_pad=True)
+    made = Preprocess.from_config(processor.to_dict(), where)
+    if (made.height, made.width) != (vision.image_size, vision.image_size):
+        raise CheckpointError(
+            f"{where} makes pictures of {made.width} × {made.height} pixels, but the tower takes {vision.image_size}."
+        )
+    return processor
 
 
 def _way(preprocess: Preprocess) -> str:

@@ -58,6 +58,8 @@ def read_words(folder: Path, end_token: str | None = None) -> Words:
     if not folder.is_dir():
         raise CheckpointError(f"There is no tokenizer folder {folder}.")
     tokenizer, special, origin = _read(folder)
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
     special |= read_special_tokens(folder)
     if end_token is not None:
         special["eos_token"] = end_token

@@ -143,6 +143,16 @@ def test_llava_with_its_tower_elsewhere(whole, tmp_path):
     check(tmp_path / "target", model, tokens=576)
 
 
+def test_a_known_tower_needs_no_folder(tmp_path, monkeypatch):
+    """What the tower's name says is enough where its weights are inside."""
+    from switchkd.importing.layouts import original
+
+    monkeypatch.setattr(original, "load_shape", lambda name: {"clip-vit-large-patch14-336": CLIP}[name])
+    model = random_model(CLIP, LLAMA)
+    run(write_llava(tmp_path / "source", model), tmp_path / "target")
+    check(tmp_path / "target", model, tokens=576)
+
+
 needs_ldpv2 = pytest.mark.skipif(find(Projector, "ldpv2") is None, reason="the family ldpv2 isn't there")
 
 

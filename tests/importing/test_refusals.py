@@ -253,6 +253,24 @@ def test_a_hub_folder_with_another_projector(models, tmp_path):
     assert "no token 5000" in refuse(source, tmp_path / "target")
 
 
+def test_pictures_of_another_kind_or_size(models, tmp_path):
+    source = write_hub(tmp_path / "source", models["qwen"], version=5)
+    path = source / "preprocessor_config.json"
+    settings = json.loads(path.read_text())
+    path.write_text(json.dumps({**settings, "size": {"height": 224, "width": 224}}))
+    assert "makes pictures of 224 × 224 pixels, but the tower takes 384" in refuse(source, tmp_path / "target")
+    path.write_text(json.dumps({**settings, "image_processor_type": "ViTImageProcessor"}))
+    assert "isn't supported, only" in refuse(source, tmp_path / "target")
+    path.write_text("{")
+    assert "no usable preprocessor_config.json" in refuse(source, tmp_path / "target")
+
+
+def test_another_models_tokenizer(models, tmp_path):
+    source = write_factory(tmp_path / "source", random_model(SIGLIP, QWEN | {"vocab_size": 300}))
+    save_tokenizer(small_tokenizer(), source)
+    assert "the model only 300 rows: it is another model's tokenizer" in refuse(source, tmp_path / "target")
+
+
 def test_an_adapter(tmp_path):
     source = adapter(tmp_path / "source")
     write_config(source, {"model_type": "tinyllava"})
