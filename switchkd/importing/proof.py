@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import transformers
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from switchkd.architecture.family import Family
@@ -28,8 +28,7 @@ from switchkd.preprocess import Preprocess
 from switchkd.prompt import ChatPrompt
 
 _QUESTION = "What is in this picture?"
-_LARGE = 2_000_000_000  # weights beyond which float32 would take too much memory: then in the source's own precision
-_TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 1e-1}  # of the largest logit
+_TOLERANCE = 1e-4  # of the largest logit: float32's rounding
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,6 @@ class Proof:
 
     error: float  # the largest difference, as a part of the largest logit
     positions: int
-    dtype: torch.dtype  # in which both were computed
 
 
 @torch.inference_mode()
@@ -48,25 +46,23 @@ def prove(model: Model, folder: Path) -> Proof:
     Raises:
         CheckpointError: the logits differ by more than rounding.
     """
-    weights = sum(stored.bytes // stored.dtype.itemsize for stored in model.foreign.tensors.values())
-    dtype = torch.float32 if weights < _LARGE else model.dtype
     prompt, preprocess = ChatPrompt.load(folder), Preprocess.load(folder)
-    pixels = torch.from_numpy(preprocess(_picture(preprocess)))[None].to(dtype)  # [1, 3, H, W]
+    pixels = torch.from_numpy(preprocess(_picture(preprocess)))[None]  # [1, 3, H, W]
     message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": _QUESTION}]}
     tokens = model.architecture.image_tokens
     ids = prompt.encode([message], image_tokens=tokens, add_generation_prompt=True).ids
-    features = _features(model, pixels, dtype)  # [P, width]
+    features = _features(model, pixels)  # [P, width]
     if len(features) != tokens:
         raise CheckpointError(f"The source makes {len(features)} tokens of a picture, the folder would make {tokens}.")
-    expected = _answer(model, ids, prompt.image_token_id, features, dtype)  # [T, rows]
-    given = load_vlm(folder, dtype).eval()(input_ids=torch.tensor([ids]), pixel_values=pixels).logits[0]
-    given = given[:, : expected.shape[1]]
+    expected = _answer(model, ids, prompt.image_token_id, features)  # [T, rows]
+    vlm = _widening(load_vlm(folder, model.dtype))
+    given = vlm(input_ids=torch.tensor([ids]), pixel_values=pixels).logits[0, :, : expected.shape[1]]
     error = float((given - expected).abs().max() / expected.abs().max())
-    if not error <= _TOLERANCE[dtype]:  # nan too
+    if not error <= _TOLERANCE:  # nan too
         raise CheckpointError(
             f"The imported model isn't its source: their logits differ by {error:.1e} of the largest."
         )
-    return Proof(error, len(ids), dtype)
+    return Proof(error, len(ids))
 
 
 def _picture(preprocess: Preprocess) -> Image.Image:
@@ -75,16 +71,16 @@ def _picture(preprocess: Preprocess) -> Image.Image:
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8))
 
 
-def _features(model: Model, pixels: Tensor, dtype: torch.dtype) -> Tensor:
+def _features(model: Model, pixels: Tensor) -> Tensor:
     """What the source's projector makes of a picture: [P, width]."""
-    tower = _module(model.architecture.tower, model.vision, model.parts[VISION], dtype)
+    tower = _module(model.architecture.tower, model.vision, model.parts[VISION], model.dtype)
     states = tower(pixels, output_hidden_states=True).hidden_states
     layers = model.foreign.feature_layer
     chosen = [states[layer] for layer in ([layers] if isinstance(layers, int) else layers)]
     features = torch.cat(chosen, dim=-1)  # [1, positions, features]
     if not model.foreign.first_token:
         features = features[:, 1:]
-    weights = {name: stored.load().to(dtype) for name, stored in model.parts[PROJECTOR].items()}
+    weights = {name: stored.load().float() for name, stored in model.parts[PROJECTOR].items()}
     return (_lightweight if "peg.peg.0.weight" in weights else _layered)(weights, features)[0]
 
 
@@ -109,11 +105,11 @@ def _lightweight(weights: Mapping[str, Tensor], features: Tensor) -> Tensor:
     return grid.flatten(2).transpose(1, 2)
 
 
-def _answer(model: Model, ids: list[int], image: int, features: Tensor, dtype: torch.dtype) -> Tensor:
+def _answer(model: Model, ids: list[int], image: int, features: Tensor) -> Tensor:
     """The source's logits: [T, rows]."""
     tensors = {f"model.{name}": stored for name, stored in model.parts[LANGUAGE].items()}
     tensors |= {f"lm_head.{name}": stored for name, stored in model.parts[HEAD].items()}
-    language = _module(model.architecture.language, model.text, tensors, dtype)
+    language = _module(model.architecture.language, model.text, tensors, model.dtype)
     start, end = ids.index(image), len(ids) - ids[::-1].index(image)
     embed = language.get_input_embeddings()
     before, behind = (embed(torch.tensor(part, dtype=torch.long)) for part in (ids[:start], ids[end:]))
@@ -129,4 +125,26 @@ def _module(family: Family, config: Any, tensors: Mapping[str, Stored], dtype: t
     )
     if missing := report["missing_keys"] or report["mismatched_keys"]:
         raise CheckpointError(f"The source lacks {min(map(str, missing))} for its own {family.title}.")
+    return _widening(model)
+
+
+def _widening(model: Any) -> Any:
+    """The model, which from now on computes in float32 while its weights stay as they are: each layer's are widened while it
+    works. So a large model takes its own size of memory, and processors without arithmetic of 16 bits don't take hours."""
+
+    def widen(layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        kept[layer] = [weight.data for weight in layer.parameters()]
+        for weight in layer.parameters():
+            weight.data = weight.data.float()
+        return tuple(each.float() if isinstance(each, Tensor) and each.is_floating_point() else each for each in inputs)
+
+    def narrow(layer: nn.Module, *_: Any) -> None:
+        for weight, data in zip(layer.parameters(), kept.pop(layer), strict=True):
+            weight.data = data
+
+    kept: dict[nn.Module, list[Tensor]] = {}
+    for layer in model.modules():
+        if next(layer.children(), None) is None and next(layer.parameters(), None) is not None:
+            layer.register_forward_pre_hook(widen)
+            layer.register_forward_hook(narrow)
     return model.eval()

@@ -94,3 +94,17 @@ def test_other_kinds_are_refused(options, words, tmp_path):
         )
     with pytest.raises(CheckpointError, match=words):
         read_tokenizer_model(tmp_path / "tokenizer.model")
+
+
+@settings(max_examples=300, deadline=None)
+@given(place=st.integers(0, 1 << 20), bytes_=st.binary(min_size=1, max_size=6), cut=st.booleans())
+def test_damage_ends_in_one_line(tmp_path_factory, place, bytes_, cut):
+    content = bytearray(small_sentencepiece())
+    place %= len(content)
+    content[place : place + len(bytes_)] = bytes_
+    path = tmp_path_factory.getbasetemp() / "damaged.model"
+    path.write_bytes(content[: place + 1] if cut else content)
+    try:
+        read_tokenizer_model(path)
+    except CheckpointError as error:
+        assert str(path) in str(error) and "\n" not in str(error)
