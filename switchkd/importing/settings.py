@@ -14,6 +14,7 @@ from switchkd.importing.layout import Config
 _STRATEGIES = {"patch": False, "default": False, "cls_patch": True, "full": True}
 # What pictures' ways are called → whether they are pasted on a square; other ways make several crops of a picture.
 _WAYS = {None: False, "square": False, "original": False, "pad": True}
+_PLACES = ("_name_or_path", "model_name_or_path", "model_name_or_path2")  # where a part came from
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -33,7 +34,7 @@ def part_settings(config: Config, part: str, where: str) -> dict[str, Any]:
     settings = config.get(part)
     if not isinstance(settings, Mapping) or not isinstance(settings.get("model_type"), str):
         raise CheckpointError(f"{where}: config.json has no {part} that says its model_type.")
-    return {name: value for name, value in settings.items() if name not in ("_name_or_path", "model_name_or_path2")}
+    return {name: value for name, value in settings.items() if name not in _PLACES}
 
 
 def feature_choice(

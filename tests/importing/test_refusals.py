@@ -271,6 +271,15 @@ def test_another_models_tokenizer(models, tmp_path):
     assert "the model only 300 rows: it is another model's tokenizer" in refuse(source, tmp_path / "target")
 
 
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [("llava_onevision", "several crops"), ("switchkd_llava", "needs no import"), ("qwen3_vl", "files config.json")],
+)
+def test_other_kinds_of_folders(kind, words, tmp_path):
+    source = write_config(tmp_path / "source", {"model_type": kind, "text_config": {}})
+    assert words in refuse(source, tmp_path / "target")
+
+
 def test_an_adapter(tmp_path):
     source = adapter(tmp_path / "source")
     write_config(source, {"model_type": "tinyllava"})

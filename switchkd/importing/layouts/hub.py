@@ -84,7 +84,7 @@ def _template(folder: Path, text: Mapping[str, Any]) -> tuple[str, str]:
         system = "You are a helpful assistant" in own
         return "chatml-system" if system else "chatml", "the words of the folder's own template"
     if "ASSISTANT:" in own:
-        return "vicuna", "the words of the folder's own template"
+        return "vicuna", "LLaVA-1.5's words, which the folder's own template has without their opening sentence"
     return usual, "what goes with the language model; the folder's own template isn't known"
 
 
