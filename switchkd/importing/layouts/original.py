@@ -87,7 +87,18 @@ def _read(source: Source) -> Foreign:
 
 def _text_settings(config: Config, kind: Kind) -> dict[str, Any]:
     """config.json is the language model's, with the other parts' entries among its own."""
-    others = ("mm_", "image_", "tune_", "freeze_", "unfreeze_", "vision_", "tokenizer_", "use_mm_", "_name_or_path", "auto_map")
+    others = (
+        "mm_",
+        "image_",
+        "tune_",
+        "freeze_",
+        "unfreeze_",
+        "vision_",
+        "tokenizer_",
+        "use_mm_",
+        "_name_or_path",
+        "auto_map",
+    )
     own = {name: value for name, value in config.items() if not name.startswith(others) and name != "architectures"}
     return own | {"model_type": kind.language}
 
