@@ -12,8 +12,8 @@ from switchkd.cli.options import FOLLOW_LINKS, POSITIVE, FiniteRange, refuse_opt
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from switchkd.runtime.bench.grids import Grid
     from switchkd.runtime.bench.measurement import Bench
+    from switchkd.runtime.bench.tables import Grid
 
 # Scenario → where its results go in a run.
 _REPORTS = {"single": "bench", "camera": "bench-camera"}
@@ -134,9 +134,9 @@ def bench_command(
     from rich.console import Console
 
     from switchkd.files import require_writable
-    from switchkd.runtime.bench.grids import changes_between, compare, grids
     from switchkd.runtime.bench.measurement import OWN_SETTINGS, summarise_bench
     from switchkd.runtime.bench.report import JSON_NAME, read_summary, write_bench
+    from switchkd.runtime.bench.tables import changes_between, compare, grids
 
     scenario = options["scenario"]
     for other, names in OWN_SETTINGS.items():

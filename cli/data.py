@@ -91,8 +91,8 @@ def check_command(
     from switchkd.architecture.endings import require_learned_end
     from switchkd.architecture.references import resolve_checkpoint
     from switchkd.cli.tables import data_table
-    from switchkd.data.checking import check_data
     from switchkd.data.index import Source
+    from switchkd.data.progress import check_data
     from switchkd.data.usability import count_usable
     from switchkd.prompt import ChatPrompt
     from switchkd.runs import latest_run

@@ -12,7 +12,7 @@ from rich.table import Table
 from switchkd.scoring import Paired, Score
 
 if TYPE_CHECKING:
-    from switchkd.runtime.bench.grids import Grid
+    from switchkd.runtime.bench.tables import Grid
     from switchkd.runtime.lmms.benchmarks import Benchmark
     from switchkd.runtime.lmms.run import Result
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from switchkd.export.checkpoint import Checkpoint
 from switchkd.export.samples import Sample
 from switchkd.manifest import TensorCount
 from switchkd.runtime.engines.parts import ExportParts
+
+_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,14 @@ class Quantization:
     passages: Sequence[Sequence[int]]  # token ids of the package's own text to quantize by, see switchkd.passages
     cache: Path  # a folder for what a later export can use again
     threads: int
+    found: dict[str, Any] = field(default_factory=dict)  # what was seen of this unquantized build, for the next precision
+
+    def once(self, name: str, find: Callable[[], _Found]) -> _Found:
+        """What `find` finds, looked for by the first precision alone that is tried."""
+        key = f"{name} of {self.unquantized.files}"
+        if key not in self.found:
+            self.found[key] = find()
+        return self.found[key]
 
 
 class PartWriter(Protocol):

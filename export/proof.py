@@ -7,7 +7,7 @@ are noise, and so is their drift (hundreds of times that on its own task). The e
     pictures  questions that were given; without any, what the checkpoint itself writes about made-up pictures. The mean
               divergence along a model's own draws is that of the two models as distributions of texts.
 
-How far is too far stands with each format's writers: `TOLERANCE` and `MAX_DIVERGENCE` in `gguf/parts.py` and `onnx/parts.py`.
+How far is too far stands with each format's writers: `TOLERANCE` and `MAX_DIVERGENCE` in `gguf/limits.py` and `onnx/limits.py`.
 """
 
 from __future__ import annotations

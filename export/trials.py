@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from switchkd.errors import SkdError
 from switchkd.export.checkpoint import Checkpoint
@@ -45,6 +46,7 @@ class Trials:
     cache: Path  # a folder for what a later export can use again
     threads: int
     progress: Callable[[str], None]
+    found: dict[str, Any] = field(default_factory=dict)  # see `Quantization`
 
     def run(self, plan: Plan, unquantized: Build, folder: Path) -> list[Trial]:
         """Every candidate of a plan, measured; the closest one first.
@@ -115,5 +117,6 @@ class Trials:
                 passages=self.passages,
                 cache=self.cache,
                 threads=self.threads,
+                found=self.found,
             )
         )

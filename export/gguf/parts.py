@@ -10,6 +10,7 @@ from switchkd.errors import CheckpointError
 from switchkd.export.checkpoint import Checkpoint
 from switchkd.export.gguf.importance import ImportanceCollector, collect, kept
 from switchkd.export.gguf.language import write_language
+from switchkd.export.gguf.limits import MAX_DIVERGENCE, TOLERANCE
 from switchkd.export.gguf.mixtures import BLOCK, MIXTURES, default_mixture
 from switchkd.export.gguf.quantize import Importance, quantize, tensor_types
 from switchkd.export.gguf.tokenizer import check_tokenizer
@@ -22,14 +23,6 @@ from switchkd.runtime.engines.llama.library import library
 from switchkd.runtime.engines.opening import open_parts
 from switchkd.runtime.engines.parts import RunOptions
 
-# Relative errors. llama.cpp looks gelu up in a float16 table and, in the projector, takes its tanh form for the exact one:
-# with float32 weights that alone is 3e-4 to 1e-3.
-TOLERANCE = {
-    "f32": {"pixels": 1e-5, "features": 4e-3, "projected": 4e-3, "logits": 1e-2},
-    "f16": {"pixels": 1e-5, "features": 5e-3, "projected": 5e-3, "logits": 2e-2},
-}
-# Largest mean KL in nats. With Qwen2.5-0.5B on real text, q8_0 loses 0.001 and q4_k_m 0.02 (see the same in onnx/parts.py).
-MAX_DIVERGENCE = {"f32": 1e-3, "f16": 5e-3, **{name: mixture.limit for name, mixture in MIXTURES.items()}}
 # Writings and scripts in which a tokenizer that was carried over wrongly shows.
 _TEXTS = (
     "Two cars, 1,234 m ahead!\n\n  don't",
@@ -115,7 +108,7 @@ class LanguageWriter(_Writer):
         quant = job.plan.quant
         yield self._quantized(job, quant, self.name, "without importance matrix", None)
         if quant in self.calibrates:
-            importance = _importance(job)
+            importance = job.once("importance", lambda: _importance(job))
             yield self._quantized(job, quant, f"weighted-{self.name}", "with importance matrix", importance)
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from switchkd.runtime.bench.grids import WORDS
 from switchkd.runtime.bench.measurement import Measurement
+from switchkd.runtime.bench.tables import WORDS
 
 _PARTS = ("preprocess", "encode", "prefill", "decode")  # of a whole answer, one after the other
 _PART_COLOURS = ("#8c8c8c", "#3b76af", "#ef8636", "#519e3e")

@@ -1,4 +1,4 @@
-"""A bench on disk: bench.json for programs, requests.jsonl with every request, report.html for people; its tables are `grids`."""
+"""A bench on disk: bench.json for programs, requests.jsonl with every request, report.html for people."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from switchkd.errors import DataError, SkdError
 from switchkd.files import write_text
 from switchkd.pictures import open_image
 from switchkd.runtime.bench import figures
-from switchkd.runtime.bench.grids import NONE, WORDS, Grid, compare, figure, grids, spread
 from switchkd.runtime.bench.measurement import OWN_SETTINGS, PHASES, Bench
 from switchkd.runtime.bench.quality import right_answers
 from switchkd.runtime.bench.statistics import QUANTILES, summarise
+from switchkd.runtime.bench.tables import NONE, WORDS, Grid, compare, figure, grids, spread
 from switchkd.scoring import is_right
 
 SCHEMA = 1

@@ -23,9 +23,9 @@ import switchkd
 from switchkd.architecture.architecture import Architecture
 from switchkd.architecture.endings import require_learned_end
 from switchkd.computer import usable_processors
-from switchkd.data.checking import check_data
 from switchkd.data.index import Source
 from switchkd.data.llava import Collator, LlavaDataset
+from switchkd.data.progress import check_data
 from switchkd.data.usability import Usability, count_usable
 from switchkd.disk import why_full
 from switchkd.errors import SkdError

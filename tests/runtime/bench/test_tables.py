@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from switchkd.runtime.bench.grids import _text, changes_between, compare
+from switchkd.runtime.bench.tables import _text, changes_between, compare
 from switchkd.scoring import Score
 
 
