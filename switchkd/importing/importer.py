@@ -64,8 +64,7 @@ def run_import(request: ImportRequest, progress: Callable[[str], None] = lambda 
         CheckpointError: what can't be imported, by name; nothing was written then. Or the folder isn't its source.
         SkdError: the folder can't be written.
     """
-    if request.source.resolve().is_relative_to(request.target.resolve()):
-        raise SkdError(f"{request.target} holds the source itself; choose another folder.")
+    _check_target(request)
     refuse_other_kinds(request.source)
     source = Source(request.source, read_config(request.source), request.vision, request.tokenizer)
     progress("reading the source")
@@ -73,15 +72,8 @@ def run_import(request: ImportRequest, progress: Callable[[str], None] = lambda 
     model = understand(foreign, source.folder)
     words = read_words(source.tokenizer_folder, request.end_token)
     template = request.template or foreign.template
-    if template == "vicuna" and "bos_token" not in words.special:
-        raise CheckpointError(
-            f"{source.tokenizer_folder} has no token that opens a text, which the template vicuna writes."
-        )
+    _check_words(words, model, template, source.tokenizer_folder)
     known = words.length
-    if known > model.rows + _MORE_TOKENS:
-        raise CheckpointError(
-            f"{source.tokenizer_folder} has {known} tokens, the model only {model.rows} rows: it is another model's tokenizer."
-        )
     image_token = add_image_token(words, foreign.image_token)
     rows = max(model.rows, words.length)
     pictures = _image_processor(foreign, model.vision, source.folder)
@@ -92,15 +84,35 @@ def run_import(request: ImportRequest, progress: Callable[[str], None] = lambda 
         proof = prove(model, folder)
         way = _way(Preprocess.load(folder))
     place = "its own" if image_token < known else "a spare row" if image_token < model.rows else "a new row"
-    return Imported(
-        [
-            *_told(model, words, way),
-            ("template", f"{template}: {'asked for' if request.template else foreign.template_reason}"),
-            ("image token", f"{words.tokenizer.id_to_token(image_token)} ({image_token}), {place}"),
-            ("largest difference of logits", f"{proof.error:.1e} of the largest, {proof.positions} positions"),
-        ],
-        proof,
-    )
+    told = [
+        *_told(model, words, way),
+        ("template", f"{template}: {'asked for' if request.template else foreign.template_reason}"),
+        ("image token", f"{words.tokenizer.id_to_token(image_token)} ({image_token}), {place}"),
+        ("largest difference of logits", f"{proof.error:.1e} of the largest, {proof.positions} positions"),
+    ]
+    return Imported(told, proof)
+
+
+def _check_target(request: ImportRequest) -> None:
+    """Raises SkdError unless the folder may be written: nothing but a model folder is ever replaced."""
+    target = request.target
+    for folder in (request.source, request.vision, request.tokenizer):
+        if folder is not None and folder.resolve().is_relative_to(target.resolve()):
+            raise SkdError(f"{target} holds the source itself; choose another folder.")
+    if target.exists() and not (target / "config.json").is_file() and (not target.is_dir() or any(target.iterdir())):
+        raise SkdError(
+            f"{target} is no model folder (it has no config.json), so it isn't replaced; choose another one."
+        )
+
+
+def _check_words(words: Words, model: Model, template: str, folder: Path) -> None:
+    """Raises CheckpointError where a tokenizer can't be the model's, or lacks what the template writes."""
+    if template == "vicuna" and "bos_token" not in words.special:
+        raise CheckpointError(f"{folder} has no token that opens a text, which the template vicuna writes.")
+    if words.length > model.rows + _MORE_TOKENS:
+        raise CheckpointError(
+            f"{folder} has {words.length} tokens, the model only {model.rows} rows: it is another model's tokenizer."
+        )
 
 
 def _write_files(

@@ -57,6 +57,27 @@ def test_a_model_that_the_hub_does_not_have(cached):
         assert "'someone/else' is neither a folder nor a model that could be downloaded" in line
 
 
+@pytest.mark.parametrize(("held", "asked"), [("model.safetensors", 1), ("pytorch_model.bin", 2)])
+def test_pickles_are_downloaded_where_there_is_nothing_else(held, asked, tmp_path, monkeypatch):
+    """And only for a command that reads them."""
+    import huggingface_hub
+
+    left_out = []
+
+    def download(name: str, ignore_patterns: list[str]) -> str:
+        left_out.append(ignore_patterns)
+        (tmp_path / held).touch() if held.endswith(".safetensors") or "*.bin" not in ignore_patterns else None
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert resolve_checkpoint("someone/model", pickles=True) == tmp_path
+    assert ["*.bin" in each for each in left_out] == [True, False][:asked]
+    assert all("*.pt" in each for each in left_out)
+    left_out.clear()
+    resolve_checkpoint("someone/model")
+    assert ["*.bin" in each for each in left_out] == [True]
+
+
 def test_shipped_parts_have_names():
     teacher = resolve_checkpoint("asset:teacher")
     assert (teacher / "model.safetensors").exists() and model_name(teacher) == "teacher"

@@ -292,6 +292,12 @@ def test_the_target(models, tmp_path):
     (tmp_path / "target").mkdir()
     assert "exists already" in refuse(source, tmp_path / "target")
     assert "holds the source itself" in refuse(source, tmp_path, "--force")
+    (tmp_path / "target" / "letters").touch()
+    assert "is no model folder" in refuse(source, tmp_path / "target", "--force")
+    assert (tmp_path / "target" / "letters").exists()
+    words = tmp_path / "target" / "words"
+    save_tokenizer(small_tokenizer(), words)
+    assert "holds the source itself" in refuse(source, tmp_path / "target", "--force", "--tokenizer", words)
 
 
 def test_an_import_that_fails_late_leaves_the_older_folder(models, tmp_path, monkeypatch):
