@@ -172,6 +172,19 @@ def test_names():
         shipped_template("../secret")
 
 
+def test_a_new_model_gets_one_by_its_name(tmp_path):
+    from click.testing import CliRunner
+
+    from switchkd.cli.main import main
+
+    shape = ("--random", "--shrink", "--vision", "siglip-so400m-patch14-384", "--language", "qwen2.5-0.5b")
+    folder = str(tmp_path / "model")
+    refused = CliRunner().invoke(main, ["init", folder, *shape, "--template", "alpaca"])
+    assert refused.exit_code == 1 and "There is no template 'alpaca'" in refused.output
+    assert CliRunner().invoke(main, ["init", folder, *shape, "--template", "tinyllava"]).exit_code == 0
+    assert ChatPrompt.load(folder).template == shipped_template("tinyllava")
+
+
 @pytest.mark.parametrize("name", ["chatml", "chatml-system", "tinyllava"])
 def test_transformers_reads_the_same(name):
     """Text, ids and which tokens the assistant learns."""
