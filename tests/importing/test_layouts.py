@@ -166,10 +166,23 @@ def test_mobilevlm(tmp_path):
 
 
 @needs_ldpv2
-@pytest.mark.parametrize("names", [{}, {"language": "language.", "vision": "vit.", "projector": "mm.projector."}])
-def test_mindvl(names, tmp_path):
+@pytest.mark.parametrize(
+    "names",
+    [
+        {},
+        {"language": "language.", "vision": "vit.", "projector": "mm.projector."},
+        {"language": "", "vision": "model.visual_encoder.", "projector": "model.proj."},
+    ],
+)
+@pytest.mark.parametrize("inner", [("mlp.mlp.0", "mlp.mlp.2", "peg.peg.0"), ("net.0", "net.2", "position")])
+def test_mindvl(names, inner, tmp_path):
+    """Whatever its parts and the projector's layers are called."""
+    from dataclasses import replace
+
     model = random_model(CLIP, QWEN, "ldpnetv2")
-    source = write_mindvl(tmp_path / "source", model, **names)
+    places = dict(zip(("mlp.mlp.0", "mlp.mlp.2", "peg.peg.0"), inner, strict=True))
+    renamed = {f"{places[n.rpartition('.')[0]]}.{n.rpartition('.')[2]}": t for n, t in model.projector.items()}
+    source = write_mindvl(tmp_path / "source", replace(model, projector=renamed), **names)
     run(source, tmp_path / "target")
     prompt = check(tmp_path / "target", model, tokens=144)
     assert prompt.render(QUESTION)[0].startswith("<|im_start|>system\nYou are a helpful assistant.<|im_end|>")

@@ -234,11 +234,13 @@ def test_what_llavas_own_folders_may_ask_for(entries, words, models, tmp_path):
 
 
 def test_a_mindvl_that_is_made_otherwise(models, tmp_path):
-    source = write_mindvl(tmp_path / "source", models["ldp"], projector="abstractor.")
-    held = load_file(source / WHOLE)
-    save_file({name.replace("mlp.mlp", "net"): tensor for name, tensor in held.items()}, source / WHOLE)
+    source = write_mindvl(tmp_path / "source", models["ldp"])
+    change(source, **{"projector/peg/peg/0/bias": None})
     said = refuse(source, tmp_path / "target")
-    assert f"among its {len(held)} tensors one projector part can't be found; the first are" in said
+    assert "among its 5 tensors an LDPv2 projector can't be found; the first are projector." in said
+    held = {name: tensor for name, tensor in load_file(source / WHOLE).items() if "gate_proj" not in name}
+    save_file(held, source / WHOLE)
+    assert f"among its {len(held)} tensors one language part can't be found" in refuse(source, tmp_path / "target")
     source = write_mindvl(tmp_path / "other", models["ldp"])
     configure(source, llm_config={"hidden_size": 48})
     assert "no settings of a known language model; its entries are architectures, llm_config" in refuse(

@@ -21,8 +21,9 @@ from switchkd.importing.stored import Stored, stored_tensors
 _ANCHORS = {
     VISION: re.compile(r"(?P<prefix>(?:.*\.)?)encoder\.layers\.0\.self_attn\.q_proj\.weight"),
     LANGUAGE: re.compile(r"(?P<prefix>(?:.*\.)?)layers\.0\.mlp\.gate_proj\.weight"),
-    PROJECTOR: re.compile(r"(?P<prefix>(?:.*\.)?)mlp\.mlp\.0\.weight"),
 }
+_LANGUAGE_MODULES = ("embed_tokens.", "layers.", "norm.")
+_FOUND = "projector."  # what the projector's tensors are called once they are found
 _SHOWN = 12  # names in a refusal
 
 
@@ -34,24 +35,20 @@ def _found(folder: Path, config: Config) -> bool:
 
 def _read(source: Source) -> Foreign:
     tensors = stored_tensors(source.folder)
-    prefixes = {part: _prefix(tensors, part, source.folder) for part in _ANCHORS}
-    projector = prefixes[PROJECTOR]
-    depthwise = tensors.get(f"{projector}peg.peg.0.weight")
-    if depthwise is None or depthwise.shape[1:] != (1, 3, 3):
-        raise _unknown(source.folder, "an LDPv2 projector", tensors)
-    # "llm.model." → "llm.": the head lies beside the model.
-    outer = re.sub(r"model\.$", "", prefixes[LANGUAGE])
+    vision, text = _settings(source, Tower), _settings(source, Language)
+    seeing, speaking = (_prefix(tensors, part, source.folder) for part in _ANCHORS)
+    head = f"{re.sub(r'model[.]$', '', speaking)}lm_head."  # "llm.model." → "llm.": the head lies beside the model
+    known = (seeing, head, *(speaking + module for module in _LANGUAGE_MODULES))
+    rest = {name: stored for name, stored in tensors.items() if not name.startswith(known)}
+    projector = _projector(rest, vision["hidden_size"], text["hidden_size"])
+    if projector is None:
+        raise _unknown(source.folder, "an LDPv2 projector", rest or tensors)
     return Foreign(
         layout="MindVL (the authors' own)",
-        tensors=tensors,
-        prefixes=[
-            (prefixes[VISION], VISION),
-            (projector, PROJECTOR),
-            (f"{outer}lm_head.", HEAD),
-            (prefixes[LANGUAGE], LANGUAGE),
-        ],
-        vision=_settings(source, Tower),
-        text=_settings(source, Language),
+        tensors={**{name: stored for name, stored in tensors.items() if name not in rest}, **projector},
+        prefixes=[(_FOUND, PROJECTOR), (seeing, VISION), (head, HEAD), (speaking, LANGUAGE)],
+        vision=vision,
+        text=text,
         connector="ldpnetv2",
         feature_layer=_layer(source.config),
         first_token=False,
@@ -59,6 +56,22 @@ def _read(source: Source) -> Foreign:
         template="chatml-system",
         template_reason="the prompt of the authors' chat.py",
     )
+
+
+def _projector(tensors: Mapping[str, Stored], features: Any, width: Any) -> dict[str, Stored] | None:
+    """The tensors of an LDPv2 projector under MobileVLM's names, told by their shapes; None where these aren't one."""
+    weights = {
+        name.removesuffix("weight"): stored.shape for name, stored in tensors.items() if stored.shape != (width,)
+    }
+    shapes = {"mlp.mlp.0.": (width, features), "mlp.mlp.2.": (width, width), "peg.peg.0.": (width, 1, 3, 3)}
+    found: dict[str, Stored] = {}
+    for place, shape in shapes.items():
+        name = next((name for name in sorted(weights) if weights[name] == shape), None)
+        if name is None or not {f"{name}weight", f"{name}bias"} <= tensors.keys():
+            return None
+        del weights[name]
+        found |= {f"{_FOUND}{place}{kind}": tensors[f"{name}{kind}"] for kind in ("weight", "bias")}
+    return found if len(found) == len(tensors) else None
 
 
 def _prefix(tensors: Mapping[str, Stored], part: str, folder: Path) -> str:
