@@ -39,7 +39,10 @@ def read_config_json(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is missing; give a model folder.") from error
     kind = config.get("model_type") if isinstance(config, dict) else None
     if kind not in (LLAVA, OWN):
-        raise CheckpointError(f"{folder} holds a '{kind}', not a LLaVA model; put one together with `skd init`.")
+        raise CheckpointError(
+            f"{folder} holds a '{kind}', not a LLaVA model; put one together with `skd init`, or bring one of another layout in "
+            "with `skd import`."
+        )
     check_entries(config, path)
     return config
 

@@ -141,7 +141,7 @@ def _none_found(folder: Path) -> str:
     seen = f" (only {other})" if other else ""
     return (
         f"{folder} holds no .safetensors weights{seen}; other formats are not read: save it with transformers' "
-        "save_pretrained."
+        "save_pretrained, or `skd import` it where it is of another project's layout."
     )
 
 

@@ -192,7 +192,8 @@ def load_vlm(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
     config = read_config(folder)
     if config.model_type not in (LLAVA, OWN):
         raise CheckpointError(
-            f"{folder} holds a '{config.model_type}', not a LLaVA model; put one together with `skd init`."
+            f"{folder} holds a '{config.model_type}', not a LLaVA model; put one together with `skd init`, or bring one "
+            "of another layout in with `skd import`."
         )
     return _load(classes(getattr(config, "projector_type", None))[1], folder, dtype)
 

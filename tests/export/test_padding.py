@@ -18,6 +18,7 @@ def student(tmp_path_factory):
     return with_padding(make_checkpoint(folder, vision="clip-vit-large-patch14-336", feature_layer=-2))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("format", "quant", "error"), [("gguf", "f32", 1e-2), ("onnx", "fp32", 1e-3)])
 def test_exports_show_the_same_square(student, format, quant, error, tmp_path):
     out = tmp_path / "out"
