@@ -18,7 +18,7 @@ from switchkd.architecture.families import find
 from switchkd.architecture.family import Language, Projector, Tower
 from switchkd.architecture.names import plain_name, portable_name
 from switchkd.errors import CheckpointError
-from switchkd.importing.connectors import OWN, Connector, find_connector
+from switchkd.importing.connectors import Connector, find_connector
 from switchkd.importing.layout import HEAD, LANGUAGE, PROJECTOR, VISION, Foreign, part_tensors
 from switchkd.importing.stored import Stored
 from switchkd.importing.writer import Entry
@@ -93,7 +93,7 @@ def understand(foreign: Foreign, folder: Path) -> Model:
     or that no part knows."""
     require_family(Tower, foreign.vision.get("model_type"), f"The tower of {folder}")
     require_family(Language, foreign.text.get("model_type"), f"The language model of {folder}")
-    connector = OWN if foreign.connector == "mlp" else find_connector(foreign.connector, str(folder))
+    connector = find_connector(foreign.connector, str(folder))
     vision, text = _settings(foreign.vision, folder), _settings(foreign.text, folder)
     config = _llava_config(foreign, connector, vision, text, 0, folder).to_dict()
     check_entries(config, folder / "config.json")

@@ -102,22 +102,15 @@ def _read_safetensor(file: Path, name: str) -> Tensor:
 
 
 def _in_pickle(file: Path) -> dict[str, Stored]:
-    tensors = _unpickle(file)
     found = {}
-    for name, tensor in tensors.items():
-        if not tensor.is_floating_point():
-            if tensor.dtype in (torch.int64, torch.int32):
-                continue
-            raise CheckpointError(f"{file}: {name} is of type {tensor.dtype}; only {', '.join(_TYPES)} are read.")
-        refuse_tensor(file, name, "")
+    for name, tensor in _unpickle(file).items():
+        refuse_tensor(file, name, None)
+        if tensor.dtype in (torch.int64, torch.int32):
+            continue
         if tensor.dtype not in _TYPES.values():
             raise CheckpointError(f"{file}: {name} is of type {tensor.dtype}; only {', '.join(_TYPES)} are read.")
-        found[name] = Stored(file.name, tensor.dtype, tuple(tensor.shape), partial(_itself, tensor))
+        found[name] = Stored(file.name, tensor.dtype, tuple(tensor.shape), tensor.detach)
     return found
-
-
-def _itself(tensor: Tensor) -> Tensor:
-    return tensor.detach()
 
 
 def _unpickle(file: Path) -> Mapping[str, Tensor]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from switchkd.errors import CheckpointError
+from switchkd.importing.connectors import OWN
 from switchkd.importing.layout import HEAD, LANGUAGE, PROJECTOR, VISION, Config, Foreign, Layout, Source
 from switchkd.importing.settings import feature_choice
 from switchkd.importing.stored import stored_tensors
@@ -54,7 +55,7 @@ def _read(source: Source) -> Foreign:
         prefixes=PREFIXES,
         vision=_settings(config, "vision_config", _VISION),
         text=text,
-        connector="mlp",
+        connector=OWN,
         feature_layer=layer,
         first_token=first_token,
         pads=None,
