@@ -138,7 +138,7 @@ def test_a_loss_is_trained_by_and_explained(outside, student_folder, teacher_fol
 
 def test_a_format_is_exported_asked_and_predicted(outside, shelf):
     outside("switchkd_formats/zipped.py")
-    assert "[gguf|onnx|hybrid|zipped]" in skd("export", "--help")
+    assert "[gguf|onnx|hybrid|zipped|tinyllava]" in skd("export", "--help")
     picture().save("street.png")
     forked("export", shelf.checkpoint(), "--format", "zipped", "--quant", "whole", "--out", "out", "--threads", 1)
     assert {path.name for path in Path("out").glob("*.zip")} == {"vision.zip", "language.zip"}
