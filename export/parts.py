@@ -61,7 +61,9 @@ class Quantization:
     passages: Sequence[Sequence[int]]  # token ids of the package's own text to quantize by, see switchkd.passages
     cache: Path  # a folder for what a later export can use again
     threads: int
-    found: dict[str, Any] = field(default_factory=dict)  # what was seen of this unquantized build, for the next precision
+    found: dict[str, Any] = field(
+        default_factory=dict
+    )  # what was seen of this unquantized build, for the next precision
 
     def once(self, name: str, find: Callable[[], _Found]) -> _Found:
         """What `find` finds, looked for by the first precision alone that is tried."""
