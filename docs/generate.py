@@ -33,11 +33,42 @@ added by a file outside the package: [extending](extending.md).
 
 A family is known by `model_type` in its part of config.json. Sizes are free: the shapes that `skd init --random` knows by name
 are examples. Teacher and student may be of different families where the switch allows it: equal tokenizers, equal numbers of
-tokens a picture, features of equal width.
+tokens a picture before and behind the projector, features of equal width.
+
+A projector is known by `projector_type` in config.json, which LLaVA's own leaves out; its settings are entries beside it, and
+options of `skd init`.
 """
+_NEEDS = """
+## What is refused from the start
+
+When it is made, trained or exported:
+
+- a projector that makes fewer tokens: a `vision_feature_select_strategy` that passes a class token or leaves a patch out"""
 _EVERYWHERE = """
-Every format refuses several joined feature layers, a selection that leaves out a patch or passes a class token, and values that
-aren't finite. A precision has its own conditions (block sizes), which its refusal names.
+Every format refuses several joined feature layers, and values that aren't finite. A precision has its own conditions (block sizes),
+which its refusal names.
+"""
+_BEHIND = """
+## Tokens of a picture
+
+`vision_feature_select_strategy` is `default`, without the tower's first token, or `full`, with all of them (`skd init
+--feature-select`). CLIP's first is its class token; SigLIP's is a patch: TinyLLaVA Factory leaves it out, 728 tokens and not
+729. All four are trained and exported but CLIP's class token in GGUF, for which llama.cpp has no place.
+
+SigLIP 2 of fixed size (`google/siglip2-so400m-patch14-384`) is SigLIP to transformers, and here; NaFlex (`siglip2_vision_model`)
+isn't supported.
+
+## In transformers
+
+A folder whose projector is LLaVA's own has `model_type` `llava`. The others are of a class that this package brings, without code
+in the folder; one import tells transformers of it:
+
+```python
+import switchkd.models.llava  # AutoConfig, AutoModelForImageTextToText and AutoProcessor know `switchkd_llava` from here on
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+model, processor = (each.from_pretrained("student") for each in (AutoModelForImageTextToText, AutoProcessor))
+```
 """
 _COMMANDS = """# Commands
 
@@ -55,7 +86,9 @@ def families_page() -> str:
     head = f"| family | part | train | {' | '.join(_FORMATS.values())} |\n|---|---|---|{'---|' * len(_FORMATS)}"
     refused = [line for _, family in kinds for line in _lines(family.title, family.refusals)]
     refused += [line for where, refusals in _BY_FORMAT.items() for line in _lines(where, refusals)]
-    return "\n".join([_FAMILIES, head, *rows, "\n## What is trained and not exported\n", *refused, _EVERYWHERE])
+    needs = [line for family in known(Projector) for line in _lines(family.title, family.needs)]
+    exports = ["\n## What is trained and not exported\n", *refused]
+    return "\n".join([_FAMILIES, head, *rows, _NEEDS, *needs, *exports, _EVERYWHERE + _BEHIND])
 
 
 def _says(family: Family, format: str) -> str:

@@ -97,13 +97,14 @@ def assemble(
     tied = bool(getattr(text_config, "tie_word_embeddings", False))
     for name, value in tower_family.settings.items():
         setattr(vision_config, name, value)
+    # "default" drops token 0: a class token, but a real patch of a tower without one.
+    select: Any = feature_select or ("default" if tower_family.class_token else "full")
     config: Any = config_class(
         vision_config=vision_config,
         text_config=text_config,
         image_token_index=image_token_id,
         vision_feature_layer=feature_layer,
-        # "default" drops token 0: a class token, but a real patch of a tower without one.
-        vision_feature_select_strategy=feature_select or ("default" if tower_family.class_token else "full"),
+        vision_feature_select_strategy=select,
         projector_hidden_act="gelu",
         tie_word_embeddings=tied,
         **family.entries(projector_settings or {}),

@@ -27,6 +27,7 @@ EXPORTS = {
     "class token passed on onnx": ("onnx", "fp32", {"vision": CLIP, "feature_select": "full"}, 17),
 }
 MORE = {
+    "TinyLLaVA Factory's tokens gguf": ("gguf", "f16", {"feature_select": "default", "image_size": 384}, 728),
     "ldpv2 gguf q4": ("gguf", "q4", LDPV2 | {"vision": CLIP}, 144),
     "shuffle by 3 gguf": ("gguf", "q8", PROJECTORS["shuffle by 3"], 4),
     "first patch dropped onnx": ("onnx", "fp32", {"feature_select": "default"}, 15),

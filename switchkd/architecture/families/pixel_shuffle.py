@@ -18,9 +18,12 @@ def module(features: int, width: int, settings: Settings) -> Any:
 
     factor = settings[grid.FACTOR]
     joined = features * factor**2
-    one = OrderedDict(linear_1=nn.Linear(joined, width, bias=False))
-    made = one if settings[grid.LAYERS] == 1 else layers(joined, width, width)
-    return nn.Sequential(OrderedDict(shuffle=Shuffle(settings["grid"], factor)) | made)
+    steps: OrderedDict[str, Any] = OrderedDict(shuffle=Shuffle(settings["grid"], factor))
+    if settings[grid.LAYERS] == 1:
+        steps["linear_1"] = nn.Linear(joined, width, bias=False)
+    else:
+        steps |= layers(joined, width, width)
+    return nn.Sequential(steps)
 
 
 _ONE = Projector(
