@@ -58,6 +58,17 @@ def forked(*words: object, status: int = 0) -> str:
     return Command(Path(f"{number}.printed"), *words).finish(status)
 
 
+def in_transformers(folder: str) -> str:
+    """What its Auto classes make of a folder after the one import that docs/families.md names."""
+    page = (ROOT / "docs" / "families.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    tell = "print(*(type(each).__name__ for each in (model, processor, model.model.multi_modal_projector)))"
+    words = [sys.executable, "-c", code.replace('"student"', repr(folder)) + tell]
+    result = subprocess.run(words, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
 def init(folder: str, *words: object, language: object = "qwen2.5-0.5b") -> None:
     shapes = ("--vision", "siglip-so400m-patch14-384", "--language", language, "--feature-layer", -2)
     forked("init", folder, "--random", "--shrink", *shapes, "--seed", 1, *words)
@@ -106,7 +117,10 @@ def test_a_language_model_is_distilled_and_evaluated(outside, tmp_path, teacher_
 def test_a_projector_is_distilled_and_evaluated(outside, teacher_folder, road_scenes):
     outside("switchkd_families/linear.py")
     init("student", "--projector", "linear")
+    assert json.loads(Path("student/config.json").read_text())["model_type"] == "switchkd_llava"
     assert len(distil("student", teacher_folder, road_scenes)) == 2
+    loaded = in_transformers("runs/try/student")
+    assert loaded.splitlines()[-1] == "SwitchkdLlavaForConditionalGeneration SwitchkdLlavaProcessor Sequential"
     from safetensors.numpy import load_file
 
     before, after = (load_file(Path(folder, "model.safetensors")) for folder in ("student", "runs/try/student"))

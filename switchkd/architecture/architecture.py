@@ -56,8 +56,9 @@ class Architecture:
         text["rope_type"] = rope.get("rope_type", rope.get("type", "default"))
         text.setdefault("num_key_value_heads", text["num_attention_heads"])  # Llama's, before there were fewer
         vision = tower.complete(vision)
-        seen = {"grid": vision["image_size"] // vision["patch_size"], "class_token": tower.class_token}
-        projection = projector.complete(config) | seen
+        sides = {name: vision[name] for name in ("image_size", "patch_size")}
+        grid = vision["image_size"] // vision["patch_size"]
+        projection = projector.complete(config) | sides | {"grid": grid, "class_token": tower.class_token}
         refuse(projector.needs, projection, where)
         made = cls(config, tower, projector.at(projection), language, vision, text, projection, folder)
         made._check_selection(where)

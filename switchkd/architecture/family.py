@@ -116,8 +116,8 @@ class Tower(Family):
 class Projector(Family):
     """A family of projectors, from the tower's features to the language model's width.
 
-    Its settings are config.json's own entries, with `grid`, the patches along a side of a picture. Sizes: features, width, and
-    joined, the features of all patches that become one token.
+    Its settings are config.json's own entries, with image_size, patch_size and class_token of the tower, and `grid`, the patches
+    along a side of a picture. Sizes: features, width, and joined, the features of all patches that become one token.
     """
 
     gguf_type: str = ""  # llama.cpp's `clip.projector_type`

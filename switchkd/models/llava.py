@@ -39,9 +39,9 @@ class SwitchkdLlavaForConditionalGeneration(LlavaForConditionalGeneration):
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         of = Architecture.of(config.to_dict())
-        assert of.projector.module is not None, "transformers' class holds it"
-        width = of.text["hidden_size"]
-        self.model.multi_modal_projector = of.projector.module(of.feature_width, width, of.projection)
+        if of.projector.module is not None:  # else it is what transformers has made
+            width = of.text["hidden_size"]
+            self.model.multi_modal_projector = of.projector.module(of.feature_width, width, of.projection)
 
 
 class SwitchkdLlavaProcessor(LlavaProcessor):

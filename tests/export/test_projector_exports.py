@@ -17,11 +17,13 @@ from switchkd.manifest import Manifest
 from switchkd.runtime.engines.opening import open_engine
 
 LDPV2 = {"projector": "ldpv2", "image_size": 336, "patch_size": 14}  # 24 patches a side, as llama.cpp takes for granted
+TWO = {"projector": "pixel_shuffle", "projector_settings": {"projector_layers": 2}}
 # Name → (format, precision, settings, tokens a picture).
 EXPORTS = {
     "ldpv2 gguf": ("gguf", "f32", LDPV2 | {"vision": CLIP}, 144),
     "ldpv2 of siglip gguf": ("gguf", "f16", LDPV2, 144),
     "shuffle gguf": ("gguf", "f16", PROJECTORS["shuffle"], 4),
+    "shuffle, two layers gguf": ("gguf", "f16", TWO | {"image_size": 16 * 14}, 64),
     "first patch dropped gguf": ("gguf", "f16", {"feature_select": "default"}, 15),
     "ldpv2 onnx": ("onnx", "fp32", PROJECTORS["ldpv2"], 4),
     "class token passed on onnx": ("onnx", "fp32", {"vision": CLIP, "feature_select": "full"}, 17),
@@ -64,10 +66,9 @@ REFUSED = {
     "average": (PROJECTORS["average"], "averages patches for no projector of two layers"),
     "a small grid": (PROJECTORS["ldpv2"], "4 patches along .*; llama.cpp's LDPv2 takes 24 for granted"),
     "shuffle of clip": ({"vision": CLIP, "projector": "pixel_shuffle"}, "has a class token"),
-    "two layers": (
-        {"projector": "pixel_shuffle", "projector_settings": {"projector_layers": 2}},
-        "resizes pictures for those by rules of its own",
-    ),
+    "two layers, 4 tokens": (TWO, "resizes pictures to 64 to 256 tokens"),
+    "two layers, 289 tokens": (TWO | {"image_size": 34 * 14}, "which one of 476 pixels in patches of 14 isn't"),
+    "two layers, a cut": (TWO | {"image_size": 16 * 14 + 6}, "which one of 230 pixels in patches of 14 isn't"),
     "class token": ({"vision": CLIP, "feature_select": "full"}, "passes the tower's class token on"),
 }
 
@@ -123,6 +124,12 @@ def test_llama_cpp_by_itself_sees_the_dropped_patch_too(shelf):
     assert alone.image_tokens == [16] and len(ours[0]) == 15
     np.testing.assert_allclose(alone.rows[1:], ours[0], rtol=0, atol=0.02)
     assert relative_error(ours[0], torch[0]) < 1e-3
+
+
+def test_llama_cpp_by_itself_shows_a_shuffled_picture_once_in_front_of_two_layers(shelf):
+    alone, _, torch = stock(shelf, "shuffle, two layers gguf", answer=0)
+    assert alone.image_tokens == [64]
+    assert relative_error(alone.rows, torch[0]) < 1e-3
 
 
 def test_llama_cpp_by_itself_shows_a_shuffled_picture_twice(shelf):

@@ -1,5 +1,6 @@
 """Neighbouring patches joined to one token, then one layer without bias, as in Idefics3 and SmolVLM (arXiv 2408.12637), or two
-with GELU between them. GGUF: llama.cpp's tools/mtmd, projector `idefics3`."""
+with GELU between them. GGUF: llama.cpp's tools/mtmd, projectors `idefics3` and
+`lfm2`."""
 
 from collections import OrderedDict
 from dataclasses import replace
@@ -26,6 +27,13 @@ def module(features: int, width: int, settings: Settings) -> Any:
     return nn.Sequential(steps)
 
 
+def _is_resized(settings: Settings) -> bool:
+    """Whether llama.cpp would make a picture of the tower's size another one, in front of two layers."""
+    cut = settings["image_size"] % settings["patch_size"]
+    return settings[grid.LAYERS] == 2 and bool(cut or not _FEWEST <= grid.tokens(settings) <= _MOST)
+
+
+_FEWEST, _MOST = 64, 256  # tokens of a picture, to which llama.cpp resizes in front of two layers
 _ONE = Projector(
     name="pixel_shuffle",
     title="pixel shuffle",
@@ -41,10 +49,12 @@ _ONE = Projector(
             format="gguf",
         ),
         Refusal(
-            "two layers: llama.cpp's projector of that form resizes pictures by rules of its own",
-            lambda settings: settings[grid.LAYERS] != 1,
-            "The projector of {folder} has two layers behind its pixel shuffle; llama.cpp resizes pictures for those by rules "
-            "of its own: make it with projector_layers 1, or export to onnx.",
+            f"two layers, and fewer than {_FEWEST} or more than {_MOST} tokens a picture, or a side that isn't a multiple of its "
+            "patches: llama.cpp resizes such pictures",
+            _is_resized,
+            f"{{folder}} has two layers behind its pixel shuffle; in front of those llama.cpp resizes pictures to {_FEWEST} to "
+            f"{_MOST} tokens of whole patches, which one of {{image_size}} pixels in patches of {{patch_size}} isn't: "
+            "export to onnx.",
             format="gguf",
         ),
     ),
@@ -57,5 +67,6 @@ _ONE = Projector(
 _TWO = replace(
     _ONE,
     after=(*affine("linear_1", "mm.1", "width", "joined"), *affine("linear_2", "mm.2", "width", "width")),
+    gguf_type="lfm2",
 )
 FAMILY = replace(_ONE, variant=lambda settings: _ONE if settings[grid.LAYERS] == 1 else _TWO)
