@@ -55,7 +55,14 @@ _SETTINGS = {
 @click.option("--projector-factor", type=int)
 @click.option("--projector-layers", type=int)
 @click.option(
-    "--template", default="chatml", show_default=True, help="Form of chats: chatml, chatml-system, tinyllava or vicuna."
+    "--template",
+    help="Form of chats: chatml, chatml-system, tinyllava or vicuna. Default: chatml where the tokenizer has its tokens, else "
+    "vicuna.",
+)
+@click.option(
+    "--pictures",
+    type=click.Choice(["pad"]),
+    help="pad: paste them on a square of the mean's colour first. Default: as the vision checkpoint's own processor does.",
 )
 @click.option("--random", is_flag=True, help="Random weights: --vision and --language name configurations.")
 @click.option("--shrink", is_flag=True, help="With --random: the same architecture, a few thousand times smaller.")
@@ -71,7 +78,8 @@ def init_command(
     projector: str,
     projector_factor: int | None,
     projector_layers: int | None,
-    template: str,
+    template: str | None,
+    pictures: str | None,
     random: bool,
     shrink: bool,
     seed: int,
@@ -96,7 +104,8 @@ def init_command(
     from switchkd.models.init import from_checkpoints, from_shapes
     from switchkd.models.vlm import save_vlm
 
-    shipped_template(template)  # refuses an unknown one
+    if template:
+        shipped_template(template)  # refuses an unknown one
     quiet()
     given = {"projector_factor": projector_factor, "projector_layers": projector_layers}
     settings: dict[str, Any] = {
@@ -105,6 +114,7 @@ def init_command(
         "projector": projector,
         "projector_settings": {name: value for name, value in given.items() if value is not None},
         "template": template,
+        "pictures": pictures,
         "seed": seed,
     }
     if random:

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import transformers
-from transformers import GenerationConfig, LlavaProcessor
+from transformers import GenerationConfig
 
 from switchkd.architecture.weights import refuse_other_kinds
-from switchkd.chat_template import shipped_template
 from switchkd.errors import CheckpointError, SkdError
 from switchkd.files import replacing_folder
 from switchkd.importing.known import recognise
@@ -21,15 +19,16 @@ from switchkd.importing.proof import Proof, prove
 from switchkd.importing.settings import read_config
 from switchkd.importing.words import Words, add_image_token, read_words
 from switchkd.importing.writer import write_weights
-from switchkd.models.llava import classes
 from switchkd.models.vlm import (
     default_image_processor,
     load_image_processor,
     load_tokenizer,
+    new_processor,
+    on_square,
     save_processor,
     write_portable_config,
 )
-from switchkd.preprocess import PADDING, Preprocess
+from switchkd.preprocess import Preprocess
 
 _MORE_TOKENS = 8  # than rows: these layouts' own code adds up to three when it opens a model
 
@@ -124,18 +123,7 @@ def _write_files(
         part.dtype = model.dtype
     write_portable_config(config, folder)
     words.save(folder)
-    processor_class = classes(model.connector.family)[2]
-    counted = {"image_seq_length": config.image_seq_length} if processor_class is not LlavaProcessor else {}
-    processor = processor_class(
-        image_processor=pictures,
-        tokenizer=load_tokenizer(folder),
-        patch_size=config.vision_config.patch_size,
-        vision_feature_select_strategy=config.vision_feature_select_strategy,
-        image_token=words.tokenizer.id_to_token(image_token),
-        num_additional_image_tokens=int(model.architecture.tower.class_token),
-        chat_template=shipped_template(template),
-        **counted,  # transformers' own counts patches
-    )
+    processor = new_processor(config, pictures, load_tokenizer(folder), template)
     save_processor(processor, folder)
     names = {name: words.special[name] for name in ("bos_token", "eos_token", "pad_token") if name in words.special}
     ids = {f"{name}_id": words.tokenizer.token_to_id(token) for name, token in names.items()}
@@ -156,11 +144,7 @@ def _image_processor(foreign: Foreign, vision: Any, folder: Path) -> Any:
         raise CheckpointError(f"{where} has no usable preprocessor_config.json: {first}") from error
     processor = found or default_image_processor(vision)
     if foreign.pads:
-        given = processor.to_dict()
-        kept = ("size", "crop_size", "resample", "rescale_factor", "image_mean", "image_std")
-        settings = {name: given[name] for name in kept if given.get(name) is not None}
-        crops = bool(given.get("do_center_crop"))
-        processor = getattr(transformers, PADDING)(**settings, do_center_crop=crops, do_pad=True)
+        processor = on_square(processor)
     made = Preprocess.from_config(processor.to_dict(), where)
     if (made.height, made.width) != (vision.image_size, vision.image_size):
         raise CheckpointError(

@@ -33,7 +33,8 @@ from switchkd.chat_template import shipped_template
 from switchkd.errors import CheckpointError
 from switchkd.files import replacing_folder
 from switchkd.models.llava import classes
-from switchkd.models.tokenizer import IMAGE_PAD
+from switchkd.models.tokenizer import IMAGE_PAD, TURN_END
+from switchkd.preprocess import PADDING
 
 
 def part_modules(vlm: LlavaForConditionalGeneration) -> dict[str, list[nn.Module]]:
@@ -69,7 +70,8 @@ def assemble(
     feature_select: str | None = None,
     projector: str | None = None,
     projector_settings: Mapping[str, Any] | None = None,
-    template: str = "chatml",
+    template: str | None = None,
+    pictures: str | None = None,
 ) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
     """A LLaVA model of two parts and a new, random projector.
 
@@ -83,7 +85,9 @@ def assemble(
         feature_select: "default" leaves the tower's first token out, "full" reads all; None for every patch and no class token.
         projector: its family, where it isn't LLaVA's own.
         projector_settings: config.json's entries that the family is set by, where they differ from its defaults.
-        template: of chats, by the name of one that comes with the package.
+        template: of chats, by the name of one that comes with the package; None for Qwen's where the tokenizer has its tokens,
+            else Vicuna's.
+        pictures: "pad" pastes them on a square of the mean's colour first; None for the image processor's own way.
 
     Raises:
         CheckpointError: a part of an unsupported kind, a feature layer that no block of the tower makes, or a projector that
@@ -92,7 +96,7 @@ def assemble(
     vision_config, text_config = getattr(vision, "config", vision), getattr(language, "config", language)
     tower_family = _check_parts(vision_config, text_config, feature_layer)
     family = require_family(Projector, projector or PROJECTOR, "The new projector")
-    config_class, model_class, processor_class = classes(projector)
+    config_class, model_class, _ = classes(projector)
     image_token_id = _image_token(tokenizer)
     tied = bool(getattr(text_config, "tie_word_embeddings", False))
     for name, value in tower_family.settings.items():
@@ -124,18 +128,33 @@ def assemble(
         vlm.resize_token_embeddings(len(tokenizer))
     vlm.generation_config.eos_token_id = tokenizer.eos_token_id
     vlm.generation_config.pad_token_id = tokenizer.pad_token_id
-    counted = {"image_seq_length": config.image_seq_length} if processor_class is not LlavaProcessor else {}
-    processor = processor_class(
-        image_processor=image_processor or default_image_processor(vision_config),
+    images = image_processor or default_image_processor(vision_config)
+    processor = new_processor(config, on_square(images) if pictures == "pad" else images, tokenizer, template)
+    return vlm, processor
+
+
+def new_processor(
+    config: Any, image_processor: Any, tokenizer: PreTrainedTokenizerBase, template: str | None = None
+) -> LlavaProcessor:
+    """The processor of a model of this configuration; `template` as for `assemble`.
+
+    Raises:
+        CheckpointError: a template that isn't known.
+    """
+    of = Architecture.of(config.to_dict())
+    *_, processor_class = classes(getattr(config, "projector_type", None))
+    counted = {"image_seq_length": of.image_tokens} if processor_class is not LlavaProcessor else {}
+    usual = "chatml" if TURN_END in tokenizer.get_vocab() else "vicuna"
+    return processor_class(
+        image_processor=image_processor,
         tokenizer=tokenizer,
-        patch_size=vision_config.patch_size,
+        patch_size=config.vision_config.patch_size,
         vision_feature_select_strategy=config.vision_feature_select_strategy,
-        image_token=tokenizer.convert_ids_to_tokens(image_token_id),
-        num_additional_image_tokens=int(tower_family.class_token),
-        chat_template=shipped_template(template),
+        image_token=tokenizer.convert_ids_to_tokens(config.image_token_id),
+        num_additional_image_tokens=int(of.tower.class_token),
+        chat_template=shipped_template(template or usual),
         **counted,  # transformers' own counts patches
     )
-    return vlm, processor
 
 
 def _check_parts(vision_config: Any, text_config: Any, feature_layer: int) -> Tower:
@@ -158,6 +177,14 @@ def default_image_processor(vision_config: Any) -> Any:
     """The image processor that belongs to a tower of this family and size."""
     tower = require_family(Tower, vision_config.model_type, "The vision part")
     return getattr(transformers, tower.processor_class)(**tower.processor(vision_config.image_size))
+
+
+def on_square(processor: Any) -> Any:
+    """An image processor of the same sizes and colours that pastes a picture on a square of the mean's colour first."""
+    given = processor.to_dict()
+    kept = ("size", "crop_size", "resample", "rescale_factor", "image_mean", "image_std")
+    settings = {name: given[name] for name in kept if given.get(name) is not None}
+    return getattr(transformers, PADDING)(**settings, do_center_crop=bool(given.get("do_center_crop")), do_pad=True)
 
 
 def load_vision(folder: Path) -> nn.Module:

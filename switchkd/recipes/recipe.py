@@ -138,8 +138,23 @@ class Model:
     vision: str = setting("", help="Vision part: folder, hub name, asset:NAME or part:NAME.")
     language: str = setting("", help="Language part: folder, hub name, asset:NAME or part:NAME.")
     feature_layer: int = setting(-1, help="Hidden layer of the tower that feeds the projector.")
+    feature_select: str | None = setting(
+        None,
+        choices=("default", "full"),
+        help="Without the tower's first token, or all of them; every patch where not given.",
+    )
+    projector: str | None = setting(None, help="Family of the new projector; LLaVA's two layers where not given.")
+    projector_settings: Mapping[str, Any] = setting(factory=dict, help="What that family is set by.")
+    template: str | None = setting(None, help="Form of chats; what the tokenizer has tokens for where not given.")
+    pictures: str | None = setting(
+        None, choices=("pad",), help="Pasted on a square; as the tower's own where not given."
+    )
     stages: tuple[str, ...] = setting((), help="Stages that train it, in order.")
     baseline: tuple[str, ...] = setting((), help="Stages of its undistilled twin (`skd train`), in order.")
+
+
+# What of a model says how its two parts are put together.
+COMPOSED = ("feature_layer", "feature_select", "projector", "projector_settings", "template", "pictures")
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from switchkd.models.environment import quiet
 from switchkd.models.init import from_checkpoints
 from switchkd.models.tokenizer import save_tokenizer, train_tokenizer
 from switchkd.models.vlm import assemble, load_language, load_tokenizer, load_vlm, save_part, save_vlm
-from switchkd.recipes.recipe import DataSet, Distillation, Model, Part, Recipe, Stage
+from switchkd.recipes.recipe import COMPOSED, DataSet, Distillation, Model, Part, Recipe, Stage
 from switchkd.recipes.settings import result_settings, to_plain
 from switchkd.runs import RUNS
 from switchkd.training.checkpoints import INPUTS, newest_checkpoint, tell_orphans
@@ -173,7 +173,9 @@ class Run:
 
     def _assemble(self, role: str, model: Model, seed: int) -> Path:
         vision, language = self._resolve(model.vision), self._resolve(model.language)
-        settings: dict[str, Any] = {"feature_layer": model.feature_layer, "seed": seed}
+        said = {name: getattr(model, name) for name in COMPOSED}
+        settings: dict[str, Any] = {name: value for name, value in said.items() if value not in (None, {})}
+        settings["seed"] = seed
         inputs = {"vision": folder_sha256(vision), "language": folder_sha256(language), **settings}
         return self._build_start(role, inputs, lambda: from_checkpoints(str(vision), str(language), **settings))
 

@@ -9,14 +9,16 @@ from switchkd.recipes.recipe import Recipe
 from switchkd.recipes.settings import build, explain, result_settings, to_plain
 
 
-@pytest.mark.parametrize("name", ["assets", "roadscenes", "tinyllava-0.5b", "tinyllava-1.5b"])
+@pytest.mark.parametrize("name", ["assets", "mobilevlm-1.5b", "roadscenes", "tinyllava-0.5b", "tinyllava-1.5b"])
 def test_shipped_recipes_load_and_survive_a_round_trip(name):
     recipe = load_recipe(name)
     assert recipe.name == name and name in recipe_names()
     assert build(Recipe, yaml.safe_load(yaml.safe_dump(to_plain(recipe))), "") == recipe
 
 
-@pytest.mark.parametrize(("name", "teacher"), [("tinyllava-0.5b", "3B"), ("tinyllava-1.5b", "7B")])
+@pytest.mark.parametrize(
+    ("name", "teacher"), [("tinyllava-0.5b", "3B"), ("tinyllava-1.5b", "7B"), ("mobilevlm-1.5b", "7B-Instruct")]
+)
 def test_the_papers_settings(name, teacher):
     """Supplement, table 2; main text, section 4.1."""
     recipe = load_recipe(name)

@@ -65,7 +65,7 @@ def test_what_is_taught_passes(file):
         ["student.stages=[dft]"],
     ):
         require_student(load_recipe(file, changes))
-    for name in ("roadscenes", "tinyllava-0.5b", "tinyllava-1.5b"):
+    for name in ("mobilevlm-1.5b", "roadscenes", "tinyllava-0.5b", "tinyllava-1.5b"):
         require_student(load_recipe(name))
         require_twin(load_recipe(name))
 
