@@ -27,3 +27,8 @@ class ExtensionError(SkdError):
 
 class MissingDependencyError(SkdError):
     """An optional package that the asked-for work needs and that isn't installed."""
+
+
+def first_line(error: Exception) -> str:
+    """Another library's message, short enough for one line."""
+    return str(error).strip().split("\n")[0][:200]

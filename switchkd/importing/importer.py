@@ -10,7 +10,7 @@ from typing import Any
 from transformers import GenerationConfig
 
 from switchkd.architecture.weights import refuse_other_kinds
-from switchkd.errors import CheckpointError, SkdError
+from switchkd.errors import CheckpointError, SkdError, first_line
 from switchkd.files import replacing_folder
 from switchkd.importing.known import recognise
 from switchkd.importing.layout import Foreign, Source
@@ -19,15 +19,15 @@ from switchkd.importing.proof import Proof, prove
 from switchkd.importing.settings import read_config
 from switchkd.importing.words import Words, add_image_token, read_words
 from switchkd.importing.writer import write_weights
-from switchkd.models.vlm import (
+from switchkd.models.llava_processor import (
     default_image_processor,
     load_image_processor,
     load_tokenizer,
     new_processor,
     on_square,
     save_processor,
-    write_portable_config,
 )
+from switchkd.models.vlm import write_portable_config
 from switchkd.preprocess import Preprocess
 
 _MORE_TOKENS = 8  # than rows: these layouts' own code adds up to three when it opens a model
@@ -140,8 +140,7 @@ def _image_processor(foreign: Foreign, vision: Any, folder: Path) -> Any:
     try:
         found = load_image_processor(foreign.preprocessor) if foreign.preprocessor is not None else None
     except Exception as error:  # transformers raises all kinds
-        first = str(error).strip().split("\n")[0][:200]
-        raise CheckpointError(f"{where} has no usable preprocessor_config.json: {first}") from error
+        raise CheckpointError(f"{where} has no usable preprocessor_config.json: {first_line(error)}") from error
     processor = found or default_image_processor(vision)
     if foreign.pads:
         processor = on_square(processor)

@@ -17,7 +17,7 @@ from switchkd.architecture.config_json import check_entries
 from switchkd.architecture.families import find
 from switchkd.architecture.family import Language, Projector, Tower
 from switchkd.architecture.names import plain_name, portable_name
-from switchkd.errors import CheckpointError
+from switchkd.errors import CheckpointError, first_line
 from switchkd.importing.connectors import Connector, find_connector
 from switchkd.importing.layout import HEAD, LANGUAGE, PROJECTOR, VISION, Foreign, part_tensors
 from switchkd.importing.stored import Stored
@@ -117,8 +117,7 @@ def _settings(given: Mapping[str, Any], folder: Path) -> Any:
     try:
         return AutoConfig.for_model(**given)
     except Exception as error:  # transformers raises all kinds on entries of other types
-        first = str(error).strip().split("\n")[0][:200]
-        raise CheckpointError(f"{folder}: config.json can't be used: {first}") from error
+        raise CheckpointError(f"{folder}: config.json can't be used: {first_line(error)}") from error
 
 
 def _llava_config(

@@ -11,7 +11,7 @@ from tokenizers import AddedToken, Tokenizer
 from switchkd.errors import CheckpointError
 from switchkd.files import read_json
 from switchkd.importing.sentencepiece import read_tokenizer_model
-from switchkd.models.vlm import load_tokenizer
+from switchkd.models.llava_processor import load_tokenizer
 from switchkd.prompt_files import read_special_tokens, read_tokenizer
 
 IMAGE = "<image>"

@@ -14,9 +14,10 @@ from switchkd.architecture.references import resolve_checkpoint
 from switchkd.architecture.weights import refuse_other_kinds
 from switchkd.data.roadscenes import corpus
 from switchkd.errors import CheckpointError
+from switchkd.models.llava_processor import load_image_processor, load_tokenizer
 from switchkd.models.shapes import load_shape, shape_names, shrink_shape
 from switchkd.models.tokenizer import save_tokenizer, train_tokenizer
-from switchkd.models.vlm import assemble, load_image_processor, load_language, load_tokenizer, load_vision
+from switchkd.models.vlm import assemble, load_language, load_vision
 
 _SENTENCES, _ROWS = 2000, 512
 

@@ -15,12 +15,10 @@ from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
-    AutoTokenizer,
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
     PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
 )
 
 from switchkd.architecture.architecture import PROJECTOR, Architecture, require_family, used_blocks
@@ -29,12 +27,18 @@ from switchkd.architecture.families import find, known
 from switchkd.architecture.family import Language, Projector, Tower
 from switchkd.architecture.names import portable_name
 from switchkd.architecture.weights import refuse_other_kinds, weight_files
-from switchkd.chat_template import shipped_template
-from switchkd.errors import CheckpointError
+from switchkd.errors import CheckpointError, first_line
 from switchkd.files import replacing_folder
 from switchkd.models.llava import classes
-from switchkd.models.tokenizer import IMAGE_PAD, TURN_END
-from switchkd.preprocess import PADDING
+from switchkd.models.llava_processor import (
+    PROCESSOR_FILES,
+    copy_processor,
+    default_image_processor,
+    new_processor,
+    on_square,
+    save_processor,
+)
+from switchkd.models.tokenizer import IMAGE_PAD
 
 
 def part_modules(vlm: LlavaForConditionalGeneration) -> dict[str, list[nn.Module]]:
@@ -57,7 +61,7 @@ def read_config(folder: Path) -> Any:
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # transformers raises all kinds on entries of other types
-        raise CheckpointError(f"{folder} has no usable config.json: {_first_line(error)}") from error
+        raise CheckpointError(f"{folder} has no usable config.json: {first_line(error)}") from error
 
 
 def assemble(
@@ -133,30 +137,6 @@ def assemble(
     return vlm, processor
 
 
-def new_processor(
-    config: Any, image_processor: Any, tokenizer: PreTrainedTokenizerBase, template: str | None = None
-) -> LlavaProcessor:
-    """The processor of a model of this configuration; `template` as for `assemble`.
-
-    Raises:
-        CheckpointError: a template that isn't known.
-    """
-    of = Architecture.of(config.to_dict())
-    *_, processor_class = classes(getattr(config, "projector_type", None))
-    counted = {"image_seq_length": of.image_tokens} if processor_class is not LlavaProcessor else {}
-    usual = "chatml" if TURN_END in tokenizer.get_vocab() else "vicuna"
-    return processor_class(
-        image_processor=image_processor,
-        tokenizer=tokenizer,
-        patch_size=config.vision_config.patch_size,
-        vision_feature_select_strategy=config.vision_feature_select_strategy,
-        image_token=tokenizer.convert_ids_to_tokens(config.image_token_id),
-        num_additional_image_tokens=int(of.tower.class_token),
-        chat_template=shipped_template(template or usual),
-        **counted,  # transformers' own counts patches
-    )
-
-
 def _check_parts(vision_config: Any, text_config: Any, feature_layer: int) -> Tower:
     tower = require_family(Tower, vision_config.model_type, "The vision part")
     require_family(Language, text_config.model_type, "The language part")
@@ -171,20 +151,6 @@ def _image_token(tokenizer: PreTrainedTokenizerBase) -> int:
             return vocabulary[token]
     tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
     return tokenizer.get_vocab()["<image>"]
-
-
-def default_image_processor(vision_config: Any) -> Any:
-    """The image processor that belongs to a tower of this family and size."""
-    tower = require_family(Tower, vision_config.model_type, "The vision part")
-    return getattr(transformers, tower.processor_class)(**tower.processor(vision_config.image_size))
-
-
-def on_square(processor: Any) -> Any:
-    """An image processor of the same sizes and colours that pastes a picture on a square of the mean's colour first."""
-    given = processor.to_dict()
-    kept = ("size", "crop_size", "resample", "rescale_factor", "image_mean", "image_std")
-    settings = {name: given[name] for name in kept if given.get(name) is not None}
-    return getattr(transformers, PADDING)(**settings, do_center_crop=bool(given.get("do_center_crop")), do_pad=True)
 
 
 def load_vision(folder: Path) -> nn.Module:
@@ -232,7 +198,7 @@ def _load(cls: type, folder: Path, dtype: torch.dtype = torch.float32) -> Any:
             folder, dtype=dtype, use_safetensors=True, output_loading_info=True, local_files_only=True
         )
     except Exception as error:
-        raise CheckpointError(f"The weights in {folder} can't be read: {_first_line(error)}") from error
+        raise CheckpointError(f"The weights in {folder} can't be read: {first_line(error)}") from error
     # A silently re-initialised part would train on, or distil, noise.
     missing = [key for key in report["missing_keys"] if ".head." not in key]  # a tower's, which no feature comes from
     if missing:
@@ -240,27 +206,6 @@ def _load(cls: type, folder: Path, dtype: torch.dtype = torch.float32) -> Any:
     if report.get("mismatched_keys"):
         raise CheckpointError(f"The weights in {folder} don't fit its config.json: {report['mismatched_keys'][0]}.")
     return model
-
-
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a checkpoint folder.
-
-    Raises:
-        CheckpointError: there is none, or none that can be read.
-    """
-    # A class of a family's name builds its tokenizer anew, and Llama's then sees other spaces than the file's.
-    kind = PreTrainedTokenizerFast if (folder / "tokenizer.json").is_file() else AutoTokenizer
-    try:
-        return kind.from_pretrained(folder, local_files_only=True)
-    except Exception as error:
-        raise CheckpointError(f"{folder} has no usable tokenizer: {_first_line(error)}") from error
-
-
-def load_image_processor(folder: Path) -> Any | None:
-    """The image processor of a vision checkpoint, or None where the folder brings none."""
-    if not (folder / "preprocessor_config.json").exists() and not (folder / "processor_config.json").exists():
-        return None
-    return AutoImageProcessor.from_pretrained(folder, local_files_only=True, backend="pil")
 
 
 def save_vlm(vlm: LlavaForConditionalGeneration, folder: Path, processor_from: LlavaProcessor | Path) -> None:
@@ -314,38 +259,6 @@ def write_portable_config(config: LlavaConfig, folder: Path) -> None:
     path.write_text(json.dumps(written, indent=2, sort_keys=True) + "\n")
 
 
-PROCESSOR_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-    "processor_config.json",
-    "preprocessor_config.json",
-)
-
-
-def save_processor(processor: LlavaProcessor, folder: Path) -> None:
-    """Tokenizer, chat template and preprocessing; the image part also in the file that 4.57 reads."""
-    processor.save_pretrained(folder)
-    processor.image_processor.save_pretrained(folder)
-    path = folder / "tokenizer_config.json"
-    written = json.loads(path.read_text(encoding="utf-8"))
-    if written.get("tokenizer_class") == "TokenizersBackend":  # 4.57 knows it by its older name only
-        written["tokenizer_class"] = "PreTrainedTokenizerFast"
-        path.write_text(json.dumps(written, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def copy_processor(source: Path, target: Path) -> None:
-    """The same files, byte by byte, from another model folder."""
-    for name in PROCESSOR_FILES:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, target / name)
-
-
 def save_part(vlm: Any, part: str, folder: Path, processor_from: Path) -> None:
     """One part of a LLaVA model as a checkpoint of its own: `vision` with its preprocessing, `language` with its
     tokenizer. The inverse of `assemble`."""
@@ -364,7 +277,3 @@ def save_part(vlm: Any, part: str, folder: Path, processor_from: Path) -> None:
             for name in PROCESSOR_FILES[:6]:
                 if (processor_from / name).is_file():
                     shutil.copyfile(processor_from / name, partial / name)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0][:200]

@@ -24,8 +24,9 @@ from switchkd.files import file_sha256, folder_sha256, point_to, replacing_folde
 from switchkd.models.compatibility import check_compatibility
 from switchkd.models.environment import quiet
 from switchkd.models.init import from_checkpoints
+from switchkd.models.llava_processor import load_tokenizer
 from switchkd.models.tokenizer import save_tokenizer, train_tokenizer
-from switchkd.models.vlm import assemble, load_language, load_tokenizer, load_vlm, save_part, save_vlm
+from switchkd.models.vlm import assemble, load_language, load_vlm, save_part, save_vlm
 from switchkd.recipes.recipe import COMPOSED, DataSet, Distillation, Model, Part, Recipe, Stage
 from switchkd.recipes.settings import result_settings, to_plain
 from switchkd.runs import RUNS

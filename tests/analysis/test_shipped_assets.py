@@ -12,7 +12,8 @@ from switchkd.analysis.probe import probe, probe_tasks, read_asked, tower_featur
 from switchkd.data.questions import read_questions
 from switchkd.data.roadscenes import write_roadscenes
 from switchkd.files import file_sha256
-from switchkd.models.vlm import assemble, load_image_processor, load_language, load_tokenizer, load_vision, save_vlm
+from switchkd.models.llava_processor import load_image_processor, load_tokenizer
+from switchkd.models.vlm import assemble, load_language, load_vision, save_vlm
 
 FOLDER = Path(str(resources.files("switchkd") / "assets"))
 LIMIT = 12_000_000  # bytes, all parts together

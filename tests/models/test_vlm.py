@@ -23,18 +23,10 @@ from transformers import (
 
 from switchkd.errors import CheckpointError
 from switchkd.models.init import from_checkpoints, from_shapes
+from switchkd.models.llava_processor import load_tokenizer
 from switchkd.models.shapes import load_shape
 from switchkd.models.tokenizer import IMAGE_PAD, save_tokenizer, train_tokenizer
-from switchkd.models.vlm import (
-    assemble,
-    load_language,
-    load_tokenizer,
-    load_vision,
-    load_vlm,
-    portable_state_dict,
-    save_part,
-    save_vlm,
-)
+from switchkd.models.vlm import assemble, load_language, load_vision, load_vlm, portable_state_dict, save_part, save_vlm
 from switchkd.preprocess import Preprocess
 
 SENTENCES = ["is there a red car ?", "the truck is blue", "no"] * 20

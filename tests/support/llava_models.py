@@ -41,9 +41,10 @@ def make_checkpoint(
     import torch
     from transformers import AutoConfig
 
+    from switchkd.models.llava_processor import load_tokenizer
     from switchkd.models.shapes import load_shape
     from switchkd.models.tokenizer import save_tokenizer, train_tokenizer
-    from switchkd.models.vlm import assemble, load_tokenizer, save_vlm
+    from switchkd.models.vlm import assemble, save_vlm
 
     if words is None:
         words = folder.with_name(f"{folder.name}-words")
