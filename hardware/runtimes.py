@@ -93,7 +93,7 @@ _LLAMA_CPP = Runtime(
     ),
     quants={
         "q4": "by the shape, what loses least at its size",
-        **dict.fromkeys(("q4_0", "q4_mixed", "q4_k_m", "q5_k_m", "q8", "f16", "f32"), ""),
+        **dict.fromkeys(("q4_0", "q4_mixed", "q4_k_m", "q5_mixed", "q5_k_m", "q8", "f16", "f32"), ""),
     },
     vision_quants={"f16": "default", "q8_0": "", "q4_0": "", "f32": ""},
     piece=512,
@@ -112,7 +112,7 @@ _LLAMA_CPP = Runtime(
         "q4_k": Kernel(True, 0.33, 0.33, 1.3),
         "q4_0": Kernel(True, 0.3, 0.3, 1.1),
     },
-    bits={"q4_0": (4.5, 8.5, 4.5), "q4_mixed": (5.5, 5.5, 4.5), "q4_k_m": (4.9, 6.6, 4.9)},
+    bits={"q4_0": (4.5, 8.5, 4.5), "q4_mixed": (5.5, 5.5, 4.5), "q4_k_m": (4.9, 6.6, 4.9), "q5_mixed": (6, 8.5, 8.5)},
     vision_bits={"f16": 16, "q8_0": 8.5, "q4_0": 4.5},
 )
 

@@ -34,13 +34,16 @@ MIXTURES = {
     # q4_0's size otherwise spent: its recipe leaves a head of 8 bits, though the head needs them no more than the blocks do.
     "q4_mixed": Mixture("q4_k_s", head="q5_0", embedding="q4_0", blocks={"ffn_down": "q5_k", "(attn|ffn)_": "q5_0"}),
     "q4_k_m": Mixture("q4_k_m"),
+    # What a model of a hundred million weights needs to lose no more than larger ones lose in four bits.
+    "q5_mixed": Mixture("q4_k_s", head="q8_0", embedding="q8_0", blocks={"(attn|ffn)_": "q5_1"}),
     "q5_k_m": Mixture("q5_k_m", limit=0.02),
     "q8_0": Mixture("q8_0", weighted=False, limit=0.01),
 }
-# What `q4` is: whether the width can be cut into K-blocks, whether the embedding is the head as well → mixture.
-_DEFAULTS = {(True, True): "q4_k_m", (True, False): "q4_k_m", (False, True): "q4_mixed", (False, False): "q4_mixed"}
+_NARROW = 768  # SmolLM2-135M's 576 need more bits, Qwen2.5-0.5B's 896 don't
 
 
-def default_mixture(width: int, tied: bool) -> str:
+def default_mixture(width: int) -> str:
     """What `q4` means for a model of rows of `width` values."""
-    return _DEFAULTS[width % K_BLOCK == 0, tied]
+    if width % K_BLOCK == 0:
+        return "q4_k_m"
+    return "q5_mixed" if width < _NARROW else "q4_mixed"

@@ -93,7 +93,7 @@ class LanguageWriter(_Writer):
         gguf_library(), library()
         check_tokenizer(checkpoint)
         if quant == "q4":
-            quant = default_mixture(checkpoint.text["hidden_size"], checkpoint.tied)
+            quant = default_mixture(checkpoint.text["hidden_size"])
         quant = "q8_0" if quant == "q8" else quant
         _check_blocks("language model", quant, checkpoint.text["hidden_size"])
         return quant

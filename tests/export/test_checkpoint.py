@@ -13,6 +13,7 @@ from switchkd.errors import CheckpointError
 from switchkd.export.checkpoint import Checkpoint
 from switchkd.export.exporter import exporter_for
 from switchkd.export.folder import ExportRequest, run_export
+from switchkd.export.gguf.mixtures import default_mixture
 from switchkd.models.vlm import load_vlm
 
 
@@ -133,7 +134,8 @@ def test_widths_that_no_block_fits(tmp_path, quant):
 
 
 def test_q4_goes_by_the_width(original, tmp_path):
-    assert plan(original, "q4").quant == "q4_mixed"
+    assert plan(original, "q4").quant == "q5_mixed"
+    assert default_mixture(576) == "q5_mixed" and default_mixture(896) == "q4_mixed"
     assert plan(make_checkpoint(tmp_path / "wide", width=256), "q4").quant == "q4_k_m"
 
 

@@ -41,8 +41,8 @@ def test_bare_export_then_chat_by_name(run, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     shown = invoke(export_command, "--threads", 1).output
     out = run / "exports" / "student-gguf-q4"
-    assert Manifest.load(out).quant == "q4_mixed"
-    assert all(word in shown for word in ("language.gguf", "Q5_0", "mmproj.gguf", "F16", "mean KL", "features"))
+    assert Manifest.load(out).quant == "q5_mixed"
+    assert all(word in shown for word in ("language.gguf", "Q5_1", "mmproj.gguf", "F16", "mean KL", "features"))
     with pytest.raises(SkdError, match="--force"):
         invoke(export_command, "--threads", 1)
     invoke(export_command, "--threads", 1, "--force")

@@ -76,7 +76,7 @@ def test_float32_exports_are_the_checkpoint(checkpoints, tmp_path, shape):
 
 def test_the_folder_is_complete_and_says_what_it_is(exported):
     manifest = Manifest.load(exported)
-    assert (manifest.format, manifest.quant, manifest.vision_quant) == ("hybrid", "q4_mixed", "q8")
+    assert (manifest.format, manifest.quant, manifest.vision_quant) == ("hybrid", "q5_mixed", "q8")
     assert (manifest.file_of("vision"), manifest.file_of("language")) == (VISION, "language.gguf")
     found = {path.relative_to(exported).as_posix() for path in exported.rglob("*") if path.is_file()}
     assert found == {*manifest.files, FILE_NAME} and {"config.json", "tokenizer.json"} <= found

@@ -79,7 +79,7 @@ def test_the_folder_is_complete_and_says_what_it_is(checkpoint, tmp_path):
     companions = {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "config.json"}
     companions |= {"preprocessor_config.json", "generation_config.json", "language.gguf", "mmproj.gguf"}
     assert companions <= set(manifest.files)
-    assert (manifest.quant, manifest.vision_quant, manifest.image.tokens) == ("q4_mixed", "q8_0", 16)
+    assert (manifest.quant, manifest.vision_quant, manifest.image.tokens) == ("q5_mixed", "q8_0", 16)
     assert manifest.image.token == "<|image_pad|>" and "im_start" in manifest.prompt_template
     assert set(manifest.tools) == {"skd", "gguf", "llama-cpp-python"}
     for role in ("language", "vision"):
