@@ -11,7 +11,10 @@ from switchkd.manifest import Manifest
 LIMITS = {"8": 0.01, "4": 0.08}
 QUANTS = {
     "8": [("gguf", "q8"), ("onnx", "q8")],
-    "4": [("gguf", "q4"), ("gguf", "q4_mixed"), ("gguf", "q4_0"), ("gguf", "q4_k_m"), ("gguf", "q5_k_m"), ("onnx", "q4"), ("hybrid", "q4")],
+    "4": [
+        *(("gguf", quant) for quant in ("q4", "q4_0", "q4_mixed", "q4_k_m", "q5_k_m")),
+        *(("onnx", "q4"), ("hybrid", "q4")),
+    ],
 }
 # A tower in 8 bits before a language model in 16.
 TOWERS = [("gguf", "f16", "q8_0")]
