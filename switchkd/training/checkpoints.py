@@ -18,14 +18,15 @@ _NAME = "checkpoint-"
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint; those cut short by a kill are removed."""
-    whole: list[Path] = []
+    """The newest whole checkpoint."""
+    return max((path for path in folder.glob(f"{_NAME}*") if (path / COMPLETE).exists()), key=step_of, default=None)
+
+
+def remove_torn(folder: Path) -> None:
+    """Removes checkpoints that were cut short; for whoever holds the stage's lock, as others may be writing one."""
     for path in folder.glob(f"{_NAME}*"):
-        if (path / COMPLETE).exists():
-            whole.append(path)
-        else:
+        if not (path / COMPLETE).exists():
             shutil.rmtree(path, ignore_errors=True)
-    return max(whole, key=step_of, default=None)
 
 
 def step_of(checkpoint: Path) -> int:

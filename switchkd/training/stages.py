@@ -40,7 +40,7 @@ from switchkd.prompt import ChatPrompt
 from switchkd.recipes.recipe import Data, Distillation, Stage
 from switchkd.recipes.settings import build, to_plain
 from switchkd.training.callbacks import LastLog, ProgressBar, StopOnSignal
-from switchkd.training.checkpoints import newest_checkpoint, require_readable, step_of
+from switchkd.training.checkpoints import newest_checkpoint, remove_torn, require_readable, step_of
 from switchkd.training.teaching import LEARNED, RECORD, learned, taught
 from switchkd.training.trainer import SwitchTrainer, freeze_parts
 
@@ -149,7 +149,8 @@ def run_stage(job: StageJob, console: Console, launcher: int | None = None) -> P
 
 
 def resumed_checkpoint(job: StageJob) -> Path | None:
-    """The checkpoint that the stage goes on from. Raises SkdError where it is of another number of processes."""
+    """The checkpoint that the stage goes on from, torn ones removed. Raises SkdError where it is of another number of processes."""
+    remove_torn(job.folder / "checkpoints")
     checkpoint = newest_checkpoint(job.folder / "checkpoints")
     if checkpoint is not None:
         require_readable(checkpoint, job.title, processes=job.processes, deepspeed=job.deepspeed is not None)
@@ -165,6 +166,7 @@ def _told_in_a_line(job: StageJob, stop: StopOnSignal) -> Iterator[None]:
         raise
     except Exception as error:
         reason = why_full(error, job.folder)  # asked first: the torn checkpoint that fills it goes away next
+        remove_torn(job.folder / "checkpoints")
         whole = newest_checkpoint(job.folder / "checkpoints")
         kept = "nothing is lost but its steps" if whole is None else f"the steps until {step_of(whole)} are kept"
         if reason:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from filelock import FileLock
 from support.forked import Command
 from support.mounts import small_disk, with_mounts
 from support.training import write_mixed
@@ -115,6 +116,15 @@ def test_a_signal_to_all_processes_of_a_group(tmp_path, recipe, number):
     stopped = re.search(rf"Stopped by {number.name} after step (\d+)", output)
     assert stopped and "Traceback" not in output and len(output.splitlines()) < 12, output
     assert steps_done(tmp_path / "run") == int(stopped[1]) > 2
+
+
+def test_a_checkpoint_that_another_process_is_writing_is_left_alone(recipe, copied):
+    (folder,) = copied.glob("stages/student-dft-*/")
+    writing = folder / "checkpoints" / "checkpoint-99"
+    writing.mkdir()
+    with FileLock(folder.with_name(f"{folder.name}.lock")):
+        assert "being trained by another process" in start(recipe, copied).finish(1)
+    assert writing.is_dir()
 
 
 @pytest.fixture(scope="module")
