@@ -52,7 +52,7 @@ def new_processor(
 def default_image_processor(vision_config: Any) -> Any:
     """The image processor that belongs to a tower of this family and size."""
     tower = require_family(Tower, vision_config.model_type, "The vision part")
-    return getattr(transformers, tower.processor_class)(**tower.processor(vision_config.image_size))
+    return _processor_class(tower.processor_class)(**tower.processor(vision_config.image_size))
 
 
 def on_square(processor: Any) -> Any:
@@ -60,7 +60,12 @@ def on_square(processor: Any) -> Any:
     given = processor.to_dict()
     kept = ("size", "crop_size", "resample", "rescale_factor", "image_mean", "image_std")
     settings = {name: given[name] for name in kept if given.get(name) is not None}
-    return getattr(transformers, PADDING)(**settings, do_center_crop=bool(given.get("do_center_crop")), do_pad=True)
+    return _processor_class(PADDING)(**settings, do_center_crop=bool(given.get("do_center_crop")), do_pad=True)
+
+
+def _processor_class(name: str) -> Any:
+    """transformers' image processor of this name that computes with Pillow; by the name alone it looks for torchvision first."""
+    return getattr(transformers, f"{name}Pil", None) or getattr(transformers, name)
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
