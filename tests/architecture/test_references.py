@@ -31,6 +31,7 @@ def skd(cached, *arguments):
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_a_model_on_the_hub_is_exported_and_asked_by_its_name(cached):
     done = skd(cached, "export", "someone/small-vlm", "--quant", "q8", "--threads", "1")
     assert done.returncode == 0, done.stderr

@@ -87,6 +87,7 @@ def test_the_folder_is_complete_and_says_what_it_is(exported):
     assert 0 < manifest.parity["loss"]["kl_mean"] < 0.1
 
 
+@pytest.mark.slow
 def test_the_parts_are_those_of_the_other_formats(checkpoint, exported, tmp_path):
     """The same weights as in a GGUF and in an ONNX export; features and logits to the last bit."""
     run_export(ExportRequest(checkpoint, tmp_path / "gguf", quant="q4", threads=1))

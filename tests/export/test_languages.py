@@ -26,10 +26,10 @@ ERRORS = {"f32": 1e-2, "fp32": 1e-3, "q8": 0.1, "q4": 0.6}
 ALWAYS = [
     *(("gguf", "f32", name) for name in LANGUAGES),
     *(("gguf", "q8", name) for name in ("vicuna", "qwen3")),
-    *(("onnx", "fp32", name) for name in ("tinyllama", "llama3", "qwen3")),
+    *(("onnx", "fp32", name) for name in ("tinyllama", "qwen3")),
 ]
 MORE = [
-    *(("onnx", "fp32", name) for name in ("vicuna", "smollm2", "qwen3-untied")),
+    *(("onnx", "fp32", name) for name in ("vicuna", "smollm2", "llama3", "qwen3-untied")),
     *(("gguf", "q4", name) for name in LANGUAGES),
     *(("onnx", quant, name) for quant in ("q8", "q4") for name in LANGUAGES),
 ]

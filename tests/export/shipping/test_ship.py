@@ -184,7 +184,7 @@ def kill_installs(package: Path, device: Path, key: Path, expected: str, times: 
     print(f"\n{times} kills within {seconds:.3f} s: {dict(sorted(counts.items()))}")
 
 
-@pytest.mark.parametrize("format", ["openvino", "mlx", ""])
+@pytest.mark.parametrize("format", ["openvino", pytest.param("", marks=pytest.mark.slow)])
 def test_formats_of_other_versions_are_refused_everywhere(run, format):
     """Nothing is predicted or packed of what can't be run."""
     path = run / "exports" / NAME / FILE_NAME
