@@ -249,7 +249,11 @@ def _proof_rows(parity: dict[str, Any]) -> list[tuple[str, str, str]]:
         rows.append((f"right of {loss['questions']} questions, before → after", f"{before:.1f} → {after:.1f} %", ""))
     if len(parity.get("candidates", {})) > 1:
         rows += [
-            (f"largest mean KL {note}", f"{max(tried.values()):.2e}", "taken" if note == parity["chosen"] else "")
+            (
+                f"largest mean KL {note or 'as usual'}",
+                f"{max(tried.values()):.2e}",
+                "taken" if note == parity["chosen"] else "",
+            )
             for note, tried in parity["candidates"].items()
         ]
     return rows

@@ -100,6 +100,11 @@ class Exporter:
         for language in self._language.candidates(job):
             yield from (language | vision for vision in visions)
 
+    def reserve(self, job: Quantization) -> Iterator[Build]:
+        """Further ones of a finer language model, for where none of these is close enough."""
+        for language in self._language.reserve(job):
+            yield from (language | vision for vision in self._vision.candidates(job))
+
     def parts(self, checkpoint: Checkpoint, build: Build, *, traced: bool = False) -> ExportParts:
         """A build as it can be opened, which asks as the checkpoint does.
 

@@ -106,6 +106,10 @@ class PartWriter(Protocol):
         """Quantized ones, of which the one closest to the checkpoint is taken."""
         ...
 
+    def reserve(self, job: Quantization) -> Iterator[Build]:
+        """Larger or slower ones of the same precision, made where no candidate is close enough."""
+        ...
+
     def traced(self, file: Path) -> Path:
         """The vision file to be opened where every stage shall show: itself, or a copy beside it."""
         ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +56,20 @@ class Trials:
             folder: a new one, for the quantized files.
         """
         folder.mkdir()
-        trials = []
-        for build in iter([unquantized]) if plan.is_unquantized else self._candidates(plan, unquantized, folder):
-            self.progress(" ".join(["measuring", plan.quant, build.note]).strip())
-            with self.exporter.open(self.checkpoint, build, threads=self.threads) as engine:
-                trials.append(Trial(build, self.proof.measure(engine, plan.max_divergence)))
+        if plan.is_unquantized:
+            return [self._try(plan, unquantized)]
+        job = self._job(plan, unquantized, folder)
+        trials = [self._try(plan, build) for build in self.exporter.candidates(job)]
+        if not any(trial.passes for trial in trials):
+            finer = replace(job, folder=folder / "finer")
+            finer.folder.mkdir()
+            trials += [self._try(plan, build) for build in self.exporter.reserve(finer)]
         return sorted(trials, key=lambda trial: trial.loss.share)
+
+    def _try(self, plan: Plan, build: Build) -> Trial:
+        self.progress(" ".join(["measuring", plan.quant, build.note]).strip())
+        with self.exporter.open(self.checkpoint, build, threads=self.threads) as engine:
+            return Trial(build, self.proof.measure(engine, plan.max_divergence))
 
     def advise(self, failed: Trial, plan: Plan, vision_quant: str | None, unquantized: Build, folder: Path) -> str:
         """What a person can do about a build that drifts too far: the next finer precisions are tried until one passes.
@@ -105,18 +113,16 @@ class Trials:
                 yield quant, finer
             seen.append(finer.quant)
 
-    def _candidates(self, plan: Plan, unquantized: Build, folder: Path) -> Iterator[Build]:
-        return self.exporter.candidates(
-            Quantization(
-                self.checkpoint,
-                plan,
-                unquantized,
-                self.exporter.parts(self.checkpoint, unquantized),
-                folder,
-                calibration=self.calibration,
-                passages=self.passages,
-                cache=self.cache,
-                threads=self.threads,
-                found=self.found,
-            )
+    def _job(self, plan: Plan, unquantized: Build, folder: Path) -> Quantization:
+        return Quantization(
+            self.checkpoint,
+            plan,
+            unquantized,
+            self.exporter.parts(self.checkpoint, unquantized),
+            folder,
+            calibration=self.calibration,
+            passages=self.passages,
+            cache=self.cache,
+            threads=self.threads,
+            found=self.found,
         )

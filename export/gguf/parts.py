@@ -48,6 +48,9 @@ class _Writer:
     def files(self, quant: str) -> Mapping[str, str]:
         return {self.role: self.name}
 
+    def reserve(self, job: Quantization) -> Iterator[Build]:
+        return iter(())
+
     def traced(self, file: Path) -> Path:
         return file
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from switchkd.errors import CheckpointError
@@ -14,7 +15,14 @@ from switchkd.export.onnx.kernels import BLOCK
 from switchkd.export.onnx.language import check_language, write_decoder, write_embedding
 from switchkd.export.onnx.limits import MAX_DIVERGENCE, TOLERANCE
 from switchkd.export.onnx.products import Feeds
-from switchkd.export.onnx.quantize import convert_half, product_inputs, quantize_four_bits, quantize_int8
+from switchkd.export.onnx.quantize import (
+    Observed,
+    convert_half,
+    product_inputs,
+    quantize_eight_bits,
+    quantize_four_bits,
+    quantize_int8,
+)
 from switchkd.export.onnx.vision import write_traced, write_vision
 from switchkd.export.parts import Build, Quantization
 from switchkd.manifest import TensorCount
@@ -22,7 +30,9 @@ from switchkd.manifest import TensorCount
 _NAMES = {"vision": "vision_encoder", "embedding": "embed_tokens", "language": "decoder_model_merged"}
 _SUFFIXES = {"fp32": "", "fp16": "_fp16", "q8": "_quantized", "q4": "_q4"}
 _PLAIN = "fp32"
-_QUANTIZERS = {"q8": quantize_int8, "q4": quantize_four_bits}
+Quantizers = Mapping[str, Callable[[Path, Path, Observed], None]]
+_QUANTIZERS: Quantizers = {"q8": quantize_int8, "q4": quantize_four_bits}
+_FINER: Quantizers = {"q8": quantize_eight_bits}
 
 
 class _Writer:
@@ -39,6 +49,9 @@ class _Writer:
 
     def files(self, quant: str) -> Mapping[str, str]:
         return {role: f"onnx/{_file(role, each)}" for role, each in self._precision(quant).items()}
+
+    def reserve(self, job: Quantization) -> Iterator[Build]:
+        return iter(())
 
     def traced(self, file: Path) -> Path:
         write_traced(file, copy := file.with_name("traced.onnx"))
@@ -97,11 +110,19 @@ class LanguageWriter(_Writer):
         return _build(files, self._precision(unquantized))
 
     def candidates(self, job: Quantization) -> Iterator[Build]:
+        yield self._quantized(job, _QUANTIZERS)
+
+    def reserve(self, job: Quantization) -> Iterator[Build]:
+        """Models of a hundred million weights take activations in int8 by the row less well than larger ones."""
+        if job.plan.quant in _FINER:
+            yield replace(self._quantized(job, _FINER), note="in blocks")
+
+    def _quantized(self, job: Quantization, quantizers: Quantizers) -> Build:
         precision = self._precision(job.plan.quant)
         files = _paths(job.folder, precision)
-        _convert(job, self.role, files[self.role], precision[self.role], language_examples)
+        _convert(job, self.role, files[self.role], precision[self.role], language_examples, quantizers)
         write_embedding(job.checkpoint, files["embedding"], precision["embedding"])
-        yield _build(files, precision)
+        return _build(files, precision)
 
     def _precision(self, quant: str) -> dict[str, str]:
         """Eight bits are as good as exact for an embedding, and four save little."""
@@ -125,7 +146,12 @@ def _build(files: Mapping[str, Path], precision: Mapping[str, str]) -> Build:
 
 
 def _convert(
-    job: Quantization, role: str, target: Path, precision: str, examples: Callable[[Quantization], Iterator[Feeds]]
+    job: Quantization,
+    role: str,
+    target: Path,
+    precision: str,
+    examples: Callable[[Quantization], Iterator[Feeds]],
+    quantizers: Quantizers = _QUANTIZERS,
 ) -> None:
     """Writes a graph of the unquantized build in another precision."""
     source = job.unquantized.files[role]
@@ -138,4 +164,4 @@ def _convert(
     else:
         names = product_inputs(source)
         seen = job.once(role, lambda: calibrate(source, names, examples(job), threads=job.threads))
-        _QUANTIZERS[precision](source, target, seen)
+        quantizers[precision](source, target, seen)

@@ -270,6 +270,21 @@ def test_too_coarse_a_quantization_fails(checkpoint, written, tmp_path, monkeypa
     assert not any(tmp_path.iterdir())
 
 
+def test_where_int8_loses_too_much_all_weights_are_in_blocks(checkpoint, written, tmp_path, monkeypatch):
+    usual = export(checkpoint, tmp_path / "usual", "q8")
+    verdict = usual.parity["judged"]["own words"]
+    limit = (
+        onnx_parts.MAX_DIVERGENCE["q8"] * verdict["kl_mean"] / verdict["allowed"]
+    )  # this model's loss, on that scale
+    monkeypatch.setitem(onnx_parts.MAX_DIVERGENCE, "q8", 0.9 * limit)
+    finer = export(checkpoint, tmp_path / "finer", "q8")
+    assert (usual.parity["chosen"], finer.parity["chosen"]) == ("", "in blocks")
+    losses = finer.parity["candidates"]
+    assert losses["in blocks"]["own words"] < 0.9 * losses[""]["own words"] and set(losses) == {"", "in blocks"}
+    graph = onnx_ir.load(tmp_path / "finer" / finer.file_of("language")).graph
+    assert {node.op_type for node in graph} & {"MatMul", "MatMulIntegerToFloat", "MatMulNBits"} == {"MatMulNBits"}
+
+
 def test_a_builder_that_fails_leaves_nothing(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(SkdError, match="builder couldn't write the decoder"):
