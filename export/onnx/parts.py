@@ -21,6 +21,7 @@ from switchkd.export.onnx.quantize import (
     product_inputs,
     quantize_eight_bits,
     quantize_four_bits,
+    quantize_gate,
     quantize_int8,
 )
 from switchkd.export.onnx.vision import write_traced, write_vision
@@ -32,7 +33,7 @@ _SUFFIXES = {"fp32": "", "fp16": "_fp16", "q8": "_quantized", "q4": "_q4"}
 _PLAIN = "fp32"
 Quantizers = Mapping[str, Callable[[Path, Path, Observed], None]]
 _QUANTIZERS: Quantizers = {"q8": quantize_int8, "q4": quantize_four_bits}
-_FINER: Quantizers = {"q8": quantize_eight_bits}
+_FINER: Quantizers = {"q8": quantize_eight_bits, "q4": quantize_gate}
 
 
 class _Writer:
@@ -115,7 +116,7 @@ class LanguageWriter(_Writer):
     def reserve(self, job: Quantization) -> Iterator[Build]:
         """Models of a hundred million weights take activations in int8 by the row less well than larger ones."""
         if job.plan.quant in _FINER:
-            yield replace(self._quantized(job, _FINER), note="in blocks")
+            yield replace(self._quantized(job, _FINER), note="finer")
 
     def _quantized(self, job: Quantization, quantizers: Quantizers) -> Build:
         precision = self._precision(job.plan.quant)

@@ -278,9 +278,9 @@ def test_where_int8_loses_too_much_all_weights_are_in_blocks(checkpoint, written
     )  # this model's loss, on that scale
     monkeypatch.setitem(onnx_parts.MAX_DIVERGENCE, "q8", 0.9 * limit)
     finer = export(checkpoint, tmp_path / "finer", "q8")
-    assert (usual.parity["chosen"], finer.parity["chosen"]) == ("", "in blocks")
+    assert (usual.parity["chosen"], finer.parity["chosen"]) == ("", "finer")
     losses = finer.parity["candidates"]
-    assert losses["in blocks"]["own words"] < 0.9 * losses[""]["own words"] and set(losses) == {"", "in blocks"}
+    assert losses["finer"]["own words"] < 0.9 * losses[""]["own words"] and set(losses) == {"", "finer"}
     graph = onnx_ir.load(tmp_path / "finer" / finer.file_of("language")).graph
     assert {node.op_type for node in graph} & {"MatMul", "MatMulIntegerToFloat", "MatMulNBits"} == {"MatMulNBits"}
 
