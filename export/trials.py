@@ -109,6 +109,8 @@ class Trials:
                 finer = self.exporter.plan(self.checkpoint, quant, vision_quant)
             except SkdError:  # its shape doesn't allow it
                 continue
+            if finer.quant != quant and finer.quant in self.exporter.quants:
+                continue  # it comes under its own name
             if plan.quant in seen and finer.quant not in seen:
                 yield quant, finer
             seen.append(finer.quant)

@@ -48,7 +48,7 @@ def exported(checkpoints):
     options = ["--format", "hybrid", "--quant", "q4", "--threads", "1", "--out", str(out)]
     result = CliRunner().invoke(export_command, [str(checkpoints["siglip-tied"]), *options], env={"COLUMNS": "200"})
     assert result.exit_code == 0, result.output
-    assert all(word in result.output for word in (VISION, "language.gguf", "Q5_0", "INT8", "skd bench"))
+    assert all(word in result.output for word in (VISION, "language.gguf", "Q5_1", "INT8", "skd bench"))
     return out
 
 
@@ -81,7 +81,7 @@ def test_the_folder_is_complete_and_says_what_it_is(exported):
     found = {path.relative_to(exported).as_posix() for path in exported.rglob("*") if path.is_file()}
     assert found == {*manifest.files, FILE_NAME} and {"config.json", "tokenizer.json"} <= found
     assert "INT8" in manifest.files[VISION].tensor_types
-    assert next(iter(manifest.files["language.gguf"].tensor_types)) == "Q5_0"
+    assert next(iter(manifest.files["language.gguf"].tensor_types)) == "Q5_1"
     assert {"gguf", "llama-cpp-python", "torch", "onnxruntime"} < set(manifest.tools)
     onnx.checker.check_model(str(exported / VISION))
     assert 0 < manifest.parity["loss"]["kl_mean"] < 0.1

@@ -53,7 +53,8 @@ def test_an_importance_matrix_makes_what_is_weighted_more_exact(plain, tmp_path,
     assert errors[1] < 0.9 * errors[0]
 
 
-@pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("width", [64, 896, 1536])
-def test_every_shape_has_a_default_of_four_bits(width, tied):
-    assert default_mixture(width, tied) in MIXTURES
+@pytest.mark.parametrize(
+    ("width", "meant"), [(64, "q5_mixed"), (576, "q5_mixed"), (896, "q4_mixed"), (1536, "q4_k_m"), (256, "q4_k_m")]
+)
+def test_every_shape_has_a_default_of_four_bits(width, meant):
+    assert default_mixture(width) == meant and meant in MIXTURES
