@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from switchkd.computer import return_freed_memory
 from switchkd.errors import MissingDependencyError, SkdError
 from switchkd.hardware.runtimes import ONNX, RUNTIMES
 from switchkd.manifest import TensorCount
@@ -61,6 +63,13 @@ def save_graph(model: Any, path: Path) -> None:
         onnx.checker.check_model(str(path))
     except onnx.checker.ValidationError as error:
         raise SkdError(f"{path.name} isn't valid ONNX: {str(error).splitlines()[0]}") from error
+
+
+def forget_graphs() -> None:
+    """Gives back the memory of graphs that nobody holds any more. They refer to themselves, and the C library keeps their pieces:
+    one after the other they would take several times a model's size."""
+    gc.collect()
+    return_freed_memory()
 
 
 def _forget_origin(model: Any) -> None:

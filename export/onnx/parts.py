@@ -10,7 +10,7 @@ from pathlib import Path
 from switchkd.errors import CheckpointError
 from switchkd.export.checkpoint import Checkpoint
 from switchkd.export.onnx.calibration import calibrate, language_examples, vision_examples
-from switchkd.export.onnx.graph import data_path, require_packages, tensor_types
+from switchkd.export.onnx.graph import data_path, forget_graphs, require_packages, tensor_types
 from switchkd.export.onnx.kernels import BLOCK
 from switchkd.export.onnx.language import check_language, write_decoder, write_embedding
 from switchkd.export.onnx.limits import MAX_DIVERGENCE, TOLERANCE
@@ -78,6 +78,7 @@ class VisionWriter(_Writer):
     def write(self, checkpoint: Checkpoint, folder: Path, unquantized: str) -> Build:
         files = _paths(folder, self._precision(unquantized))
         write_vision(checkpoint, files["vision"])
+        forget_graphs()
         return _build(files, self._precision(unquantized))
 
     def candidates(self, job: Quantization) -> Iterator[Build]:
@@ -108,6 +109,7 @@ class LanguageWriter(_Writer):
         files = _paths(folder, self._precision(unquantized))
         write_embedding(checkpoint, files["embedding"], unquantized)
         write_decoder(checkpoint, files["language"])
+        forget_graphs()
         return _build(files, self._precision(unquantized))
 
     def candidates(self, job: Quantization) -> Iterator[Build]:
@@ -164,5 +166,7 @@ def _convert(
         convert_half(source, target)
     else:
         names = product_inputs(source)
+        forget_graphs()
         seen = job.once(role, lambda: calibrate(source, names, examples(job), threads=job.threads))
         quantizers[precision](source, target, seen)
+    forget_graphs()

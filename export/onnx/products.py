@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from switchkd.export.onnx.graph import forget_graphs
 from switchkd.runtime.engines.onnx.session import CPU, open_session, run
 
 Floats = NDArray[np.float32]
@@ -95,7 +96,10 @@ def observe(
                 model.graph.outputs.append(inside[name])
         ir.save(model, shown := Path(work, "shown.onnx"), external_data=f"{shown.name}_data")  # not through one message
         del model, inside
+        forget_graphs()
         session = open_session(shown, threads, CPU)
         for example in examples:
             for name, rows in zip(names, run(session, list(names), dict(example)), strict=True):
                 see(name, rows.reshape(-1, rows.shape[-1]))
+        del session
+    forget_graphs()

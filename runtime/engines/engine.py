@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 
+from switchkd.computer import return_freed_memory
 from switchkd.errors import DataError, SkdError
 from switchkd.preprocess import Preprocess
 from switchkd.prompt import ChatPrompt, Message
@@ -137,6 +138,7 @@ class Engine:
         self._open = False
         self.language.close()
         self.vision.close()
+        return_freed_memory()
 
     def new_request(self) -> None:
         """Starts a new request's timings, where none begins with `encode_image`."""
