@@ -32,7 +32,12 @@ class Source:
 
     @property
     def tokenizer_folder(self) -> Path:
-        """Where the tokenizer is looked for."""
+        """Where the tokenizer is looked for: in a folder that was given, or that config.json names inside the source, or in it."""
+        named = self.config.get("tokenizer_name_or_path")
+        if self.tokenizer is None and isinstance(named, str):
+            inside = Path(named).resolve()
+            if inside.is_dir() and inside.is_relative_to(self.folder.resolve()):
+                return inside
         return self.tokenizer or self.folder
 
 
