@@ -134,7 +134,9 @@ def test_factory_reads_it_and_it_comes_back(name, tmp_path):
     expected = vlm(input_ids=torch.tensor([ids]), pixel_values=pixels).logits[0]
     torch.testing.assert_close(factory_logits(out, once, prompt.image_token_id, image), expected, atol=1e-4, rtol=1e-4)
 
-    skd("import", out, tmp_path / "back", "--template", template)  # its tokenizer lies in a folder that config.json names
+    skd(
+        "import", out, tmp_path / "back", "--template", template
+    )  # its tokenizer lies in a folder that config.json names
     before, after = load_file(student / "model.safetensors"), load_file(tmp_path / "back" / "model.safetensors")
     rows = before["language_model.model.embed_tokens.weight"].shape[0]
     assert before.keys() == after.keys()
