@@ -114,6 +114,7 @@ def test_a_language_model_is_distilled_and_evaluated(outside, tmp_path, teacher_
     assert json.loads(Path("runs/try/student/config.json").read_text())["text_config"]["model_type"] == "mistral"
 
 
+@pytest.mark.slow
 def test_a_projector_is_distilled_and_evaluated(outside, teacher_folder, road_scenes):
     outside("switchkd_families/linear.py")
     init("student", "--projector", "linear")

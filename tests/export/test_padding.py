@@ -19,7 +19,9 @@ def student(tmp_path_factory):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("format", "quant", "error"), [("gguf", "f32", 1e-2), ("hybrid", "f32", 1e-2)])
+@pytest.mark.parametrize(
+    ("format", "quant", "error"), [("gguf", "f32", 1e-2), pytest.param("hybrid", "f32", 1e-2, marks=pytest.mark.slow)]
+)
 def test_exports_show_the_same_square(student, format, quant, error, tmp_path):
     out, seeing = tmp_path / "out", "fp32" if format == "hybrid" else None
     run_export(ExportRequest(student, out, format=format, quant=quant, vision_quant=seeing, threads=1))

@@ -26,9 +26,9 @@ EXPORTS = {
     "shuffle, two layers gguf": ("gguf", "f16", TWO | {"image_size": 16 * 14}, 64),
     "first patch dropped gguf": ("gguf", "f16", {"feature_select": "default"}, 15),
     "ldpv2 hybrid": ("hybrid", "f32", PROJECTORS["ldpv2"], 4),
-    "class token passed on hybrid": ("hybrid", "f32", {"vision": CLIP, "feature_select": "full"}, 17),
 }
 MORE = {
+    "class token passed on hybrid": ("hybrid", "f32", {"vision": CLIP, "feature_select": "full"}, 17),
     "ldpv2 onnx": ("onnx", "fp32", PROJECTORS["ldpv2"], 4),
     "class token passed on onnx": ("onnx", "fp32", {"vision": CLIP, "feature_select": "full"}, 17),
     "TinyLLaVA Factory's tokens gguf": ("gguf", "f16", {"feature_select": "default", "image_size": 384}, 728),

@@ -72,6 +72,7 @@ def _without_deepspeed(**arguments):
     return TrainingArguments(**{**arguments, "deepspeed": None})
 
 
+@pytest.mark.slow
 def test_a_failing_worker_is_one_line(tmp_path, student_folder, mixed_data):
     job = stage_job(tmp_path / "s", student_folder, mixed_data, processes=2, deepspeed=ZERO2, batch_size=3)
     with pytest.raises(SkdError, match="can't be split over 2 processes"):

@@ -57,8 +57,14 @@ def test_unquantized_exports_are_the_checkpoint(checkpoints, tmp_path, shape, qu
             assert_says_the_same(engine, reference, picture(seed), error=1e-2)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("quant", ["q4", "q4_mixed", "q8"])
+@pytest.mark.parametrize(
+    ("quant", "shape"),
+    [
+        *((quant, shape) for quant in ("q4_mixed", "q8") for shape in SHAPES),
+        ("q4", "siglip-tied"),
+        ("q4", "clip-untied"),
+    ],
+)
 def test_quantized_exports_stay_close(checkpoints, tmp_path, shape, quant):
     manifest = export(checkpoints[shape], tmp_path / "out", quant=quant)
     loss = manifest.parity["loss"]

@@ -270,8 +270,8 @@ def test_too_coarse_a_quantization_fails(checkpoint, written, tmp_path, monkeypa
     assert not any(tmp_path.iterdir())
 
 
-def test_where_int8_loses_too_much_all_weights_are_in_blocks(checkpoint, written, tmp_path, monkeypatch):
-    usual = export(checkpoint, tmp_path / "usual", "q8")
+def test_where_int8_loses_too_much_all_weights_are_in_blocks(shelf, checkpoint, written, tmp_path, monkeypatch):
+    usual = Manifest.load(shelf.export("onnx", "q8", **SHAPES["siglip-tied"]))
     verdict = usual.parity["judged"]["own words"]
     limit = (
         onnx_parts.MAX_DIVERGENCE["q8"] * verdict["kl_mean"] / verdict["allowed"]
