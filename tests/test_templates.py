@@ -101,6 +101,17 @@ def chunkwise(text: str, encode, image: int, bos: int | None) -> list[int]:
 words = st.text("abc AUS:?.\n", min_size=1, max_size=20)
 
 
+def conversation(rounds, shown, end):
+    """LLaVA's own text of rounds of a question and an answer, the first perhaps about a picture; and the same as messages."""
+    text, messages = f"{SYSTEM} ", []
+    for index, (question, answer) in enumerate(rounds):
+        pictured = shown and index == 0
+        asked = ("<image>\n" + question.strip()).strip() if pictured else question
+        text += f"USER: {asked} ASSISTANT: {answer}{end}"
+        messages += [user(question, int(pictured)), said(answer)]
+    return text, messages
+
+
 @settings(max_examples=60, deadline=None)
 @given(rounds=st.lists(st.tuples(words, words), min_size=1, max_size=3), shown=st.booleans())
 def test_vicunas_ids_equal_sentencepieces(vicuna, rounds, shown):
@@ -115,12 +126,7 @@ def test_vicunas_ids_equal_sentencepieces(vicuna, rounds, shown):
             ids += [reference.eos_id()] * bool(index) + (reference.encode(piece) if piece else [])
         return ids
 
-    text, messages = f"{SYSTEM} ", []
-    for index, (question, answer) in enumerate(rounds):
-        pictured = shown and index == 0
-        asked = ("<image>\n" + question.strip()).strip() if pictured else question
-        text += f"USER: {asked} ASSISTANT: {answer}</s>"
-        messages += [user(question, int(pictured)), said(answer)]
+    text, messages = conversation(rounds, shown, "</s>")
     encoded = prompt.encode(messages, image_tokens=1, labels=True)
     assert encoded.ids == chunkwise(text, encode, prompt.image_token_id, reference.bos_id())
     spoken = [token for token, answer in zip(encoded.ids, encoded.answer_mask, strict=True) if answer]
@@ -134,12 +140,7 @@ def test_vicunas_ids_equal_sentencepieces(vicuna, rounds, shown):
 def test_tinyllavas_ids_equal_factorys(rounds, shown):
     prompt = qwen_prompt("tinyllava", "<|endoftext|>")
     plain = small_tokenizer()
-    text, messages = f"{SYSTEM} ", []
-    for index, (question, answer) in enumerate(rounds):
-        pictured = shown and index == 0
-        asked = ("<image>\n" + question.strip()).strip() if pictured else question
-        text += f"USER: {asked} ASSISTANT: {answer}<|endoftext|>"
-        messages += [user(question, int(pictured)), said(answer)]
+    text, messages = conversation(rounds, shown, "<|endoftext|>")
     expected = chunkwise(text, lambda chunk: plain.encode(chunk).ids, prompt.image_token_id, None)
     assert prompt.encode(messages, image_tokens=1).ids == expected
 

@@ -42,6 +42,8 @@ ACTIVATION = Refusal(
     "The language model of {folder} has the activation '{hidden_act}', not silu.",
 )
 
+REFUSALS = (scaled_positions(), ACTIVATION)
+
 
 def unbiased(name: str) -> Refusal:
     """That of biases which a setting of this name adds to matrices."""

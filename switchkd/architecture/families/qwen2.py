@@ -32,9 +32,8 @@ FAMILY = Language(
         "use_sliding_window": False,
     },
     refusals=(
-        decoder.scaled_positions(),
+        *decoder.REFUSALS,
         decoder.SLIDING_WINDOW,
-        decoder.ACTIVATION,
         Refusal(
             "heads of another width than hidden_size / num_attention_heads",
             lambda settings: settings["head_width"] * settings["num_attention_heads"] != settings["hidden_size"],
