@@ -19,6 +19,7 @@ LLAVA, OWN = (
 )  # `model_type`: transformers' own class, and ours for projectors that it can't hold
 _LARGEST, _DEEPEST = 1 << 30, 10_000  # beyond any model; layers are gone through one by one
 _FRACTIONS = ("rms_norm_eps", "layer_norm_eps", "rope_theta")
+_SCALED = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")  # by rope_type llama3
 _WORDS = ("model_type", "hidden_act")
 _OWN_WORDS = ("projector_hidden_act", "projector_type", "vision_feature_select_strategy")
 _TOKENS = ("image_token_index", "image_token_id")
@@ -66,8 +67,13 @@ def _check_entries(part: Mapping[str, Any], where: str) -> None:
     rope = part.get("rope_parameters") or part.get("rope_scaling") or {}
     if not isinstance(rope, dict):
         raise CheckpointError(f"{where}.rope_parameters isn't an object.")
+    scaled = _SCALED if rope.get("rope_type", rope.get("type")) == "llama3" else ()
+    if missing := [name for name in scaled if name not in rope]:
+        raise CheckpointError(f"{where}.rope_parameters says llama3 and has no {missing[0]}.")
     for name, value in (*part.items(), *rope.items()):
-        if name in _FRACTIONS and not (isinstance(value, int | float) and value > 0 and math.isfinite(value)):
+        if name in (*_FRACTIONS, *scaled) and not (
+            isinstance(value, int | float) and value > 0 and math.isfinite(value)
+        ):
             raise CheckpointError(f"{where}.{name} is {value!r}, not a number above zero.")
         if name in _WORDS and not isinstance(value, str):
             raise CheckpointError(f"{where}.{name} is {value!r}, not a name.")
