@@ -107,11 +107,6 @@ def shipped_template(name: str) -> str:
     return (_TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8")
 
 
-def chatml_template() -> str:
-    """This project's own template: Qwen's ChatML with pictures and a `{% generation %}` block."""
-    return shipped_template("chatml")
-
-
 # A template's pieces: comments, raw text, and what stands in braces, strings in it whole.
 _PIECES = re.compile(
     r"""\{\#.*?\#\}

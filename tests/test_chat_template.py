@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from switchkd.chat_template import chatml_template, compile_template, inference_template, read_marks
+from switchkd.chat_template import compile_template, inference_template, read_marks, shipped_template
 from switchkd.export.companions import copy_companions
 
 LOOP = "{% for message in messages %}\n  [{{ message.role }}]\n  BODY\n{% endfor %}\n"
@@ -45,7 +45,7 @@ def elsewhere(template, messages=MESSAGES):
     return environment.from_string(template).render(messages=messages, add_generation_prompt=True)
 
 
-@pytest.mark.parametrize("template", [*(LOOP.replace("BODY", body) for body in BODIES), chatml_template()])
+@pytest.mark.parametrize("template", [*(LOOP.replace("BODY", body) for body in BODIES), shipped_template("chatml")])
 def test_marks_go_and_the_text_stays(template):
     with pytest.raises(jinja2.TemplateSyntaxError):
         elsewhere(template)
@@ -81,7 +81,7 @@ def test_every_file_that_may_hold_one(tmp_path, place):
     source, target = tmp_path / "source", tmp_path / "target"
     source.mkdir()
     target.mkdir()
-    template = chatml_template()
+    template = shipped_template("chatml")
     if place == "chat_template.jinja":
         (source / place).write_text(template)
     elif place == "named":

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.tokenizers import small_tokenizer
 
-from switchkd.chat_template import chatml_template
+from switchkd.chat_template import shipped_template
 from switchkd.errors import CheckpointError, DataError
 from switchkd.prompt import ChatPrompt
 
@@ -36,7 +36,7 @@ def reference():
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=small_tokenizer(), eos_token="<|im_end|>", pad_token="<|endoftext|>"
     )
-    tokenizer.chat_template = chatml_template()
+    tokenizer.chat_template = shipped_template("chatml")
     return LlavaProcessor(
         SiglipImageProcessorPil(size={"height": 42, "width": 42}),
         tokenizer,
@@ -44,7 +44,7 @@ def reference():
         vision_feature_select_strategy="full",
         num_additional_image_tokens=0,
         image_token="<|image_pad|>",
-        chat_template=chatml_template(),
+        chat_template=shipped_template("chatml"),
     )
 
 

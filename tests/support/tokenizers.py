@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from switchkd.chat_template import chatml_template
+from switchkd.chat_template import shipped_template
 from switchkd.models.tokenizer import IMAGE_PAD, save_tokenizer, train_tokenizer
 from switchkd.prompt import ChatPrompt
 
@@ -86,7 +86,7 @@ def write_prompt_files(folder: Path) -> Path:
     """tokenizer.json, tokenizer_config.json, chat_template.jinja and a config.json naming the image token."""
     tokenizer = small_tokenizer()
     save_tokenizer(tokenizer, folder)
-    (folder / "chat_template.jinja").write_text(chatml_template())
+    (folder / "chat_template.jinja").write_text(shipped_template("chatml"))
     (folder / "config.json").write_text(json.dumps({"image_token_index": tokenizer.token_to_id(IMAGE_PAD)}))
     return folder
 
@@ -95,4 +95,4 @@ def small_prompt() -> ChatPrompt:
     """The project's ChatML template on the small tokenizer."""
     tokenizer = small_tokenizer()
     special = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
-    return ChatPrompt(tokenizer, chatml_template(), tokenizer.token_to_id(IMAGE_PAD), special)
+    return ChatPrompt(tokenizer, shipped_template("chatml"), tokenizer.token_to_id(IMAGE_PAD), special)
