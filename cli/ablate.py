@@ -7,7 +7,7 @@ import click
 from switchkd.cli.options import open_run, run_options
 
 
-@click.command("ablate")
+@click.command("ablate", short_help="Compare losses and schemes from several seeds.")
 @click.option(
     "--rows",
     default="losses",

@@ -9,7 +9,7 @@ import click
 from switchkd.cli.options import open_run
 
 
-@click.command("assets")
+@click.command("assets", short_help="Make the built-in task's parts anew.", hidden=True)
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("switchkd/assets"), show_default=True, help="Where."
 )

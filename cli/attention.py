@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 
-@click.command("attention")
+@click.command("attention", short_help="Draw where models look.")
 @click.argument("models", nargs=-1)
 @click.option("--image", type=click.Path(path_type=Path), required=True, help="Picture to ask about.")
 @click.option("--prompt", required=True, help="Question about it.")

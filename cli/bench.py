@@ -20,7 +20,7 @@ _REPORTS = {"single": "bench", "camera": "bench-camera"}
 _INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
 
 
-@click.command("bench")
+@click.command("bench", short_help="Measure speed, memory and quality of exports.")
 @click.argument("variants", nargs=-1, metavar="[VARIANT]...")
 @click.option(
     "--device", default="cpu", show_default=True, help="Where ONNX exports run; `skd doctor` lists the devices."

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from switchkd.runtime.engines.engine import Engine, Floats
 
 
-@click.command("chat")
+@click.command("chat", short_help="Ask a student about pictures.")
 @click.argument("variant")
 @click.option("--image", type=click.Path(path_type=Path), help="Picture to talk about.")
 @click.option("--prompt", help="One question. Without it, questions are read line by line until the input ends.")

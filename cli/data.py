@@ -9,7 +9,7 @@ import click
 from switchkd.cli.options import FOLLOW_LINKS
 
 
-@click.group("data")
+@click.group("data", short_help="Check training data, or draw the built-in task.")
 def data_group() -> None:
     """Make or check training data."""
 

@@ -7,7 +7,7 @@ import click
 from switchkd.cli.options import open_run, run_options
 
 
-@click.command("distill")
+@click.command("distill", short_help="Distil a student from a teacher.")
 @run_options
 def distill_command(
     recipe: str, overrides: tuple[str, ...], run_name: str | None, nproc: int | None, resume: bool
@@ -29,7 +29,7 @@ def distill_command(
     _report(run, models)
 
 
-@click.command("train")
+@click.command("train", short_help="Train a teacher, or the student on labels alone.")
 @click.option(
     "--role", type=click.Choice(["student", "teacher"]), default="student", show_default=True, help="Which model."
 )

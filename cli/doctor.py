@@ -26,7 +26,7 @@ _EXTRAS = {
 }
 
 
-@click.command("doctor")
+@click.command("doctor", short_help="Tell what is installed and what this computer lacks.")
 def doctor_command() -> None:
     """Tell what is installed here, what that is enough for, and what to install for the rest."""
     from rich.console import Console

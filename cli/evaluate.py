@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from switchkd.scoring import Paired
 
 
-@click.command("eval")
+@click.command("eval", short_help="Measure accuracy, by kind of question.")
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
 @click.option("--data", "file", type=click.Path(path_type=Path), help="Questions: LLaVA JSON of one turn each.")
 @click.option(

@@ -55,7 +55,7 @@ def _offered(known: Mapping[str, Format], part: str, quants: str) -> str:
     return "; ".join(offers)
 
 
-@click.command("export", cls=_ExportCommand)
+@click.command("export", cls=_ExportCommand, short_help="Make a verified file for a small computer.")
 @click.argument("checkpoint", required=False)
 @click.option("--format", default="gguf", show_default=True)
 @click.option("--quant", default="q4", show_default=True)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _PLAIN_WIDTH = 140  # columns of tables that go to a file
 
 
-@click.group("hardware")
+@click.group("hardware", short_help="Predict whether an export fits a target, how fast.")
 def hardware_group() -> None:
     """Target computers: what is known of them, what an export needs there and how fast it will be, by prediction."""
 

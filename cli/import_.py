@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 
-@click.command("import")
+@click.command("import", short_help="Take in a model of another layout.")
 @click.argument("source")
 @click.argument("target", type=click.Path(path_type=Path))
 @click.option("--vision", help="Tower, where SOURCE only names its own: a folder or a hub name.")

@@ -33,7 +33,7 @@ _SETTINGS = {
 }
 
 
-@click.command("init", cls=_InitCommand)
+@click.command("init", cls=_InitCommand, short_help="Put a tower and a language model together.")
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--vision", required=True, help="SigLIP or CLIP checkpoint: folder, hub name, or a shape with --random.")
 @click.option("--language", required=True, help="Language model: folder, hub name, or a shape with --random.")

@@ -9,7 +9,7 @@ import click
 from switchkd.cli.verify import trust_options
 
 
-@click.command("install")
+@click.command("install", short_help="Check a package and switch to its release.")
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="[PACKAGE] FOLDER")
 @trust_options
 @click.option("--rollback", is_flag=True, help="Go back to the release before; give FOLDER alone.")

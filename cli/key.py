@@ -9,7 +9,7 @@ import click
 PASSPHRASE = "SKD_PASSPHRASE"
 
 
-@click.command("key")
+@click.command("key", short_help="Make a key pair for packages.")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--encrypt", is_flag=True, help=f"Encrypt the private key by a passphrase, asked for or in {PASSPHRASE}.")
 def key_command(file: Path, encrypt: bool) -> None:

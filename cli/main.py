@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import os
 import signal
 import sys
@@ -18,6 +19,7 @@ from switchkd.cli.assets import assets_command
 from switchkd.cli.attention import attention_command
 from switchkd.cli.bench import bench_command
 from switchkd.cli.chat import chat_command
+from switchkd.cli.completion import completion_command
 from switchkd.cli.data import data_group
 from switchkd.cli.distill import distill_command, train_command
 from switchkd.cli.doctor import doctor_command
@@ -28,7 +30,7 @@ from switchkd.cli.import_ import import_command
 from switchkd.cli.init import init_command
 from switchkd.cli.install import install_command
 from switchkd.cli.key import key_command
-from switchkd.cli.probe import probe_command
+from switchkd.cli.linear_probe import linear_probe_command
 from switchkd.cli.recipe import recipe_command
 from switchkd.cli.serve import serve_command
 from switchkd.cli.ship import ship_command
@@ -54,8 +56,33 @@ _EXTRAS = {
 }
 
 
+# A student's way, and what stands at each of its stations.
+STATIONS: dict[str, tuple[click.Command, ...]] = {
+    "Train": (
+        init_command,
+        import_command,
+        data_group,
+        recipe_command,
+        distill_command,
+        train_command,
+        ablate_command,
+        assets_command,
+    ),
+    "Judge": (eval_command, attention_command, linear_probe_command),
+    "Export and run": (export_command, bench_command, chat_command, serve_command),
+    "Ship": (hardware_group, key_command, ship_command, verify_command),
+    "Device": (install_command,),
+    "System": (doctor_command, completion_command),
+}
+
+
 class CommandGroup(click.Group):
     """A group whose commands' errors end as one line, unless `--debug` asks for the traceback."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for station, commands in STATIONS.items():
+            with formatter.section(station):
+                formatter.write_dl([(each.name or "", each.short_help or "") for each in commands if not each.hidden])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -120,27 +147,5 @@ def main(debug: bool) -> None:
     require_numpy()
 
 
-for command in (
-    init_command,
-    import_command,
-    distill_command,
-    train_command,
-    eval_command,
-    export_command,
-    chat_command,
-    bench_command,
-    serve_command,
-    ablate_command,
-    attention_command,
-    probe_command,
-    data_group,
-    hardware_group,
-    recipe_command,
-    assets_command,
-    key_command,
-    ship_command,
-    verify_command,
-    install_command,
-    doctor_command,
-):
+for command in itertools.chain(*STATIONS.values()):
     main.add_command(command)

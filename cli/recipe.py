@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 
-@click.command("recipe")
+@click.command("recipe", short_help="Show a recipe's settings.")
 @click.argument("name", required=False)
 def recipe_command(name: str | None) -> None:
     """Print recipe NAME (shipped, or a YAML file) with every default filled in; without NAME, all settings explained."""

@@ -7,7 +7,7 @@ import click
 from switchkd.cli.options import POSITIVE
 
 
-@click.command("serve")
+@click.command("serve", short_help="Answer chat requests over HTTP.")
 @click.argument("variant")
 @click.option(
     "--host", default="127.0.0.1", show_default=True, help="Address to listen on. There is no access control."

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from switchkd.export.shipping.ship import Shipped
 
 
-@click.command("ship")
+@click.command("ship", short_help="Pack and sign an export.")
 @click.argument("variant")
 @click.option("--target", required=True, help="Computer it is for: a name of `skd hardware list`, or a TOML file.")
 @click.option(

@@ -26,7 +26,7 @@ def trust_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-@click.command("verify")
+@click.command("verify", short_help="Check a package or an installed release.")
 @click.argument("package", type=click.Path(path_type=Path))
 @trust_options
 @click.option(

@@ -131,7 +131,7 @@ def test_later_turns_are_asked_about_the_picture_too(finished_run):
 def test_the_command_tells_what_each_tower_holds(finished_run, monkeypatch):
     folder, _ = finished_run
     monkeypatch.chdir(folder)
-    result = CliRunner().invoke(main, ["probe", "--json", "probe.json"])
+    result = CliRunner().invoke(main, ["linear-probe", "--json", "probe.json"])
     assert result.exit_code == 0, (result.output, result.exception)
     report = json.loads(Path("probe.json").read_text())
     assert set(report["questions"]) == {"What colour is it?", "Was it a Monday?"}
@@ -147,5 +147,5 @@ def test_the_command_tells_what_each_tower_holds(finished_run, monkeypatch):
 
 def test_without_a_run_it_is_one_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    result = CliRunner().invoke(main, ["probe"])
+    result = CliRunner().invoke(main, ["linear-probe"])
     assert result.exit_code == 1 and "There is no run yet" in result.output

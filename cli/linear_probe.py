@@ -1,4 +1,4 @@
-"""`skd probe`: what vision towers' features hold."""
+"""`skd linear-probe`: what vision towers' features hold."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 import click
 
 
-@click.command("probe")
+@click.command("linear-probe", short_help="Tell what vision towers' features hold.")
 @click.argument("models", nargs=-1)
 @click.option("--pictures", type=click.IntRange(min=80), default=1500, show_default=True, help="Fitted, at most.")
 @click.option("--questions", type=click.IntRange(min=1), default=12, show_default=True, help="Probed, at most.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write the figures here.")
-def probe_command(models: tuple[str, ...], pictures: int, questions: int, json_file: Path | None) -> None:
+def linear_probe_command(models: tuple[str, ...], pictures: int, questions: int, json_file: Path | None) -> None:
     """How well a linear probe reads answers off the features that MODELs' vision towers give the projector.
 
     Bare, it probes the newest run's models, and the tower that its student began with. The questions are those that
