@@ -18,6 +18,8 @@ from switchkd.manifest import TensorCount
 ONE_FILE_LIMIT = 2_000_000_000
 VERSION = 10  # of ONNX's own file format, which every ONNX Runtime since 1.18 reads
 OPSET = 20
+CONTRIB = "com.microsoft"  # the domain of ONNX Runtime's own operators
+_PACKED = {"MatMulNBits": 1, "GatherBlockQuantized": 0}  # operator → which input holds codes packed in bytes
 
 
 def require_packages() -> None:
@@ -92,22 +94,23 @@ def small_graph(
     import onnx_ir as ir
 
     graph = onnx.helper.make_graph(list(nodes), name, list(inputs), list(outputs), list(weights))
-    opsets = [onnx.helper.make_opsetid("", OPSET)]
+    versions = {"": OPSET, CONTRIB: 1}
+    opsets = [onnx.helper.make_opsetid(each, versions[each]) for each in sorted({"", *(node.domain for node in nodes)})]
     return ir.from_proto(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=VERSION, producer_name="skd"))
 
 
 def tensor_types(path: Path) -> dict[str, TensorCount]:
     """What a graph's weights really are: type → how many, and how many bytes; the largest first.
 
-    Weights of MatMulNBits lie packed in bytes; they count as the INT4 or INT8 that they are.
+    Weights that lie packed in bytes count as the INT4 or INT8 that they are.
     """
     import onnx_ir as ir
 
     graph = ir.load(path).graph
     packed = {
-        node.inputs[1].name: f"INT{node.attributes['bits'].as_int()}"
+        codes.name: f"INT{node.attributes['bits'].as_int()}"
         for node in graph
-        if node.op_type == "MatMulNBits" and node.inputs[1] is not None
+        if node.op_type in _PACKED and (codes := node.inputs[_PACKED[node.op_type]]) is not None
     }
     counts: Counter[str] = Counter()
     sizes: Counter[str] = Counter()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -59,8 +59,20 @@ def symmetric_grid(weights: Floats, energy: Floats, *, limit: int) -> Grid:
 
 
 def offset_grid(weights: Floats, energy: Floats, *, bits: int, block: int) -> Grid:
-    """Levels 0 … 2^bits − 1 with a whole offset for every block of inputs; other arguments as for `symmetric_grid`."""
-    return _fit(weights, energy, 0, 2**bits - 1, block, offset=True)
+    """Levels 0 … 2^bits − 1 with a whole offset for every block of inputs; other arguments as for `symmetric_grid`.
+
+    Its scales are those that `halved` keeps: every weight would pay half a bit more for float32.
+    """
+    grid = _fit(weights, energy, 0, 2**bits - 1, block, offset=True)
+    half, unit = halved(grid.scale)
+    return replace(grid, scale=half.astype(np.float32) * unit)
+
+
+def halved(scale: Floats) -> tuple[NDArray[np.float16], np.float32]:
+    """Scales as multiples, in float16, of a power of two that puts the largest near float16's upper end: those of a matrix whose
+    channels differ by a factor of a million keep eleven bits."""
+    unit = np.float32(2.0 ** (np.floor(np.log2(scale.max())) - 14))
+    return np.maximum(scale / unit, np.finfo(np.float16).smallest_subnormal).astype(np.float16), unit
 
 
 def _fit(weights: Floats, energy: Floats, lowest: int, highest: int, block: int, *, offset: bool) -> Grid:

@@ -7,20 +7,54 @@ ones that use VNNI or AMX). So no processor clips, and all take their fastest ke
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from switchkd.export.onnx.grids import Grid
+from switchkd.export.onnx.graph import CONTRIB
+from switchkd.export.onnx.grids import Grid, halved, offset_grid
 from switchkd.export.onnx.products import Product
 
 Floats = NDArray[np.float32]
 LIMIT = 64  # the largest weight in int8
 BLOCK = 32  # weights that share a scale in MatMulNBits
 _INT8_PRODUCTS = 4  # MatMulNBits' accuracy_level: int32 sums; the others compute in float32 and take twice the time
-_RUNTIME = "com.microsoft"
+_FLOAT = 1  # ONNX's number for float32
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Columns of a matrix [K, N] in blocks of few bits, as MatMulNBits and GatherBlockQuantized read them."""
+
+    codes: NDArray[np.integer[Any]]  # [K, N] of 0 … 2^bits − 1
+    grid: Grid  # with offsets
+    bits: int  # 4 or 8
+
+    @classmethod
+    def of(cls, weights: Floats, energy: Floats, bits: int) -> Blocks:
+        """The nearest codes for weights [K, N] whose inputs have mean squares `energy` [K]."""
+        grid = offset_grid(weights, energy, bits=bits, block=BLOCK)
+        return cls(grid.round(weights), grid, bits)
+
+    def packed(self) -> NDArray[np.uint8]:
+        """The codes' bytes [N, K / block, block · bits / 8]; K is filled up to whole blocks."""
+        depth, width = self.codes.shape
+        padded = np.pad(self.codes.astype(np.uint8), ((0, -depth % self.grid.block), (0, 0)))
+        return self._bytes(padded.T.reshape(width, -1, self.grid.block))
+
+    def packed_offsets(self) -> NDArray[np.uint8]:
+        """The offsets' bytes [N, K / block · bits / 8], rounded up."""
+        return self._bytes(self.grid.offset.T.astype(np.uint8))
+
+    def _bytes(self, codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Codes [.., n] in bytes: two of four bits in one, the first in its lower half."""
+        if self.bits == 8:
+            return codes
+        even = np.pad(codes, [(0, 0)] * (codes.ndim - 1) + [(0, codes.shape[-1] % 2)])
+        return (even[..., ::2] | even[..., 1::2] << 4).astype(np.uint8)
 
 
 class Kernels:
@@ -58,24 +92,41 @@ class Kernels:
             nodes += [picked, exact, added]
         self._replace(product, nodes)
 
-    def blocks(self, product: Product, codes: NDArray[np.integer[Any]], grid: Grid, *, bits: int) -> None:
-        """Weights in blocks of `grid.block` inputs with a scale and an offset each, activations by block while it runs.
+    def blocks(self, product: Product, parts: Sequence[Blocks]) -> None:
+        """Weights in blocks of `BLOCK` inputs with a scale and an offset each, activations by block while it runs.
 
         Args:
-            codes: [K, N] of 0 … 2^bits − 1.
+            parts: which together have all N columns.
         """
-        depth, width = product.shape
-        padded = np.pad(codes.astype(np.uint8), ((0, -depth % grid.block), (0, 0)))
-        by_block = padded.T.reshape(width, -1, grid.block)  # [N, B, block]
-        name = f"{product.name}_Q{bits}"
+        nodes = [self._in_blocks(product, part, f"{product.name}_Q{part.bits}") for part in parts]
+        if len(nodes) > 1:
+            results = [node.outputs[0] for node in nodes]
+            nodes.append(self._node("Concat", results, f"{product.name}_together", {"axis": -1}))
+        self._replace(product, nodes)
+
+    def _in_blocks(self, product: Product, part: Blocks, name: str) -> Any:
+        half, unit = halved(part.grid.scale.T)  # [N, K / block]
         inputs = [
             product.input,
-            self._constant(f"{name}/weight", _packed(by_block, bits)),
-            self._constant(f"{name}/scales", np.ascontiguousarray(grid.scale.T, np.float32).reshape(-1)),
-            self._constant(f"{name}/zero_points", _packed(grid.offset.T.astype(np.uint8), bits).reshape(-1)),
+            self._constant(f"{name}/weight", part.packed()),
+            self._widened(f"{name}/scales", half.reshape(-1), unit),
+            self._constant(f"{name}/zero_points", part.packed_offsets().reshape(-1)),
         ]
-        settings = {"K": depth, "N": width, "bits": bits, "block_size": grid.block, "accuracy_level": _INT8_PRODUCTS}
-        self._replace(product, [self._node("MatMulNBits", inputs, name, settings, _RUNTIME)])
+        settings = {
+            "K": product.shape[0],
+            "N": part.codes.shape[1],
+            "bits": part.bits,
+            "block_size": part.grid.block,
+            "accuracy_level": _INT8_PRODUCTS,
+        }
+        return self._node("MatMulNBits", inputs, name, settings, CONTRIB)
+
+    def _widened(self, name: str, half: NDArray[np.float16], unit: np.float32) -> Any:
+        """Scales in float32, which the kernel wants; ONNX Runtime computes them once, when it loads the graph."""
+        cast = self._node("Cast", [self._constant(f"{name}/half", half)], f"{name}/float", {"to": _FLOAT})
+        scales = self._node("Mul", [cast.outputs[0], self._constant(f"{name}/unit", np.array(unit))], name)
+        self._graph.insert_before(self._graph[0], [cast, scales])
+        return scales.outputs[0]
 
     def _multiply(self, product: Product, codes: NDArray[Any], grid: Grid, x: Any, scale: Any, zero: Any) -> Any:
         """The product in integers of a rounded x."""
@@ -84,7 +135,7 @@ class Kernels:
         scales = self._constant(f"{name}/scale", grid.scale[0].astype(np.float32))
         nothing = self._constant(f"{name}/zero_point", np.zeros((), np.int8))
         inputs = [x, weight, scale, scales, zero, nothing]
-        return self._node("MatMulIntegerToFloat", inputs, name, domain=_RUNTIME)
+        return self._node("MatMulIntegerToFloat", inputs, name, domain=CONTRIB)
 
     def _shared(
         self, x: Any, apart: NDArray[np.int64], make: Callable[[Any], tuple[list[Any], list[Any]]]
@@ -149,11 +200,3 @@ class Kernels:
         value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(values.shape), const_value=tensor)
         self._graph.register_initializer(value)
         return value
-
-
-def _packed(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
-    """Codes [.., n] in bytes: two of four bits in one, the first in its lower half."""
-    if bits == 8:
-        return codes
-    even = np.pad(codes, [(0, 0)] * (codes.ndim - 1) + [(0, codes.shape[-1] % 2)])
-    return (even[..., ::2] | even[..., 1::2] << 4).astype(np.uint8)

@@ -16,7 +16,9 @@ import numpy as np
 from switchkd.architecture.family import Refusal, refuse
 from switchkd.errors import SkdError
 from switchkd.export.checkpoint import Checkpoint
-from switchkd.export.onnx.graph import save_graph, small_graph
+from switchkd.export.onnx.graph import CONTRIB, save_graph, small_graph
+from switchkd.export.onnx.grids import halved
+from switchkd.export.onnx.kernels import BLOCK, Blocks
 
 KEEP = "num_logits_to_keep"
 
@@ -65,11 +67,12 @@ def write_embedding(checkpoint: Checkpoint, path: Path, precision: str) -> None:
     """Writes the token embedding: input_ids [B, T] → inputs_embeds [B, T, W] float32.
 
     Args:
-        precision: fp32, fp16, or q8: 8-bit rows with one float32 scale each.
+        precision: fp32, fp16, q8: 8-bit rows with one float32 scale each, or q4: blocks of 4 bits.
     """
     from onnx import TensorProto, helper, numpy_helper
 
     rows = checkpoint.read("language_model.embed_tokens.weight")  # [V, W]
+    weights: dict[str, np.ndarray[Any, Any]]
     if precision == "fp32":
         weights = {"embed_tokens.weight": rows}
         nodes = [helper.make_node("Gather", ["embed_tokens.weight", "input_ids"], ["inputs_embeds"])]
@@ -78,6 +81,22 @@ def write_embedding(checkpoint: Checkpoint, path: Path, precision: str) -> None:
         nodes = [
             helper.make_node("Gather", ["embed_tokens.weight", "input_ids"], ["rows"]),
             helper.make_node("Cast", ["rows"], ["inputs_embeds"], to=TensorProto.FLOAT),
+        ]
+    elif precision == "q4":
+        blocks = Blocks.of(rows.T, np.ones(rows.shape[1], np.float32), bits=4)
+        half, unit = halved(blocks.grid.scale.T)
+        weights = {
+            "embed_tokens.weight_Q4": blocks.packed().reshape(len(rows), -1),  # [V, W / 2]
+            "embed_tokens.weight_half": half,  # [V, W / block]
+            "embed_tokens.weight_unit": np.array(unit),
+            "embed_tokens.weight_offset": blocks.packed_offsets(),
+        }
+        settings: dict[str, Any] = {"bits": 4, "block_size": BLOCK, "gather_axis": 0, "quantize_axis": 1}
+        operands = ["embed_tokens.weight_Q4", "input_ids", "scale", "embed_tokens.weight_offset"]
+        nodes = [
+            helper.make_node("Cast", ["embed_tokens.weight_half"], ["wide"], to=TensorProto.FLOAT),
+            helper.make_node("Mul", ["wide", "embed_tokens.weight_unit"], ["scale"]),
+            helper.make_node("GatherBlockQuantized", operands, ["inputs_embeds"], domain=CONTRIB, **settings),
         ]
     else:
         scale = np.maximum(np.abs(rows).max(1, keepdims=True), 1e-12) / 127  # [V, 1]

@@ -128,8 +128,7 @@ class LanguageWriter(_Writer):
         return _build(files, precision)
 
     def _precision(self, quant: str) -> dict[str, str]:
-        """Eight bits are as good as exact for an embedding, and four save little."""
-        return {self.role: quant, "embedding": "q8" if quant == "q4" else quant}
+        return {self.role: quant, "embedding": quant}
 
 
 def _file(role: str, precision: str) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ from numpy.typing import NDArray
 
 from switchkd.errors import SkdError
 from switchkd.export.onnx.calibration import Seen
-from switchkd.export.onnx.graph import save_graph
-from switchkd.export.onnx.grids import offset_grid, symmetric_grid
-from switchkd.export.onnx.kernels import BLOCK, LIMIT, Kernels
+from switchkd.export.onnx.graph import CONTRIB, save_graph
+from switchkd.export.onnx.grids import symmetric_grid
+from switchkd.export.onnx.kernels import LIMIT, Blocks, Kernels
 from switchkd.export.onnx.products import Product, products
 from switchkd.export.onnx.smoothing import smooth
 
@@ -25,6 +26,8 @@ Observed = Mapping[str, Seen]  # by the name of a value that products read
 _SMOOTHING = 0.5  # SmoothQuant's strength; 0.4 and 0.65 lose a third more on a real Qwen2.5-0.5B
 _APART = 32  # one of so many channels may stay in float
 _WORTH = 2.0  # where that makes the others' mean square error at least so much smaller
+_FREQUENT = 16384  # tokens that come first: vocabularies are in the order of merges, the most frequent before
+_FINE_LAYERS = 8  # one of so many, the first ones
 # A language model's products of attention are an eighth of its weights and half of what four bits lose …
 _ATTENTION = re.compile(r"/attn/")
 # … and the gate is what loses least by them.
@@ -48,7 +51,7 @@ def quantize_int8(source: Path, target: Path, seen: Observed) -> None:
         factors = smooth(graph, {name: each.largest for name, each in seen.items()}, _SMOOTHING)
         for product in products(graph):
             if _is_head(product):
-                _in_blocks(kernels, product, seen[product.input.name], bits=8)
+                kernels.blocks(product, [_blocks(product, seen, 8)])
                 continue
             name = product.input.name
             factor = factors.get(name, np.ones(product.shape[0], np.float32))
@@ -62,15 +65,24 @@ def quantize_int8(source: Path, target: Path, seen: Observed) -> None:
 
 
 def quantize_four_bits(source: Path, target: Path, seen: Observed, in_eight: re.Pattern[str] = _ATTENTION) -> None:
-    """Weights in blocks of four bits; those of the head and of products of these names, which lose most by it, in blocks of
-    eight."""
+    """Weights in blocks of four bits; in blocks of eight those that lose most by it: products of these names, the first eighth of
+    a model's layers, and the head's rows of `_FREQUENT` tokens."""
 
     def quantize(graph: Any, kernels: Kernels) -> None:
-        if not any(map(_is_head, products(graph))):
+        found = products(graph)
+        if not any(map(_is_head, found)):
             raise SkdError("The decoder's head isn't one matrix product; it can't get its 8 bits.")
-        for product in products(graph):
-            fine = _is_head(product) or in_eight.search(product.name)
-            _in_blocks(kernels, product, seen[product.input.name], bits=8 if fine else 4)
+        first = _first_layers(found)
+        for product in found:
+            if _is_head(product):
+                width = product.shape[1]
+                ends = [each for each in (0, _FREQUENT) if each < width] + [width]
+                columns = [slice(*pair) for pair in itertools.pairwise(ends)]
+                parts = [_blocks(product, seen, bits, part) for bits, part in zip((8, 4), columns, strict=False)]
+            else:
+                fine = in_eight.search(product.name) or _layer(product) in first
+                parts = [_blocks(product, seen, 8 if fine else 4)]
+            kernels.blocks(product, parts)
 
     _rewrite(source, target, quantize)
 
@@ -85,7 +97,7 @@ def quantize_eight_bits(source: Path, target: Path, seen: Observed) -> None:
 
     def quantize(graph: Any, kernels: Kernels) -> None:
         for product in products(graph):
-            _in_blocks(kernels, product, seen[product.input.name], bits=8)
+            kernels.blocks(product, [_blocks(product, seen, 8)])
 
     _rewrite(source, target, quantize)
 
@@ -111,10 +123,19 @@ def outlying_channels(rows: NDArray[np.float32], shape: tuple[int, int]) -> NDAr
     return most.astype(np.int64) if error > _WORTH * error_apart else nothing
 
 
-def _in_blocks(kernels: Kernels, product: Product, seen: Seen, *, bits: int) -> None:
-    weights = product.values()
-    grid = offset_grid(weights, seen.energy, bits=bits, block=BLOCK)
-    kernels.blocks(product, grid.round(weights), grid, bits=bits)
+def _blocks(product: Product, seen: Observed, bits: int, columns: slice = slice(None)) -> Blocks:
+    return Blocks.of(product.values()[:, columns], seen[product.input.name].energy, bits)
+
+
+def _layer(product: Product) -> int | None:
+    found = re.search(r"/layers\.(\d+)/", product.name)
+    return int(found[1]) if found else None
+
+
+def _first_layers(found: Sequence[Product]) -> range:
+    """What is lost there goes through all that follow."""
+    layers = [number for number in map(_layer, found) if number is not None]
+    return range((max(layers, default=-1) + 1) // _FINE_LAYERS)
 
 
 def _is_head(product: Product) -> bool:
@@ -126,7 +147,7 @@ def _rewrite(source: Path, target: Path, quantize: Callable[[Any, Kernels], None
 
     model = ir.load(source)
     quantize(model.graph, Kernels(model.graph))
-    model.opset_imports.setdefault("com.microsoft", 1)
+    model.opset_imports.setdefault(CONTRIB, 1)
     save_graph(model, target)
 
 

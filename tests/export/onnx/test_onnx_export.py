@@ -20,7 +20,7 @@ from switchkd.export.checkpoint import Checkpoint
 from switchkd.export.folder import ExportRequest, run_export
 from switchkd.export.onnx import graph as onnx_graph
 from switchkd.export.onnx import parts as onnx_parts
-from switchkd.export.onnx.language import write_decoder
+from switchkd.export.onnx.language import write_decoder, write_embedding
 from switchkd.export.parity import ParityError
 from switchkd.export.samples import synthetic_samples
 from switchkd.manifest import Manifest
@@ -33,7 +33,7 @@ SHAPES = {
 }
 FILES = {
     "q8": ("vision_encoder_quantized", "embed_tokens_quantized", "decoder_model_merged_quantized"),
-    "q4": ("vision_encoder_quantized", "embed_tokens_quantized", "decoder_model_merged_q4"),
+    "q4": ("vision_encoder_quantized", "embed_tokens_q4", "decoder_model_merged_q4"),
     "fp16": ("vision_encoder_fp16", "embed_tokens_fp16", "decoder_model_merged_fp16"),
 }
 PAGE = Path(__file__).parents[3] / "docs" / "onnx.md"
@@ -126,7 +126,7 @@ def test_smaller_variants_stay_close(checkpoint, written, tmp_path, quant):
     types = {role: manifest.files[manifest.file_of(role)].tensor_types for role in ("vision", "embedding", "language")}
     wanted = {"fp16": "FLOAT16", "q8": "INT8", "q4": "INT4"}[quant]
     assert wanted in types["language"] and {"fp16": "FLOAT16"}.get(quant, "INT8") in types["vision"]
-    assert next(iter(types["embedding"])) == {"fp16": "FLOAT16"}.get(quant, "INT8")
+    assert next(iter(types["embedding"])) == wanted
     matrices = 2 * 3 * (64 * (64 + 2 * 32) + 64 * 64 + 3 * 64 * 160) // 2 + 64 * 410
     if quant == "q8":
         assert types["language"]["INT8"].bytes == pytest.approx(matrices, rel=0.05)
@@ -207,6 +207,20 @@ def test_the_script_in_readme(checkpoint, written, tmp_path, quant):
     result = subprocess.run([sys.executable, "-c", block + code], cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == expected
+
+
+def test_four_bit_rows_are_the_nearest(checkpoint, tmp_path):
+    """Rows out of blocks of 32 with a scale and an offset each: no weight is further from its own than half a step."""
+    source = Checkpoint(checkpoint)
+    write_embedding(source, tmp_path / "rows.onnx", "q4")
+    rows = source.read("language_model.embed_tokens.weight")
+    session = onnxruntime.InferenceSession(tmp_path / "rows.onnx", providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"input_ids": np.arange(len(rows))[None]})
+    blocks, found = (each.reshape(len(rows), -1, 32) for each in (rows, found[0]))
+    step = (blocks.max(-1).clip(0) - blocks.min(-1).clip(max=0)) / 15
+    assert (np.abs(found - blocks).max(-1) <= 4.6 * step).all()  # a range is cut by 30 % at most
+    assert np.square(found - blocks).mean() < np.square(step).mean() / 9  # of a step's square, a twelfth
+    assert all(len(np.unique(block)) <= 16 for block in found.reshape(-1, 32))
 
 
 def test_eight_bit_rows_are_the_nearest(checkpoint, written, tmp_path):

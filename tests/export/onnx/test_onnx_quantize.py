@@ -1,5 +1,7 @@
 """Matrix products in fewer bits: which kernel each gets, and what that does to a graph's results."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -8,10 +10,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from switchkd.errors import SkdError
+from switchkd.export.onnx import quantize
 from switchkd.export.onnx.calibration import calibrate
-from switchkd.export.onnx.grids import offset_grid, symmetric_grid
+from switchkd.export.onnx.grids import halved, offset_grid, symmetric_grid
 from switchkd.export.onnx.kernels import LIMIT
-from switchkd.export.onnx.products import products
+from switchkd.export.onnx.products import Product, products
 from switchkd.export.onnx.quantize import outlying_channels, product_inputs, quantize_four_bits, quantize_int8
 from switchkd.export.onnx.smoothing import smooth
 
@@ -157,6 +160,40 @@ def test_blocks_that_fill_no_byte(tmp_path):
     ir.save(model, tmp_path / "literal.onnx")
     # What is left between them is how MatMulNBits rounds activations.
     assert error(tmp_path / "out.onnx", results(tmp_path / "literal.onnx")) < 0.02
+
+
+def test_a_large_vocabulary_s_first_rows_get_eight_bits(tmp_path, monkeypatch):
+    """The head's columns in two products; their logits are those of each product alone, in order."""
+    path = mlp(tmp_path)
+    quantize_four_bits(path, tmp_path / "eight.onnx", seen(path))
+    monkeypatch.setattr(quantize, "_FREQUENT", 24)
+    quantize_four_bits(path, tmp_path / "mixed.onnx", seen(path))
+    monkeypatch.setattr(quantize, "_FREQUENT", 1)
+    quantize_four_bits(path, tmp_path / "four.onnx", seen(path))
+    eight, mixed, four = (results(tmp_path / f"{name}.onnx") for name in ("eight", "mixed", "four"))
+    np.testing.assert_allclose(mixed[..., :24], eight[..., :24], atol=1e-5)
+    np.testing.assert_allclose(mixed[..., 24:], four[..., 24:], atol=1e-5)
+    assert np.abs(eight - four).max() > 0.01
+
+
+def test_the_first_layers_of_many_get_eight_bits():
+    names = [f"/model/layers.{layer}/mlp/up_proj/MatMul" for layer in range(24)] + ["/lm_head/MatMul"]
+    found = [Product(SimpleNamespace(name=name)) for name in names]
+    assert quantize._first_layers(found) == range(3)
+    assert quantize._first_layers(found[:7]) == range(0)
+
+
+@pytest.mark.parametrize("spread", [0, 3, 6])
+def test_scales_keep_eleven_bits(spread):
+    """Whatever the matrix's size is, and where its channels are 10^spread apart."""
+    random = np.random.default_rng(spread)
+    for size in (1e-6, 1.0, 1e5):
+        scale = (size * 10 ** -random.uniform(0, spread, (40, 30))).astype(np.float32)
+        half, unit = halved(scale)
+        assert np.log2(unit) % 1 == 0 and np.isfinite(half).all()
+        np.testing.assert_allclose(half.astype(np.float32) * unit, scale, rtol=2**-11)
+    half, unit = halved(np.array([[1.0, 1e-12]], np.float32))  # of a block of zeros, which codes are divided by
+    assert (half.astype(np.float32) * unit > 0).all()
 
 
 def test_a_head_that_cant_be_told(tmp_path):

@@ -122,7 +122,7 @@ def replaced(folder, name, content: bytes):
     (folder / FILE_NAME).write_text(json.dumps(manifest))
 
 
-@pytest.mark.parametrize("name", ["vision_encoder_quantized", "embed_tokens_quantized", "decoder_model_merged_q4"])
+@pytest.mark.parametrize("name", ["vision_encoder_quantized", "embed_tokens_q4", "decoder_model_merged_q4"])
 def test_files_that_onnx_runtime_refuses(folder, name, capfd):
     path = f"onnx/{name}.onnx"
     whole = (folder / path).read_bytes()
@@ -137,16 +137,16 @@ def test_files_that_onnx_runtime_refuses(folder, name, capfd):
 @pytest.mark.parametrize("location", ["../../secret", "{secret}", "link", "nowhere"])
 def test_weights_outside_the_folder_are_not_read(folder, tmp_path, location):
     """A graph may say where its weights lie; elsewhere than in its own folder is refused."""
-    rows = np.ones((410, 64), np.float32)
+    rows = np.ones((410, 64), np.uint8)
     secret = tmp_path / "secret"
     secret.write_bytes(rows.tobytes())
     (folder / "onnx" / "link").symlink_to(secret)
-    model = onnx.load(folder / "onnx" / "embed_tokens_quantized.onnx")
+    model = onnx.load(folder / "onnx" / "embed_tokens_q4.onnx")
     for entry in model.graph.initializer:
-        if entry.data_type == onnx.TensorProto.FLOAT:
-            onnx.external_data_helper.set_external_data(entry, location.format(secret=secret), 0, 410 * 4)
+        if entry.name.endswith("_Q4"):
+            onnx.external_data_helper.set_external_data(entry, location.format(secret=secret), 0, 410 * 32)
             entry.ClearField("raw_data")
-    replaced(folder, "onnx/embed_tokens_quantized.onnx", model.SerializeToString())
+    replaced(folder, "onnx/embed_tokens_q4.onnx", model.SerializeToString())
     with pytest.raises(SkdError, match=r"ONNX Runtime can't read .*embed_tokens"):
         open_engine(folder, threads=1, verify=False)
 
