@@ -55,5 +55,6 @@ def ablate_command(
     table = markdown_table(summary)
     write_text(reports / f"ablation-{split}.md", table)
     draw_ablation(summary, reports / f"ablation-{split}.png")
+    run.succeeded()
     run.console.print(Markdown(table))
     run.console.print(f"written to {reports}/ablation-{split}.json, .md and .png")

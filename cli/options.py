@@ -73,18 +73,26 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+RUN = click.option(
+    "--run",
+    "run_name",
+    metavar="RUN",
+    help="The run that names of exports and models are looked for in. Default: the newest.",
+)
+
+
 def open_run(
     recipe: str,
     overrides: tuple[str, ...],
     run_name: str | None,
     nproc: int | None,
     resume: bool,
-    require: Callable[[Any], None] = lambda _: None,
+    *requirements: Callable[[Any], None],
 ) -> Any:
     """The run that these options describe.
 
     Args:
-        require: raises where the command can't follow this recipe; called before anything is made.
+        requirements: each raises where the command can't follow this recipe; called before anything is made.
     """
     from rich.console import Console
 
@@ -93,6 +101,7 @@ def open_run(
     from switchkd.training.run import Run
 
     loaded = load_recipe(recipe, overrides)
-    require(loaded)
+    for require in requirements:
+        require(loaded)
     folder = run_folder(run_name or loaded.name)
     return Run(folder, loaded, Console(), processes=nproc or 0, restart=not resume)

@@ -12,13 +12,14 @@ from rich.table import Table
 from switchkd.scoring import Paired, Score
 
 if TYPE_CHECKING:
+    from switchkd.data.habits import Baselines
     from switchkd.runtime.bench.tables import Grid
     from switchkd.runtime.lmms.benchmarks import Benchmark
     from switchkd.runtime.lmms.run import Result
 
 
-def accuracy_table(results: Mapping[str, Mapping[str, Score]], blind: Mapping[str, float] | None = None) -> Table:
-    """Accuracy by question kind, a column a model, each with its 95 % interval."""
+def accuracy_table(results: Mapping[str, Mapping[str, Score]], unseen: Baselines | None = None) -> Table:
+    """Accuracy by question kind: without looking at the pictures, then a column a model, each with its 95 % interval."""
     table = Table(
         title="Accuracy on held-out questions, % (95 % interval)",
         title_justify="left",
@@ -27,18 +28,22 @@ def accuracy_table(results: Mapping[str, Mapping[str, Score]], blind: Mapping[st
     )
     table.add_column("kind", no_wrap=True)
     table.add_column("n", justify="right", no_wrap=True)
-    if blind:
-        table.add_column("blind", justify="right", no_wrap=True)
+    without = {} if unseen is None else {"blind": unseen.blind, "majority": unseen.majority}
+    for name in without:
+        table.add_column(name, justify="right", no_wrap=True)
     for name in results:
         table.add_column(escape(name), justify="right", no_wrap=True)
     kinds = list(next(iter(results.values())))
     for kind in kinds:
         scores = [scores[kind] for scores in results.values()]
-        cells = [_cell(score) for score in scores]
-        if blind:
-            cells.insert(0, f"{100 * blind[kind]:.1f}" if kind in blind else "")
+        cells = [f"{100 * each[kind].accuracy:.1f}" for each in without.values()] + [_cell(score) for score in scores]
         style = "bold" if kind == "all" else ""
         table.add_row(escape(kind), str(scores[0].total), *cells, style=style, end_section=kind == kinds[-2:][0])
+    if unseen is not None:
+        table.caption = (
+            f"blind: by the training data's habits, without the picture; majority: always “{escape(unseen.frequent)}”"
+        )
+        table.caption_justify = "left"
     return table
 
 

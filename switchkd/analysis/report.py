@@ -10,6 +10,7 @@ from typing import Any
 
 from switchkd.architecture.references import resolve_checkpoint
 from switchkd.data.answers import answer_all, plain_scores, read_answers, read_scores, write_answers
+from switchkd.data.habits import Baselines, baselines
 from switchkd.data.questions import read_questions
 from switchkd.errors import SkdError
 from switchkd.files import file_sha256, folder_sha256, write_text
@@ -37,6 +38,8 @@ def evaluate_models(run: Run, models: Mapping[str, Path]) -> dict[str, dict[str,
     results = {name: read_scores(kept_answers(run, folder, "test", name)) for name, folder in models.items()}
     plain: dict[str, Any] = {name: plain_scores(scores) for name, scores in results.items()}
     plain |= {"agreement_with_teacher": agreement(run, models)}
+    if (unseen := run_baselines(run)) is not None:
+        plain |= {name: plain_scores(getattr(unseen, name)) for name in ("blind", "majority")}
     write_text(run.folder / "reports" / "accuracy.json", json.dumps(plain, indent=2) + "\n")
     return results
 
@@ -70,12 +73,15 @@ def kept_answers(run: Run, model: Path, split: str, name: str) -> Path:
     return kept
 
 
-def blind_scores(run: Run) -> dict[str, float] | None:
-    """What answering by habit scores on the built-in task's test split, by question kind and in "all"."""
-    if run.recipe.data.source != "roadscenes":
+def run_baselines(run: Run, split: str = "test") -> Baselines | None:
+    """What a split's questions give to whoever doesn't look at the pictures; None where there is no such split."""
+    file, images = run.questions(split)
+    recipe = run.recipe
+    stages = recipe.student.stages or recipe.student.baseline or recipe.teacher.stages
+    training = run.data_set(recipe.stages[stages[-1]].data)[0] if stages else file
+    if not file.is_file() or not training.is_file() or training == file:
         return None
-    blind = json.loads((run.data() / "roadscenes.json").read_text(encoding="utf-8"))["blind"]
-    return blind["by_kind"] | {"all": blind["overall"]}
+    return baselines(training, read_questions(file, images, follow_links=recipe.data.follow_links))
 
 
 def recorded_conversations(run_folder: Path) -> tuple[Path, Path]:

@@ -131,7 +131,7 @@ def run_stage(job: StageJob, console: Console, launcher: int | None = None) -> P
         args=_arguments(job),
         train_dataset=dataset,
         data_collator=Collator(prompt.token_id("pad_token") or 0),
-        callbacks=[stop, LastLog(), ProgressBar(job.title, console, (*objective.weights,))],
+        callbacks=[stop, LastLog(), ProgressBar(job.title, console, (*objective.weights,), len(dataset))],
     )
     _set_reporters(trainer, job)
     if checkpoint is not None and trainer.is_world_process_zero():
