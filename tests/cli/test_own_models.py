@@ -34,7 +34,7 @@ def owned(tmp_path_factory, teacher_folder, student_folder) -> Path:
     shutil.copytree(student_folder, folder / "student")
     for part in ("vision", "language"):
         save_part(load_vlm(student_folder), part, folder / "parts" / part, student_folder)
-    for split, name, number in (("train", "talks", 24), ("test", "dev", 9)):
+    for split, name, number in (("train", "talks", 8), ("test", "dev", 9)):
         (folder / f"{name}.json").write_text(json.dumps(coloured_records(folder, split, number)))
     return folder
 
@@ -52,11 +52,12 @@ def records_of(run: str) -> dict[str, dict]:
     return {record["title"]: record for record in found}
 
 
+@pytest.mark.long
 def test_one_line_distils_a_ready_student(here):
     """One pass by default; then the twin, which the same line with more steps shows beside."""
     line = ("--student", "student", "--data", "talks.json", "--images", ".", "--eval", "dev.json", *SMALL)
     said = skd("distill", "--teacher", "teacher", *line)
-    assert "student dft  1 steps of 24 samples: 1 passes over 24 records" in said
+    assert "student dft  1 steps of 8 samples: 1 passes over 8 records" in said
     for words in ("sampled evaluation questions", "teacher", "blind", "majority", "Switch-KD", "next: skd export"):
         assert words in said, words
     assert "--run own" in said and "SFT" not in said
@@ -76,19 +77,21 @@ def test_one_line_distils_a_ready_student(here):
     assert records_of("own").keys() == {"student dft", "student sft"}
 
 
+@pytest.mark.long
 def test_parts_are_put_together_and_aligned_first(here):
     parts = ("--student-vision", "parts/vision", "--student-language", "parts/language")
-    said = skd("distill", "--teacher", "teacher", *parts, "--data", "talks.json", "--images", ".", "--steps", 2, *SMALL)
-    assert "student pt  2 steps" in said and "student dft  2 steps" in said
+    said = skd("distill", "--teacher", "teacher", *parts, "--data", "talks.json", "--images", ".", "--steps", 1, *SMALL)
+    assert "student pt  1 steps" in said and "student dft  1 steps" in said
     assert "nothing is measured" in said and "sampled training questions" in said
     records = records_of("own")
-    assert {title: record["steps"] for title, record in records.items()} == {"student pt": 2, "student dft": 2}
+    assert {title: record["steps"] for title, record in records.items()} == {"student pt": 1, "student dft": 1}
     assert not Path("runs/own/reports/accuracy.json").exists()
     ours, theirs = (load_vlm(Path(name)) for name in ("runs/own/student", "student"))
     assert ours.config.text_config.hidden_size == theirs.config.text_config.hidden_size
     assert ours.config.vision_feature_layer == -2
 
 
+@pytest.mark.slow
 def test_a_ready_teacher_is_tuned_and_teaches(here):
     tuned = skd(
         "train",
@@ -112,6 +115,7 @@ def test_a_ready_teacher_is_tuned_and_teaches(here):
     assert Path(named) == Path("runs/own-teacher/teacher").resolve()
 
 
+@pytest.mark.slow
 def test_a_recipe_of_ones_own_takes_the_options_too(here):
     """What it states stays: stages, rates and its name. `--set` is stronger than an option."""
     Path("mine.yaml").write_text(
