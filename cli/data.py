@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from switchkd.cli.options import FOLLOW_LINKS
+from switchkd.cli.options import FOLLOW_LINKS, RUN
 
 
 @click.group("data")
@@ -52,7 +52,8 @@ def roadscenes_command(folder: Path, size: int, seed: int, train: int, val: int,
 @click.option("--images", type=click.Path(path_type=Path), help="Picture folder. Default: images/ beside the file.")
 @click.option(
     "--model",
-    help="The model whose tokens are counted: a folder, asset:NAME or a name on the hub. Default: the newest run's student.",
+    help="The model whose tokens are counted: a folder, asset:NAME, RUN/NAME or a name on the hub. Default: the run's "
+    "student.",
 )
 @click.option("--max-length", default=2048, show_default=True, help="Longest usable sample in tokens.")
 @click.option(
@@ -71,6 +72,7 @@ def roadscenes_command(folder: Path, size: int, seed: int, train: int, val: int,
 )
 @FOLLOW_LINKS
 @click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Processes that decode.")
+@RUN
 def check_command(
     file: Path,
     images: Path | None,
@@ -80,6 +82,7 @@ def check_command(
     max_bad: float,
     follow_links: bool,
     workers: int,
+    run_name: str | None,
 ) -> None:
     """Tell what of FILE (LLaVA JSON or JSONL) can be trained on, and why the rest can't.
 
@@ -95,10 +98,11 @@ def check_command(
     from switchkd.data.progress import check_data
     from switchkd.data.usability import count_usable
     from switchkd.prompt import ChatPrompt
-    from switchkd.runs import latest_run
+    from switchkd.runs import existing_run, find_in_runs, latest_run
 
     console = Console()
-    folder = resolve_checkpoint(model) if model else latest_run() / "student"
+    run = existing_run(run_name)
+    folder = resolve_checkpoint(find_in_runs(model, run)) if model else (run or latest_run()) / "student"
     prompt = ChatPrompt.load(folder)
     prompt.require_answer_marks()
     require_learned_end(folder, prompt)

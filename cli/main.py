@@ -106,7 +106,7 @@ def main(debug: bool) -> None:
     \b
     skd distill                              train the default recipe's student
     skd export --format gguf --quant q4      make a file of it that a small computer runs
-    skd chat runs/latest/exports/VARIANT --image FILE   ask it about a picture
+    skd chat student-gguf-q4 --image FILE    ask it about a picture
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

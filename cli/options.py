@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Any
 
 import click
@@ -79,6 +80,15 @@ RUN = click.option(
     metavar="RUN",
     help="The run that names of exports and models are looked for in. Default: the newest.",
 )
+
+
+def find_named(name: str, run_name: str | None) -> Path:
+    """The folder of an export or a model: a path, `RUN/NAME`, a name in the run that `--run` names or in the newest, or a
+    checkpoint's `asset:NAME` or name on the hub. Raises SkdError where there is none of these."""
+    from switchkd.runs import existing_run, find_in_runs
+    from switchkd.runtime.engines.opening import find_variant
+
+    return find_variant(find_in_runs(name, existing_run(run_name)))
 
 
 def open_run(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,14 @@ def _in_run(run: Path, name: str) -> Path | None:
     if exported.is_dir():
         return exported
     return run / name if name in MODELS and (run / name).is_dir() else None
+
+
+def run_of(folders: Iterable[str | Path]) -> Path | None:
+    """The one run in which all these folders lie, as their paths `runs/NAME/…` tell; None where there is no such run."""
+    named = {Path(*parts[:2]) for parts in (Path(folder).parts for folder in folders) if len(parts) > 2}
+    runs = {RUNS / run.resolve().name if run.name == "latest" else run for run in named}
+    one = runs.pop() if len(runs) == 1 else None
+    return one if one is not None and one.parent == RUNS else None
 
 
 def find_model(name: str) -> str:

@@ -16,7 +16,7 @@ from switchkd.errors import SkdError
 from switchkd.files import file_sha256, folder_sha256, write_text
 from switchkd.losses.terms import Measure, Term, terms_of
 from switchkd.models.answerer import Answerer
-from switchkd.runs import data_folder, latest_run, recorded_recipe
+from switchkd.runs import data_folder, find_in_runs, latest_run, recorded_recipe
 from switchkd.scoring import Score, is_right
 from switchkd.training.run import Run
 from switchkd.training.teaching import RECORD, learned
@@ -120,18 +120,21 @@ def student_before(run_folder: Path) -> Path | None:
     return starts[-1] if starts else None
 
 
-def named_models(references: Sequence[str]) -> dict[str, Path]:
-    """Models that a person named, under names short enough for a table; those of the newest run where none is named.
+def named_models(references: Sequence[str], run_folder: Path | None = None) -> dict[str, Path]:
+    """Models that a person named, under names short enough for a table; those of the run where none is named.
+
+    Args:
+        run_folder: where names of models are looked for; by default the newest run.
 
     Raises:
         SkdError: no such model, or no run yet.
     """
     if not references:
-        models = run_models(latest_run())
+        models = run_models(run_folder or latest_run())
         if not models:
-            raise SkdError(f"The run {latest_run()} has no model yet; name a model folder.")
+            raise SkdError(f"The run {run_folder or latest_run()} has no model yet; name a model folder.")
         return models
-    folders = {reference: resolve_checkpoint(reference) for reference in references}
+    folders = {reference: resolve_checkpoint(find_in_runs(reference, run_folder)) for reference in references}
     short = {reference: Path(reference).name for reference in folders}
     unique = len(set(short.values())) == len(short)
     return {short[reference] if unique else reference: folder for reference, folder in folders.items()}

@@ -159,7 +159,7 @@ def test_names_are_of_the_run_that_was_named(run):
     (run.parent / "latest").unlink()
     (run.parent / "latest").symlink_to("newest")
     output = " ".join(skd("--run", "tiny", "only-here", status=1).split())
-    assert "There is no variant only-here" in output and "the run runs/tiny has student-onnx-q8" in output
+    assert "The run runs/tiny has no only-here; it has student, student-onnx-q8" in output
     assert list(line_up(["only-here"], None, None)) == ["only-here"]
 
 
