@@ -30,6 +30,7 @@ from switchkd.cli.install import install_command
 from switchkd.cli.key import key_command
 from switchkd.cli.probe import probe_command
 from switchkd.cli.recipe import recipe_command
+from switchkd.cli.runs import runs_command
 from switchkd.cli.serve import serve_command
 from switchkd.cli.ship import ship_command
 from switchkd.cli.verify import verify_command
@@ -133,6 +134,7 @@ for command in (
     ablate_command,
     attention_command,
     probe_command,
+    runs_command,
     data_group,
     hardware_group,
     recipe_command,

@@ -12,6 +12,7 @@ from switchkd.errors import SkdError
 
 RUNS = Path("runs")
 RECIPE = "recipe.yaml"  # in a run's folder
+STAGE_RECORD = "stage.json"  # in a finished stage's folder
 MODELS = ("student", "baseline", "teacher")  # links in it
 
 

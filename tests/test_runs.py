@@ -1,10 +1,16 @@
 """Names of runs, and of what they hold."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from switchkd.cli.main import main
 from switchkd.errors import SkdError
+from switchkd.run_contents import RunContents, all_runs
 from switchkd.runs import existing_run, find_in_runs, find_model, run_of
 
 
@@ -75,3 +81,52 @@ def test_the_run_of_folders():
     assert run_of(["runs/latest/student", "runs/one/student"]) == Path("runs/one")
     assert run_of(["runs/one/student", "runs/two/student"]) is None
     assert run_of(["elsewhere/one/student"]) is None and run_of([]) is None and run_of(["runs/one"]) is None
+
+
+def test_runs_are_listed_with_what_they_hold():
+    write("runs/two/stages/student-dft-1/stage.json", {"title": "student dft"})
+    Path("runs/two/stages/student-pt-2/checkpoints").mkdir(parents=True)
+    write("runs/two/recipe.yaml", {"name": "own"})
+    scores = {"Switch-KD": {"all": {"right": 1, "total": 4, "accuracy": 0.25}}, "agreement_with_teacher": {"SFT": 0.5}}
+    write("runs/two/reports/accuracy.json", scores)
+    Path("runs/two/packages").mkdir()
+    Path("runs/two/packages/q4-board-1.tar").touch()
+    Path("runs/one/reports").mkdir()
+    Path("runs/one/reports/accuracy.json").write_text("{torn")
+    Path("runs/nothing").mkdir()
+
+    one, two = all_runs()
+    assert (one.newest, one.scores, one.models, one.exports, one.finished) == (True, {}, ["student"], ["q4"], [])
+    assert two == RunContents(
+        folder=Path("runs/two"),
+        newest=False,
+        recipe="own",
+        finished=["student dft"],
+        begun=["student-pt-2"],
+        models=["student"],
+        exports=["q4", "q8"],
+        packages=["q4-board-1.tar"],
+        scores={"Switch-KD": 0.25},
+    )
+    output = CliRunner().invoke(main, ["runs", "--json", "runs.json"], env={"COLUMNS": "200"}).output
+    for words in ("one (newest)", "student dft", "student-pt-2, interrupted", "Switch-KD 25.0", "q4-board-1.tar"):
+        assert words in output, words
+    assert json.loads(Path("runs.json").read_text())["two"]["exports"] == ["q4", "q8"]
+
+
+def test_no_run_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    result = CliRunner().invoke(main, ["runs"])
+    assert result.exit_code == 1 and "There is no run" in result.output and result.output.count("\n") == 1
+
+
+def test_listing_runs_needs_no_torch():
+    code = "import sys; sys.modules['torch'] = None; from switchkd.cli.main import main; main(['runs'])"
+    listed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert listed.returncode == 0 and "(newest)" in listed.stdout, listed.stderr
+
+
+def write(path: str, content: dict) -> None:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(json.dumps(content))

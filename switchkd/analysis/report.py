@@ -16,10 +16,10 @@ from switchkd.errors import SkdError
 from switchkd.files import file_sha256, folder_sha256, write_text
 from switchkd.losses.terms import Measure, Term, terms_of
 from switchkd.models.answerer import Answerer
-from switchkd.runs import data_folder, find_in_runs, latest_run, recorded_recipe
+from switchkd.runs import STAGE_RECORD, data_folder, find_in_runs, latest_run, recorded_recipe
 from switchkd.scoring import Score, is_right
 from switchkd.training.run import Run
-from switchkd.training.teaching import RECORD, learned
+from switchkd.training.teaching import learned
 
 # Names that reports give to a run's models, and the links that the run keeps to them.
 _LINK_OF = {"teacher": "teacher", "SFT": "baseline"}
@@ -142,7 +142,7 @@ def named_models(references: Sequence[str], run_folder: Path | None = None) -> d
 
 def draw_curves(run: Run) -> Path | None:
     """reports/training.png: each stage's named losses, and their measures' mean between p10 and p90 (the knees)."""
-    records = sorted((run.folder / "stages").glob(f"*/{RECORD}"), key=lambda path: path.stat().st_mtime)
+    records = sorted((run.folder / "stages").glob(f"*/{STAGE_RECORD}"), key=lambda path: path.stat().st_mtime)
     stages = [json.loads(path.read_text(encoding="utf-8")) for path in records]
     if not stages:
         return None

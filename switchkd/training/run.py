@@ -29,14 +29,13 @@ from switchkd.models.tokenizer import save_tokenizer, train_tokenizer
 from switchkd.models.vlm import assemble, load_language, load_vlm, save_part, save_vlm
 from switchkd.recipes.recipe import COMPOSED, DataSet, Distillation, Model, Part, Recipe, Stage
 from switchkd.recipes.settings import result_settings, to_plain
-from switchkd.runs import RUNS
+from switchkd.runs import RUNS, STAGE_RECORD
 from switchkd.training.checkpoints import INPUTS, newest_checkpoint, tell_orphans
 from switchkd.training.inputs import require_file
 from switchkd.training.launch import run_distributed
 from switchkd.training.run_links import RunLinks
 from switchkd.training.stages import StageJob, run_stage
 from switchkd.training.teacher_sample import ask_teacher
-from switchkd.training.teaching import RECORD
 
 # Sentences that the small tokenizer is learned from.
 _TOKENIZER_SENTENCES = 4000
@@ -121,7 +120,7 @@ class Run:
         model = self._start("student", self.recipe.student, (), self._settings)
         for name in self.recipe.student.baseline:
             folder, _ = self._stage_place("student", name, model, self._settings)
-            if not (folder / RECORD).exists():
+            if not (folder / STAGE_RECORD).exists():
                 return None
             model = folder / "model"
         return self._once("baseline", lambda: model) if self.recipe.student.baseline else None
@@ -263,7 +262,7 @@ class Run:
         """Runs stage `name` on the model folder `student`, unless its result is already there."""
         stage = self.recipe.stages[name]
         folder, inputs = self._stage_place(role, name, student, settings)
-        if (folder / RECORD).exists():
+        if (folder / STAGE_RECORD).exists():
             return folder / "model"
         file, images = self.data_set(stage.data)
         if settings == self._settings and newest_checkpoint(folder / "checkpoints") is None:

@@ -11,8 +11,8 @@ from typing import Any
 from switchkd.errors import RecipeError
 from switchkd.losses.terms import weigh
 from switchkd.recipes.recipe import Distillation, Model, Recipe, Stage
+from switchkd.runs import STAGE_RECORD
 
-RECORD = "stage.json"
 LEARNED = "learned"  # in a stage's record
 
 
@@ -106,7 +106,7 @@ def _require_start(role: str, model: Model) -> None:
 def learned(model: Path) -> Learned:
     """What a trained model has learned from, by its stage's record; of anything else nothing is known."""
     try:
-        record = json.loads((model.resolve().parent / RECORD).read_text(encoding="utf-8"))
+        record = json.loads((model.resolve().parent / STAGE_RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return Learned()
     told = record.get(LEARNED)
