@@ -13,6 +13,7 @@ from switchkd.scoring import Paired, Score
 
 if TYPE_CHECKING:
     from switchkd.data.habits import Baselines
+    from switchkd.data.statistics import Statistics
     from switchkd.runtime.bench.tables import Grid
     from switchkd.runtime.lmms.benchmarks import Benchmark
     from switchkd.runtime.lmms.run import Result
@@ -119,6 +120,36 @@ def data_table(name: str, report: Any) -> Table:
         table.add_row(f"[red]unusable: {escape(reason)}", str(count), examples)
     table.add_row("all", str(report.total), style="bold")
     return table
+
+
+def statistics_table(statistics: Statistics, limit: int) -> Table:
+    """Lengths, answers and pictures of a data file, and what the model makes of the pictures' shapes."""
+    looked_at, records = statistics.looked_at, statistics.records
+    of = "" if looked_at == records else f"; answers and pictures of {looked_at:,} of {records:,} usable records"
+    table = Table(title=f"What is in it{of}", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("")
+    for name in ("median", "95 %", "most"):
+        table.add_column(name, justify="right", no_wrap=True)
+    rows = {"tokens a record": (statistics.tokens, "{:.0f}"), "longer side over shorter": (statistics.aspect, "{:.2f}")}
+    rows |= {_CHANGES[name][0]: (spread, _CHANGES[name][1]) for name, spread in statistics.changes.items()}
+    for name, (spread, form) in rows.items():
+        if spread is not None:
+            table.add_row(name, *(form.format(value) for value in (spread.median, spread.high, spread.most)))
+    lines = [f"{statistics.too_long:,} records are longer than {limit:,} tokens: they are left out, none is cut"]
+    for name, frequent in (("answers", statistics.answers), ("pictures", statistics.sizes)):
+        if frequent.total:
+            named = ", ".join(f"{thing or '(nothing)'} {100 * share:.1f} %" for thing, share in frequent.named)
+            lines.append(f"{frequent.total:,} {name}, {frequent.different:,} different: {named}")
+    table.caption, table.caption_justify = escape("\n".join(lines)), "left"
+    return table
+
+
+# What a processor does to pictures, and how it is written.
+_CHANGES = {
+    "stretched": ("one side stretched against the other", "{:.2f}-fold"),
+    "lost": ("of a picture cut off", "{:.1%}"),
+    "filled": ("of what is seen padding", "{:.1%}"),
+}
 
 
 def grid_table(grid: Grid) -> Table:
