@@ -29,20 +29,23 @@ def accuracy_table(results: Mapping[str, Mapping[str, Score]], unseen: Baselines
     )
     table.add_column("kind", no_wrap=True)
     table.add_column("n", justify="right", no_wrap=True)
-    without = {} if unseen is None else {"blind": unseen.blind, "majority": unseen.majority}
-    for name in without:
-        table.add_column(name, justify="right", no_wrap=True)
+    if unseen is not None:
+        table.add_column("blind", justify="right", no_wrap=True)
     for name in results:
         table.add_column(escape(name), justify="right", no_wrap=True)
     kinds = list(next(iter(results.values())))
     for kind in kinds:
         scores = [scores[kind] for scores in results.values()]
-        cells = [f"{100 * each[kind].accuracy:.1f}" for each in without.values()] + [_cell(score) for score in scores]
+        cells = [_cell(score) for score in scores]
+        if unseen is not None:
+            cells.insert(0, f"{100 * unseen.blind[kind].accuracy:.1f}")
         style = "bold" if kind == "all" else ""
         table.add_row(escape(kind), str(scores[0].total), *cells, style=style, end_section=kind == kinds[-2:][0])
     if unseen is not None:
+        majority = f"{100 * unseen.majority['all'].accuracy:.1f}"
         table.caption = (
-            f"blind: by the training data's habits, without the picture; majority: always “{escape(unseen.frequent)}”"
+            "blind: by the training data's habits, without the picture\n"
+            f"majority: always “{escape(unseen.frequent)}” would be right {majority} %"
         )
         table.caption_justify = "left"
     return table
