@@ -27,6 +27,7 @@ def attention_command(
 
     from switchkd.analysis.attention import attend, draw_attention
     from switchkd.analysis.report import named_models
+    from switchkd.run_page import refresh_page
     from switchkd.runs import RUNS, existing_run, latest_run
 
     run = existing_run(run_name)
@@ -36,6 +37,7 @@ def attention_command(
         run = run or (latest_run() if (RUNS / "latest").exists() else None)
         out = Path("attention.png") if run is None else run / "reports" / "attention.png"
     draw_attention(attended, prompt, out)
+    refresh_page(out)
     console = Console(soft_wrap=True, highlight=False)
     for name, each in attended.items():
         console.print(f"{name}: {each.answer}", markup=False)

@@ -136,6 +136,7 @@ def bench_command(
     from rich.console import Console
 
     from switchkd.files import require_writable
+    from switchkd.run_page import refresh_page
     from switchkd.runs import RUNS, existing_run, find_in_runs, latest_run, run_of
     from switchkd.runtime.bench.measurement import OWN_SETTINGS, summarise_bench
     from switchkd.runtime.bench.report import JSON_NAME, read_summary, write_bench
@@ -162,6 +163,7 @@ def bench_command(
     summary = summarise_bench(bench)
     extra = [compare(older, summary)] if older else []
     report = write_bench(bench, summary, extra, out)  # before anything is printed, which may fail
+    refresh_page(report)
     for grid in [*grids(summary), *extra]:
         _print_grid(console, grid)
     notes = [*bench.conditions["warnings"], *(changes_between(older, summary) if older else [])]

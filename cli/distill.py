@@ -83,6 +83,7 @@ def _report(run: Run, models: dict[str, Path]) -> None:
     from switchkd.analysis.gallery import draw_gallery
     from switchkd.analysis.report import agreement, draw_curves, evaluate_models, run_baselines, where_things_lie
     from switchkd.cli.tables import accuracy_table
+    from switchkd.run_page import write_page
 
     results = evaluate_models(run, models)
     if results is None:
@@ -96,6 +97,7 @@ def _report(run: Run, models: dict[str, Path]) -> None:
         draw_gallery(run, models)
     draw_curves(run)
     run.succeeded()
+    write_page(run.folder)
     run.console.print(where_things_lie(run.folder, models))
     run.console.print(f"next: {_next(run, models)}", markup=False, highlight=False, soft_wrap=True)
 

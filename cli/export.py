@@ -113,6 +113,7 @@ def export_command(
     from switchkd.architecture.references import model_name, resolve_checkpoint
     from switchkd.export.folder import ExportRequest, run_export
     from switchkd.export.samples import SampleFile
+    from switchkd.run_page import refresh_page
     from switchkd.runs import existing_run, find_in_runs, latest_run, run_of
 
     console = Console()
@@ -124,6 +125,7 @@ def export_command(
         refuse_options(_WITHOUT_MEANING, f"has no meaning with --format {_TINYLLAVA}.")
         out = out or (run or Path()) / "exports" / f"{model_name(source)}-{format}"
         _write_tinyllava(console, source, out, force)
+        refresh_page(out)
         return
     out = out or (run or Path()) / "exports" / f"{model_name(source)}-{format}-{quant}"
     data, data_images = (data, images) if data or run is None else _test_split(run)
@@ -149,6 +151,7 @@ def export_command(
         )
     with console.status("reading the checkpoint") as status:
         manifest = run_export(request, progress=status.update)
+    refresh_page(out)
     _show(console, out, manifest)
 
 

@@ -63,6 +63,7 @@ def ship_command(
     from switchkd.export.shipping.bill_of_materials import MODEL
     from switchkd.export.shipping.ship import ShipRequest, ship
     from switchkd.export.shipping.signing import load_signer
+    from switchkd.run_page import refresh_page
 
     folder = find_named(variant, run_name)
     if out is None:
@@ -73,6 +74,7 @@ def ship_command(
     request = ShipRequest(folder, target, signer, out, release, bench, named, force)
     with Console(stderr=True).status("reading") as status:
         shipped = ship(request, progress=status.update)
+    refresh_page(out)
     _show(out, shipped)
 
 

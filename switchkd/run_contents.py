@@ -44,12 +44,12 @@ def run_contents(folder: Path) -> RunContents:
         folder=folder,
         newest=latest.exists() and latest.resolve() == folder.resolve(),
         recipe=_recipe(folder),
-        finished=[str(_read(path).get("title") or path.parent.name) for path in records],
+        finished=[str(read_mapping(path).get("title") or path.parent.name) for path in records],
         begun=[path.name for path in begun if not (path / STAGE_RECORD).exists()],
         models=[name for name in MODELS if (folder / name).exists()],
         exports=[path.name for path in sorted((folder / "exports").glob("[!.]*")) if path.is_dir()],
         packages=[path.name for path in sorted((folder / "packages").glob("[!.]*.tar"))],
-        scores=_scores(_read(folder / "reports" / "accuracy.json")),
+        scores=_scores(read_mapping(folder / "reports" / "accuracy.json")),
     )
 
 
@@ -70,7 +70,8 @@ def _scores(accuracy: dict[str, Any]) -> dict[str, float]:
     return found
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; an empty one where it isn't there or torn."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

@@ -25,6 +25,12 @@ from switchkd.training.teaching import learned
 _LINK_OF = {"teacher": "teacher", "SFT": "baseline"}
 _STUDENT = "student"  # the link to it; its name tells what it learned from
 TEACHER = "teacher"
+_REPORTS = {
+    "accuracy": "accuracy.json",
+    "training curves": "training.png",
+    "answers": "answers.png",
+    "all on one page": "index.html",
+}
 
 
 def evaluate_models(run: Run, models: Mapping[str, Path]) -> dict[str, dict[str, Score]] | None:
@@ -195,7 +201,7 @@ def where_things_lie(run_folder: Path, models: Mapping[str, Path]) -> str:
     """A few lines that tell where a run's models and reports are."""
     links = {name: run_folder / _LINK_OF.get(name, _STUDENT) for name in models}
     lines = [f"  {name:16} {link}" for name, link in links.items() if link.exists()]
-    for label, name in (("accuracy", "accuracy.json"), ("training curves", "training.png"), ("answers", "answers.png")):
+    for label, name in _REPORTS.items():
         if (run_folder / "reports" / name).exists():
             lines.append(f"  {label:16} {run_folder / 'reports' / name}")
     return "\n".join(lines)
