@@ -28,11 +28,12 @@ class RunContents:
 
 def all_runs() -> list[RunContents]:
     """Every run under runs/, in the order of names."""
-    return [run_contents(path) for path in sorted(RUNS.glob("[!.]*")) if _is_run(path)]
+    return [run_contents(path) for path in sorted(RUNS.glob("[!.]*")) if is_run(path) and not path.is_symlink()]
 
 
-def _is_run(path: Path) -> bool:
-    return path.is_dir() and not path.is_symlink() and ((path / RECIPE).exists() or (path / "stages").is_dir())
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a run's: a recipe alone may be anybody's."""
+    return (folder / RECIPE).is_file() and any((folder / name).is_dir() for name in ("stages", *MODELS))
 
 
 def run_contents(folder: Path) -> RunContents:

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from switchkd.errors import SkdError
 from switchkd.files import write_text
 from switchkd.manifest import FILE_NAME, Manifest
-from switchkd.run_contents import RunContents, read_mapping, run_contents
+from switchkd.run_contents import RunContents, is_run, read_mapping, run_contents
 from switchkd.runs import RECIPE, STAGE_RECORD, recorded_recipe
 
 PAGE = Path("reports") / "index.html"
@@ -39,7 +39,7 @@ class Section:
     columns: tuple[str, ...] = ()
     rows: list[tuple[str | Link, ...]] = field(default_factory=list)
     links: list[Link] = field(default_factory=list)
-    pictures: list[tuple[str, Markup]] = field(default_factory=list)  # (what it shows, data URI)
+    pictures: list[tuple[str, str, Markup]] = field(default_factory=list)  # (what it shows, its file, data URI)
     otherwise: str = ""  # the command that fills it, while it is empty
 
 
@@ -65,7 +65,7 @@ def write_page(run: Path) -> Path:
 def refresh_page(added: Path) -> None:
     """Makes the page anew of the run in which a file or folder was added; elsewhere nothing."""
     for folder in list(added.absolute().parents)[:3]:
-        if (folder / RECIPE).is_file() and (folder / "stages").is_dir():
+        if is_run(folder):
             write_page(folder)
             return
 
@@ -181,8 +181,8 @@ def _overall(accuracy: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {name: score for name, score in named.items() if isinstance(score, dict)}
 
 
-def _pictures(run: Path, names: Mapping[str, str]) -> Iterator[tuple[str, Markup]]:
+def _pictures(run: Path, names: Mapping[str, str]) -> Iterator[tuple[str, str, Markup]]:
     for name, what in names.items():
         path = run / "reports" / name
         if path.is_file():
-            yield what, Markup(f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}")
+            yield what, name, Markup(f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}")

@@ -91,7 +91,7 @@ def ask_teacher(
         knowledge = replace(knowledge, blind_right=baselines(training, sampled).blind["all"].right)
     style, mark = ("yellow", "warning: ") if knowledge.doubtful else (None, "")
     end = ": it can't teach this, and what it gets wrong the student learns from it" if knowledge.doubtful else ""
-    console.print(f"{mark}{knowledge}{end}", style=style, markup=False, highlight=False)
+    console.print(f"{mark}{knowledge}{end}", style=style, markup=False, highlight=False, soft_wrap=True)
     return knowledge
 
 

@@ -68,6 +68,8 @@ def test_one_line_distils_a_ready_student(here):
     assert (recipe["stages"]["dft"]["learning_rate"], recipe["stages"]["dft"]["batch_size"]) == (dft.learning_rate, 128)
     assert recipe["distillation"]["temperature"] == 3 and recipe["distillation"]["lambda_switch"] == 1
     assert Path("runs/latest").resolve().name == "own" and Path("runs/own/student/config.json").exists()
+    page = Path("runs/own/reports/index.html").read_text()
+    assert "student dft" in page and "talks.json" in page and "dev.json" in page
     scores = json.loads(Path("runs/own/reports/accuracy.json").read_text())
     assert scores["Switch-KD"]["all"]["total"] == 9 == scores["teacher"]["all"]["total"]
 
