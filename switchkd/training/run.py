@@ -119,7 +119,10 @@ class Run:
         """The undistilled twin where it was trained here before; nothing is trained now."""
         model = self._start("student", self.recipe.student, (), self._settings)
         for name in self.recipe.student.baseline:
-            folder, _ = self._stage_place("student", name, model, self._settings)
+            try:
+                folder, _ = self._stage_place("student", name, model, self._settings)
+            except RecipeError:  # its data aren't here, so it wasn't trained on them
+                return None
             if not (folder / STAGE_RECORD).exists():
                 return None
             model = folder / "model"

@@ -42,6 +42,7 @@ def test_a_twin_is_found_again_whatever_else_the_recipe_says(tmp_path, road_scen
     student = {"checkpoint": str(student_folder), "baseline": ["one"]}
     first = Run(tmp_path / "run", recipe(road_scenes, student=student), QUIET)
     assert first.finished_baseline() is None
+    assert Run(tmp_path / "run", recipe(tmp_path, student=student), QUIET).finished_baseline() is None  # no data either
     made = first.baseline()
     again = Run(tmp_path / "run", recipe(road_scenes, student=student, teacher={"checkpoint": "t"}), QUIET)
     assert again.finished_baseline() == made
