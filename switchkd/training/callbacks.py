@@ -31,6 +31,11 @@ def describe(logs: dict[str, float], terms: Sequence[Term]) -> str:
     return "  ".join(f"{label} {logs[key]:.{digits}f}" for key, label, digits in shown if key in logs)
 
 
+def _counted(number: float, one: str, several: str = "") -> str:
+    shown = f"{number:,}" if isinstance(number, int) else f"{number:.3g}"
+    return f"{shown} {one if number == 1 else several or one + 's'}"
+
+
 class ProgressBar(TrainerCallback):
     """How long a stage will be, then one line: steps, the named losses, k's quantiles, time left. Plain lines where no terminal
     is watching.
@@ -54,7 +59,8 @@ class ProgressBar(TrainerCallback):
         samples = min(batch, self._records)
         passes = state.max_steps / math.ceil(self._records / batch)
         self._console.print(
-            f"{self._title}  {state.max_steps} steps of {samples} samples: {passes:.3g} passes over {self._records} records",
+            f"{self._title}  {_counted(state.max_steps, 'step')} of {samples} samples: "
+            f"{_counted(passes, 'pass', 'passes')} over {self._records} records",
             soft_wrap=True,
             highlight=False,
         )
