@@ -39,7 +39,9 @@ def own_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 "--eval-images", type=_FILE, help="Their picture folder. Default: --images, or images/ beside the file."
             ),
             click.option(
-                "--steps", type=click.IntRange(min=1), help="Optimizer steps of each stage. Default: the recipe's."
+                "--steps",
+                type=click.IntRange(min=1),
+                help="Optimizer steps of each stage. Default: the recipe's, in `own` one pass.",
             ),
         )
     ):
