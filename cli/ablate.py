@@ -42,6 +42,7 @@ def ablate_command(
 
     from switchkd.analysis.ablation import LOSSES, SCHEMES, draw_ablation, markdown_table, run_ablation
     from switchkd.files import write_text
+    from switchkd.run_page import write_page
 
     if nproc and jobs > 1:
         raise click.UsageError(
@@ -55,5 +56,7 @@ def ablate_command(
     table = markdown_table(summary)
     write_text(reports / f"ablation-{split}.md", table)
     draw_ablation(summary, reports / f"ablation-{split}.png")
+    run.succeeded()
+    write_page(run.folder)
     run.console.print(Markdown(table))
     run.console.print(f"written to {reports}/ablation-{split}.json, .md and .png")

@@ -23,4 +23,6 @@ def assets_command(out: Path, run_name: str, overrides: tuple[str, ...]) -> None
     """
     from switchkd.analysis.assets import make_assets
 
-    make_assets(open_run("assets", overrides, run_name, None, True), out)
+    run = open_run("assets", overrides, run_name, None, True)
+    make_assets(run, out)
+    run.succeeded()

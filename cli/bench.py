@@ -25,7 +25,9 @@ _INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
 @click.option(
     "--device", default="cpu", show_default=True, help="Where ONNX exports run; `skd doctor` lists the devices."
 )
-@click.option("--run", "run_name", help="The run whose exports are measured. Default: the newest.")
+@click.option(
+    "--run", "run_name", help="The run whose exports are measured. Default: that of the variants, or the newest."
+)
 @click.option(
     "--reference", help="What the others are compared with. Default: the PyTorch student, else the first variant."
 )
@@ -124,16 +126,18 @@ def bench_command(
     out: Path | None,
     **options: Any,
 ) -> None:
-    """Measure each VARIANT: an export folder, a name among the newest run's exports, or a checkpoint (a folder, or its
-    name on the hub).
+    """Measure each VARIANT: an export folder, a name among a run's exports (also as RUN/NAME), or a checkpoint (a
+    folder, or its name on the hub).
 
-    Bare, it measures all exports of the newest run, with the PyTorch student as reference. Each variant runs in a process
+    Bare, it measures all exports of the run, with the PyTorch student as reference. Each variant runs in a process
     of its own; they take turns, in random order. Speed by phase, memory, energy where the machine counts it, and quality
     go to the terminal, to bench.json and to report.html.
     """
     from rich.console import Console
 
     from switchkd.files import require_writable
+    from switchkd.run_page import refresh_page
+    from switchkd.runs import RUNS, existing_run, find_in_runs, latest_run, run_of
     from switchkd.runtime.bench.measurement import OWN_SETTINGS, summarise_bench
     from switchkd.runtime.bench.report import JSON_NAME, read_summary, write_bench
     from switchkd.runtime.bench.tables import changes_between, compare, grids
@@ -144,7 +148,10 @@ def bench_command(
             refuse_options(names, f"goes with --scenario {other} alone.")
     console = Console()
     older = read_summary(old) if old else None
-    run = _find_run(run_name)
+    run = existing_run(run_name)
+    variants = tuple(find_in_runs(name, run) for name in variants)
+    reference = reference and find_in_runs(reference, run)
+    run = run or run_of(variants) or (latest_run() if (RUNS / "latest").exists() else None)
     out = out or (run or Path()) / "reports" / _REPORTS[scenario]
     require_writable(out)
     if old and old.resolve() == (out / JSON_NAME).resolve():
@@ -156,6 +163,7 @@ def bench_command(
     summary = summarise_bench(bench)
     extra = [compare(older, summary)] if older else []
     report = write_bench(bench, summary, extra, out)  # before anything is printed, which may fail
+    refresh_page(report)
     for grid in [*grids(summary), *extra]:
         _print_grid(console, grid)
     notes = [*bench.conditions["warnings"], *(changes_between(older, summary) if older else [])]
@@ -165,18 +173,6 @@ def bench_command(
         console.print("Energy: unavailable, no counter of this machine can be read.")
     console.print(f"report: {report}", soft_wrap=True)
     _end(bench)
-
-
-def _find_run(name: str | None) -> Path | None:
-    """The run that was named, or the newest; None where there is none."""
-    from switchkd.errors import SkdError
-    from switchkd.runs import RUNS, latest_run, run_folder
-
-    if name is None:
-        return latest_run() if (RUNS / "latest").exists() else None
-    if not run_folder(name).is_dir():
-        raise SkdError(f"There is no run {run_folder(name)}.")
-    return run_folder(name)
 
 
 def _prepare(

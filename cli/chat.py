@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from switchkd.cli.options import RUN, find_named
+
 if TYPE_CHECKING:
     from switchkd.runtime.engines.engine import Engine, Floats
 
@@ -19,11 +21,18 @@ if TYPE_CHECKING:
 @click.option("--threads", type=click.IntRange(min=1), help="Processor threads. Default: all.")
 @click.option("--device", default="cpu", show_default=True, help="Where an ONNX export runs; `skd doctor` lists them.")
 @click.option("--max-tokens", type=click.IntRange(min=1), default=256, show_default=True, help="Longest answer.")
+@RUN
 def chat_command(
-    variant: str, image: Path | None, prompt: str | None, threads: int | None, device: str, max_tokens: int
+    variant: str,
+    image: Path | None,
+    prompt: str | None,
+    threads: int | None,
+    device: str,
+    max_tokens: int,
+    run_name: str | None,
 ) -> None:
-    """Ask VARIANT: an export folder, the name of one of the newest run's exports, or a checkpoint (a folder, or its name
-    on the hub).
+    """Ask VARIANT: an export folder, the name of one of a run's exports (also as RUN/NAME), or a checkpoint (a folder, or its
+    name on the hub).
 
     The answer appears as it is generated.
     """
@@ -31,7 +40,7 @@ def chat_command(
     from switchkd.runtime.engines.opening import open_engine
 
     picture = open_image(image) if image else None
-    with open_engine(variant, threads=threads, device=device) as engine:
+    with open_engine(find_named(variant, run_name), threads=threads, device=device) as engine:
         features = None if picture is None else engine.encode_image(picture)
         if prompt is not None:
             _ask(engine, [_question(prompt, with_picture=picture is not None)], features, max_tokens)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from switchkd.cli.options import FOLLOW_LINKS
+from switchkd.cli.options import FOLLOW_LINKS, RUN
 
 
 @click.group("data", short_help="Check training data, or draw the built-in task.")
@@ -52,9 +52,14 @@ def roadscenes_command(folder: Path, size: int, seed: int, train: int, val: int,
 @click.option("--images", type=click.Path(path_type=Path), help="Picture folder. Default: images/ beside the file.")
 @click.option(
     "--model",
-    help="The model whose tokens are counted: a folder, asset:NAME or a name on the hub. Default: the newest run's student.",
+    help="The model whose tokens are counted: a folder, asset:NAME, RUN/NAME or a name on the hub. Default: the run's "
+    "student.",
 )
-@click.option("--max-length", default=2048, show_default=True, help="Longest usable sample in tokens.")
+@click.option(
+    "--max-length",
+    type=click.IntRange(min=1),
+    help="Longest usable sample in tokens. Default: that of the run whose student is taken, else of the recipe `own`.",
+)
 @click.option(
     "--verify",
     type=click.Choice(["full", "header"]),
@@ -71,17 +76,20 @@ def roadscenes_command(folder: Path, size: int, seed: int, train: int, val: int,
 )
 @FOLLOW_LINKS
 @click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Processes that decode.")
+@RUN
 def check_command(
     file: Path,
     images: Path | None,
     model: str | None,
-    max_length: int,
+    max_length: int | None,
     verify: str,
     max_bad: float,
     follow_links: bool,
     workers: int,
+    run_name: str | None,
 ) -> None:
-    """Tell what of FILE (LLaVA JSON or JSONL) can be trained on, and why the rest can't.
+    """Tell what of FILE (LLaVA JSON or JSONL) can be trained on, why the rest can't, and what is in it: lengths in tokens,
+    answers, shapes of pictures and what the model's processor makes of them.
 
     Ends with an error where more records than --max-bad are unusable.
     """
@@ -90,15 +98,22 @@ def check_command(
     from switchkd.architecture.architecture import Architecture
     from switchkd.architecture.endings import require_learned_end
     from switchkd.architecture.references import resolve_checkpoint
-    from switchkd.cli.tables import data_table
+    from switchkd.cli.tables import data_table, statistics_table
     from switchkd.data.index import Source
     from switchkd.data.progress import check_data
+    from switchkd.data.statistics import data_statistics
     from switchkd.data.usability import count_usable
+    from switchkd.preprocess import Preprocess
     from switchkd.prompt import ChatPrompt
-    from switchkd.runs import latest_run
+    from switchkd.recipes.reader import load_recipe
+    from switchkd.runs import existing_run, find_in_runs, latest_run, recorded_recipe
 
     console = Console()
-    folder = resolve_checkpoint(model) if model else latest_run() / "student"
+    run = existing_run(run_name)
+    folder = resolve_checkpoint(find_in_runs(model, run)) if model else (run or latest_run()) / "student"
+    if max_length is None:
+        recorded = None if model else recorded_recipe(run or latest_run())["data"]
+        max_length = recorded["max_length"] if recorded else load_recipe("own").data.max_length
     prompt = ChatPrompt.load(folder)
     prompt.require_answer_marks()
     require_learned_end(folder, prompt)
@@ -114,4 +129,5 @@ def check_command(
     index = check_data(source, console, workers=workers)
     usability = count_usable(source, index)
     console.print(data_table(str(file), usability))
+    console.print(statistics_table(data_statistics(source, index, Preprocess.load(folder)), max_length))
     usability.check(max_bad)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from switchkd.cli.options import FOLLOW_LINKS, refuse_options
+from switchkd.cli.options import FOLLOW_LINKS, RUN, find_named, refuse_options
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     help="With --suite: folder for what lmms-eval writes; finished results there are kept. Default: benchmarks.",
 )
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write the scores and answers here.")
+@RUN
 def eval_command(
     models: tuple[str, ...],
     file: Path | None,
@@ -71,17 +72,18 @@ def eval_command(
     limit: int | None,
     out: Path | None,
     json_file: Path | None,
+    run_name: str | None,
 ) -> None:
     """Accuracy of each MODEL by question kind, with 95 % intervals.
 
-    MODEL is a checkpoint, an export folder, or the name of one of the newest run's exports. Of several, each is compared
-    with the first on the same questions. Bare, it asks the newest run's student the questions of that run's test split.
+    MODEL is a checkpoint, an export folder, or the name of one of a run's exports or models (also as RUN/NAME). Of several, each is
+    compared with the first on the same questions. Bare, it asks the newest run's student the questions of that run's test split.
     """
     from rich.console import Console
 
     from switchkd.cli.suite import SuiteOptions, run_suite
     from switchkd.data.questions import read_questions
-    from switchkd.runs import latest_run, recorded_questions
+    from switchkd.runs import existing_run, latest_run, recorded_questions, run_of
 
     if suite is None:
         refuse_options(("benchmark", "download", "limit", "out"), "goes with --suite alone.")
@@ -91,17 +93,19 @@ def eval_command(
             "doesn't go with --suite, which brings its own.",
         )
     console = Console()
-    folders = _find_models(models)
+    folders = _find_models(models, run_name)
     if suite is not None:
         options = SuiteOptions(suite, benchmark, out or Path("benchmarks"), threads, limit, download, json_file)
         run_suite(options, folders, console)
         return
     if file is None:
-        file, recorded_images = recorded_questions(latest_run(), split)
+        file, recorded_images = recorded_questions(
+            existing_run(run_name) or run_of(folders.values()) or latest_run(), split
+        )
         images = images or recorded_images
     questions = read_questions(file, images or file.parent / "images", follow_links=follow_links)
     settings = {"batch_size": batch_size, "max_new_tokens": max_tokens}
-    teacher = None if through is None else _find_model(through)
+    teacher = None if through is None else _find_model(through, run_name)
     answers, failures = _ask_each(folders, questions, console, settings, threads, teacher)
     if answers:
         _report([*folders], questions, answers, console, json_file)
@@ -139,25 +143,24 @@ def _report(
         )
 
 
-def _find_models(names: tuple[str, ...]) -> dict[str, Path]:
+def _find_models(names: tuple[str, ...], run_name: str | None) -> dict[str, Path]:
     """Their folders, by names short enough for a table, in the order given."""
-    from switchkd.runs import latest_run
+    from switchkd.runs import existing_run, latest_run
     from switchkd.runtime.bench.lineup import name_all
 
     if not names:
-        folder = latest_run() / "student"
+        folder = (existing_run(run_name) or latest_run()) / "student"
         return {str(folder): folder}
-    folders = [_find_model(name) for name in names]
+    folders = [_find_model(name, run_name) for name in names]
     return name_all(folders) if len(folders) > 1 else {str(folders[0]): folders[0]}
 
 
-def _find_model(name: str) -> Path:
+def _find_model(name: str, run_name: str | None) -> Path:
     from switchkd.architecture.weights import refuse_other_kinds
     from switchkd.errors import SkdError
     from switchkd.manifest import FILE_NAME
-    from switchkd.runtime.engines.opening import find_variant
 
-    folder = find_variant(name)
+    folder = find_named(name, run_name)
     if not any((folder / file).exists() for file in (FILE_NAME, "config.json")):
         refuse_other_kinds(folder)
         raise SkdError(f"{folder} is neither an export (no {FILE_NAME}) nor a checkpoint (no config.json).")

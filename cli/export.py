@@ -102,7 +102,7 @@ def export_command(
     threads: int | None,
     force: bool,
 ) -> None:
-    """Turn CHECKPOINT (a folder, or a model's name on the hub) into a complete, quantized, verified folder.
+    """Turn CHECKPOINT (a folder, RUN/student, or a model's name on the hub) into a complete, quantized, verified folder.
 
     Bare, it takes the newest run's student. Before anything is kept, the export is compared with the checkpoint stage by
     stage; one that differs is not written.
@@ -113,14 +113,19 @@ def export_command(
     from switchkd.architecture.references import model_name, resolve_checkpoint
     from switchkd.export.folder import ExportRequest, run_export
     from switchkd.export.samples import SampleFile
+    from switchkd.run_page import refresh_page
+    from switchkd.runs import existing_run, find_in_runs, latest_run, run_of
 
     console = Console()
-    run = _run_of(checkpoint, run_name)
+    run = existing_run(run_name)
+    checkpoint = find_in_runs(checkpoint, run) if checkpoint else None
+    run = run or (run_of([checkpoint]) if checkpoint else latest_run())
     source = resolve_checkpoint(checkpoint) if checkpoint else _student(run)
     if format == _TINYLLAVA:
         refuse_options(_WITHOUT_MEANING, f"has no meaning with --format {_TINYLLAVA}.")
         out = out or (run or Path()) / "exports" / f"{model_name(source)}-{format}"
         _write_tinyllava(console, source, out, force)
+        refresh_page(out)
         return
     out = out or (run or Path()) / "exports" / f"{model_name(source)}-{format}-{quant}"
     data, data_images = (data, images) if data or run is None else _test_split(run)
@@ -146,6 +151,7 @@ def export_command(
         )
     with console.status("reading the checkpoint") as status:
         manifest = run_export(request, progress=status.update)
+    refresh_page(out)
     _show(console, out, manifest)
 
 
@@ -165,18 +171,6 @@ def _write_tinyllava(console: Console, source: Path, out: Path, force: bool) -> 
         table.add_row(what, escape(how))
     console.print(table)
     console.print("Its config.json names this place: export anew where it is to lie.")
-
-
-def _run_of(checkpoint: str | None, run_name: str | None) -> Path | None:
-    """The run that a checkpoint lies in; the named or newest one where no checkpoint is given."""
-    from switchkd.runs import RUNS, latest_run, run_folder
-
-    if run_name:
-        return run_folder(run_name)
-    if checkpoint is None:
-        return latest_run()
-    parts = Path(checkpoint).parts
-    return Path(*parts[:2]) if parts[:1] == RUNS.parts and len(parts) > 2 else None
 
 
 def _student(run: Path | None) -> Path:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from switchkd.cli.options import POSITIVE
+from switchkd.cli.options import POSITIVE, RUN
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -94,6 +94,7 @@ def probe_command(threads: int | None) -> None:
     help="Where it runs. skd's engines use the CPU; the accelerator is an outlook for other runtimes.",
 )
 @click.option("--json", "file", type=click.Path(path_type=Path), help="Write everything to this file too.")
+@RUN
 def fit_command(
     variants: tuple[str, ...],
     targets: tuple[str, ...],
@@ -104,15 +105,17 @@ def fit_command(
     ram: float | None,
     processor: str,
     file: Path | None,
+    run_name: str | None,
 ) -> None:
     """Predict whether VARIANTS fit target computers, and how fast they will be there.
 
-    A variant is an export folder or the name of one of the newest run's exports. Nothing is run; docs/hardware.md says how
-    the predictions are made, docs/results/hardware.md how good they were.
+    A variant is an export folder or the name of one of a run's exports (also as RUN/NAME). Nothing is run; docs/hardware.md
+    says how the predictions are made, docs/results/hardware.md how good they were.
     """
     from switchkd.errors import SkdError
     from switchkd.hardware.fit import FitError, fit
     from switchkd.hardware.profile import profile_names
+    from switchkd.runs import existing_run, find_in_runs
     from switchkd.runtime.computer.profile import find_profile
     from switchkd.runtime.computer.workloads import read_workload
 
@@ -129,7 +132,8 @@ def fit_command(
         return results
 
     asked: dict[str, Any] = {"context": context, "text_tokens": text, "answer_tokens": answer, "rate": rate}
-    workloads = each_good(read_workload, variants)
+    run = existing_run(run_name)
+    workloads = each_good(lambda name: read_workload(find_in_runs(name, run)), variants)
     profiles = each_good(find_profile, dict.fromkeys(targets or profile_names()))
     console, fits = _console(), []
     for workload in workloads:

@@ -7,16 +7,21 @@ from typing import Any
 
 import click
 
+from switchkd.cli.options import RUN
+
 
 @click.command("linear-probe", short_help="Tell what vision towers' features hold.")
 @click.argument("models", nargs=-1)
 @click.option("--pictures", type=click.IntRange(min=80), default=1500, show_default=True, help="Fitted, at most.")
 @click.option("--questions", type=click.IntRange(min=1), default=12, show_default=True, help="Probed, at most.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write the figures here.")
-def linear_probe_command(models: tuple[str, ...], pictures: int, questions: int, json_file: Path | None) -> None:
+@RUN
+def linear_probe_command(
+    models: tuple[str, ...], pictures: int, questions: int, json_file: Path | None, run_name: str | None
+) -> None:
     """How well a linear probe reads answers off the features that MODELs' vision towers give the projector.
 
-    Bare, it probes the newest run's models, and the tower that its student began with. The questions are those that
+    Bare, it probes the run's models, and the tower that its student began with. The questions are those that
     the run's training conversations ask of most pictures.
     """
     import json
@@ -26,10 +31,10 @@ def linear_probe_command(models: tuple[str, ...], pictures: int, questions: int,
     from switchkd.analysis.probe import overall, probe_run
     from switchkd.analysis.report import named_models, student_before
     from switchkd.files import write_text
-    from switchkd.runs import latest_run
+    from switchkd.runs import existing_run, latest_run
 
-    console, run = Console(), latest_run()
-    folders = named_models(models)
+    console, run = Console(), existing_run(run_name) or latest_run()
+    folders = named_models(models, run)
     if not models and (before := student_before(run)):
         folders = {"before": before} | folders
     report = probe_run(run, folders, console, pictures=pictures, questions=questions)

@@ -32,6 +32,7 @@ from switchkd.cli.install import install_command
 from switchkd.cli.key import key_command
 from switchkd.cli.linear_probe import linear_probe_command
 from switchkd.cli.recipe import recipe_command
+from switchkd.cli.runs import runs_command
 from switchkd.cli.serve import serve_command
 from switchkd.cli.ship import ship_command
 from switchkd.cli.verify import verify_command
@@ -66,6 +67,7 @@ STATIONS: dict[str, tuple[click.Command, ...]] = {
         distill_command,
         train_command,
         ablate_command,
+        runs_command,
         assets_command,
     ),
     "Judge": (eval_command, attention_command, linear_probe_command),
@@ -133,7 +135,7 @@ def main(debug: bool) -> None:
     \b
     skd distill                              train the default recipe's student
     skd export --format gguf --quant q4      make a file of it that a small computer runs
-    skd chat runs/latest/exports/VARIANT --image FILE   ask it about a picture
+    skd chat student-gguf-q4 --image FILE    ask it about a picture
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

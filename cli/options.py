@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Any
 
 import click
@@ -73,18 +74,35 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+RUN = click.option(
+    "--run",
+    "run_name",
+    metavar="RUN",
+    help="The run that names of exports and models are looked for in. Default: the newest.",
+)
+
+
+def find_named(name: str, run_name: str | None) -> Path:
+    """The folder of an export or a model: a path, `RUN/NAME`, a name in the run that `--run` names or in the newest, or a
+    checkpoint's `asset:NAME` or name on the hub. Raises SkdError where there is none of these."""
+    from switchkd.runs import existing_run, find_in_runs
+    from switchkd.runtime.engines.opening import find_variant
+
+    return find_variant(find_in_runs(name, existing_run(run_name)))
+
+
 def open_run(
     recipe: str,
     overrides: tuple[str, ...],
     run_name: str | None,
     nproc: int | None,
     resume: bool,
-    require: Callable[[Any], None] = lambda _: None,
+    *requirements: Callable[[Any], None],
 ) -> Any:
     """The run that these options describe.
 
     Args:
-        require: raises where the command can't follow this recipe; called before anything is made.
+        requirements: each raises where the command can't follow this recipe; called before anything is made.
     """
     from rich.console import Console
 
@@ -93,6 +111,7 @@ def open_run(
     from switchkd.training.run import Run
 
     loaded = load_recipe(recipe, overrides)
-    require(loaded)
+    for require in requirements:
+        require(loaded)
     folder = run_folder(run_name or loaded.name)
     return Run(folder, loaded, Console(), processes=nproc or 0, restart=not resume)

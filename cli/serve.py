@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from switchkd.cli.options import POSITIVE
+from switchkd.cli.options import POSITIVE, RUN, find_named
 
 
 @click.command("serve", short_help="Answer chat requests over HTTP.")
@@ -72,6 +72,7 @@ from switchkd.cli.options import POSITIVE
     show_default=True,
     help="first: a picture goes before the words of its message, as in training. sent: where the request has it.",
 )
+@RUN
 def serve_command(
     variant: str,
     host: str,
@@ -87,9 +88,10 @@ def serve_command(
     max_picture_mb: float,
     max_megapixels: float,
     picture_order: str,
+    run_name: str | None,
 ) -> None:
-    """Answer chat requests with VARIANT: an export folder, the name of one of the newest run's exports, or a checkpoint (a
-    folder, or its name on the hub).
+    """Answer chat requests with VARIANT: an export folder, the name of one of a run's exports (also as RUN/NAME), or a checkpoint
+    (a folder, or its name on the hub).
 
     The address speaks the chat part of OpenAI's API, pictures included, and answers one request at a time. Ctrl-C or
     SIGTERM ends it after the requests that have arrived.
@@ -110,7 +112,7 @@ def serve_command(
             request_seconds=timeout,
             max_tokens=max_tokens,
         )
-        with open_engine(variant, threads=threads, context=context, device=device) as engine:
+        with open_engine(find_named(variant, run_name), threads=threads, context=context, device=device) as engine:
             serve(
                 engine,
                 (host, port),

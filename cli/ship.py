@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from switchkd.cli.options import RUN, find_named
+
 if TYPE_CHECKING:
     from switchkd.export.shipping.ship import Shipped
 
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     "--out", type=click.Path(path_type=Path), help="Package. Default: packages/VARIANT-TARGET-RELEASE.tar of the run."
 )
 @click.option("--force", is_flag=True, help="Replace an existing package.")
+@RUN
 def ship_command(
     variant: str,
     target: str,
@@ -47,8 +50,9 @@ def ship_command(
     licenses: tuple[str, ...],
     out: Path | None,
     force: bool,
+    run_name: str | None,
 ) -> None:
-    """Pack VARIANT, an export folder or the name of one of the newest run's exports, and sign it.
+    """Pack VARIANT, an export folder or the name of one of a run's exports (also as RUN/NAME), and sign it.
 
     The package holds the variant, its target's profile, the predicted fit, measurements where there are some, a bill of
     materials and a script that runs it. The passphrase of an encrypted key is asked for, or read from SKD_PASSPHRASE.
@@ -59,9 +63,9 @@ def ship_command(
     from switchkd.export.shipping.bill_of_materials import MODEL
     from switchkd.export.shipping.ship import ShipRequest, ship
     from switchkd.export.shipping.signing import load_signer
-    from switchkd.runtime.engines.opening import find_variant
+    from switchkd.run_page import refresh_page
 
-    folder = find_variant(variant)
+    folder = find_named(variant, run_name)
     if out is None:
         place = folder.parent.parent if folder.parent.name == "exports" else Path()
         out = place / "packages" / f"{folder.resolve().name}-{Path(target).stem}-{release}.tar"
@@ -70,6 +74,7 @@ def ship_command(
     request = ShipRequest(folder, target, signer, out, release, bench, named, force)
     with Console(stderr=True).status("reading") as status:
         shipped = ship(request, progress=status.update)
+    refresh_page(out)
     _show(out, shipped)
 
 

@@ -12,13 +12,15 @@ from rich.table import Table
 from switchkd.scoring import Paired, Score
 
 if TYPE_CHECKING:
+    from switchkd.data.habits import Baselines
+    from switchkd.data.statistics import Statistics
     from switchkd.runtime.bench.tables import Grid
     from switchkd.runtime.lmms.benchmarks import Benchmark
     from switchkd.runtime.lmms.run import Result
 
 
-def accuracy_table(results: Mapping[str, Mapping[str, Score]], blind: Mapping[str, float] | None = None) -> Table:
-    """Accuracy by question kind, a column a model, each with its 95 % interval."""
+def accuracy_table(results: Mapping[str, Mapping[str, Score]], unseen: Baselines | None = None) -> Table:
+    """Accuracy by question kind: without looking at the pictures, then a column a model, each with its 95 % interval."""
     table = Table(
         title="Accuracy on held-out questions, % (95 % interval)",
         title_justify="left",
@@ -27,7 +29,7 @@ def accuracy_table(results: Mapping[str, Mapping[str, Score]], blind: Mapping[st
     )
     table.add_column("kind", no_wrap=True)
     table.add_column("n", justify="right", no_wrap=True)
-    if blind:
+    if unseen is not None:
         table.add_column("blind", justify="right", no_wrap=True)
     for name in results:
         table.add_column(escape(name), justify="right", no_wrap=True)
@@ -35,10 +37,17 @@ def accuracy_table(results: Mapping[str, Mapping[str, Score]], blind: Mapping[st
     for kind in kinds:
         scores = [scores[kind] for scores in results.values()]
         cells = [_cell(score) for score in scores]
-        if blind:
-            cells.insert(0, f"{100 * blind[kind]:.1f}" if kind in blind else "")
+        if unseen is not None:
+            cells.insert(0, f"{100 * unseen.blind[kind].accuracy:.1f}")
         style = "bold" if kind == "all" else ""
         table.add_row(escape(kind), str(scores[0].total), *cells, style=style, end_section=kind == kinds[-2:][0])
+    if unseen is not None:
+        majority = f"{100 * unseen.majority['all'].accuracy:.1f}"
+        table.caption = (
+            "blind: by the training data's habits, without the picture\n"
+            f"majority: always “{escape(unseen.frequent)}” would be right {majority} %"
+        )
+        table.caption_justify = "left"
     return table
 
 
@@ -114,6 +123,36 @@ def data_table(name: str, report: Any) -> Table:
         table.add_row(f"[red]unusable: {escape(reason)}", str(count), examples)
     table.add_row("all", str(report.total), style="bold")
     return table
+
+
+def statistics_table(statistics: Statistics, limit: int) -> Table:
+    """Lengths, answers and pictures of a data file, and what the model makes of the pictures' shapes."""
+    looked_at, records = statistics.looked_at, statistics.records
+    of = "" if looked_at == records else f"; answers and pictures of {looked_at:,} of {records:,} usable records"
+    table = Table(title=f"What is in it{of}", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("")
+    for name in ("median", "95 %", "most"):
+        table.add_column(name, justify="right", no_wrap=True)
+    rows = {"tokens a record": (statistics.tokens, "{:.0f}"), "longer side over shorter": (statistics.aspect, "{:.2f}")}
+    rows |= {_CHANGES[name][0]: (spread, _CHANGES[name][1]) for name, spread in statistics.changes.items()}
+    for name, (spread, form) in rows.items():
+        if spread is not None:
+            table.add_row(name, *(form.format(value) for value in (spread.median, spread.high, spread.most)))
+    lines = [f"{statistics.too_long:,} records are longer than {limit:,} tokens: they are left out, none is cut"]
+    for name, frequent in (("answers", statistics.answers), ("pictures", statistics.sizes)):
+        if frequent.total:
+            named = ", ".join(f"{thing or '(nothing)'} {100 * share:.1f} %" for thing, share in frequent.named)
+            lines.append(f"{frequent.total:,} {name}, {frequent.different:,} different: {named}")
+    table.caption, table.caption_justify = escape("\n".join(lines)), "left"
+    return table
+
+
+# What a processor does to pictures, and how it is written.
+_CHANGES = {
+    "stretched": ("one side stretched against the other", "{:.2f}-fold"),
+    "lost": ("of a picture cut off", "{:.1%}"),
+    "filled": ("of what is seen padding", "{:.1%}"),
+}
 
 
 def grid_table(grid: Grid) -> Table:

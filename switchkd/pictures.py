@@ -32,6 +32,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_QUARTER_TURNS = tuple(_TURNS[orientation] for orientation in (5, 6, 7, 8))
 _JPEGS, _JPEG_START = ("JPEG", "MPO"), b"\xff\xd8"
 _BLACK = 16  # of 256: what is darker everywhere has 12 bits or fewer of a channel's 16 in use
 
@@ -74,6 +75,14 @@ def check_image_header(path: Path | str) -> None:
     """Reads no more than a picture's header. Raises DataError as `open_image`, though not for a torn body."""
     with _file(path) as stream, _quietly():
         _read_header(stream, str(path), None, MAX_PIXELS)
+
+
+def image_size(path: Path | str) -> tuple[int, int]:
+    """(width, height) of a picture as it is shown, by its header. Raises DataError as `check_image_header`."""
+    with _file(path) as stream, _quietly():
+        image = _read_header(stream, str(path), None, MAX_PIXELS)
+        width, height = image.size
+        return (height, width) if _turn(image) in _QUARTER_TURNS else (width, height)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -199,12 +208,17 @@ def _is_cut_to_eight_bits(image: Image.Image) -> bool:
 
 def _upright(image: Image.Image) -> Image.Image:
     """The picture turned by its EXIF orientation, where that can be read."""
+    turn = _turn(image)
+    return image if turn is None else image.transpose(turn)
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """What its EXIF orientation asks for."""
     try:
         value = image.getexif().get(_ORIENTATION)
-        turn = _TURNS.get(float(value[0] if isinstance(value, tuple) else value))  # type: ignore[arg-type, call-overload]
+        return _TURNS.get(float(value[0] if isinstance(value, tuple) else value))  # type: ignore[arg-type, call-overload]
     except Exception:  # there is none; or EXIF is broken, and Pillow raises all kinds on it
-        return image
-    return image if turn is None else image.transpose(turn)
+        return None
 
 
 def _decode_without_end(stream: BinaryIO, name: str, max_pixels: int) -> Image.Image | None:

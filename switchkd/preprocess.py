@@ -27,6 +27,15 @@ PADDING = "LlavaImageProcessor"  # transformers' name of the one that can paste 
 
 
 @dataclass(frozen=True)
+class Change:
+    """What resizing does to a picture of some shape."""
+
+    stretched: float  # how much more one side is scaled than the other; 1 keeps the shape
+    lost: float  # share of the picture that is cut off
+    filled: float  # share of what the model sees that is padding
+
+
+@dataclass(frozen=True)
 class Preprocess:
     """A checkpoint's way from a picture to `pixel_values`."""
 
@@ -118,6 +127,19 @@ class Preprocess:
         image = image.resize((short, long) if width <= height else (long, short), self.resample)
         left, top = (image.width - self.width) // 2, (image.height - self.height) // 2
         return np.array(image.crop((left, top, left + self.width, top + self.height)))
+
+    def change(self, size: tuple[int, int]) -> Change:
+        """What `resize` does to a picture of (width, height) pixels, but for rounding."""
+        width, height = size
+        filled = 1 - min(size) / max(size) if self.pad else 0.0
+        if self.pad:
+            width = height = max(size)
+        if self.shortest_edge is None:
+            across, down = self.width / width, self.height / height
+            return Change(max(across, down) / min(across, down), 0.0, filled)
+        scale = self.shortest_edge / min(width, height)
+        kept = self.width * self.height / (width * height * scale**2)
+        return Change(1.0, 1 - min(kept, 1.0), filled)
 
     def normalize(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The second stage: [height, width, 3] bytes to [3, height, width] float32: (x · factor − mean) / std."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
-from switchkd.analysis.report import blind_scores, kept_answers
+from switchkd.analysis.report import kept_answers, run_baselines
 from switchkd.computer import usable_processors
 from switchkd.data.answers import read_right, read_scores
 from switchkd.errors import RecipeError
@@ -133,7 +133,9 @@ def run_ablation(run: Run, names: tuple[str, ...], seeds: tuple[int, ...], *, sp
     run.data_set(run.recipe.stages[rows[0].stages[-1]].data)
     tasks = [(row, seed) for seed in seeds for row in rows]
     results = {(result.name, result.seed): result for result in _work(run, tasks, split, jobs)}
-    summary = summarise(names, seeds, results, read_scores(teacher)["all"].accuracy, blind_scores(run), split)
+    unseen = run_baselines(run, split)
+    blind = None if unseen is None else unseen.blind["all"].accuracy
+    summary = summarise(names, seeds, results, read_scores(teacher)["all"].accuracy, blind, split)
     write_text(run.folder / "reports" / f"ablation-{split}.json", json.dumps(summary, indent=1) + "\n")
     return summary
 
@@ -199,7 +201,7 @@ def summarise(
     seeds: tuple[int, ...],
     results: dict[tuple[str, int], Result],
     teacher: float,
-    blind: dict[str, float] | None,
+    blind: float | None,
     split: str,
 ) -> dict[str, Any]:
     """Accuracies, shares of the gap between the first row and the teacher that are closed, and paired tests."""
@@ -221,7 +223,7 @@ def summarise(
         summary[SWITCH]["against_without_switch"] = _paired(without, with_switch)
     return summary | {
         "teacher": teacher,
-        "blind": None if blind is None else blind["all"],
+        "blind": blind,
         "seeds": list(seeds),
         "split": split,
         "questions": len(first[0].right),

@@ -16,7 +16,7 @@ from rich.progress import track
 
 from switchkd.analysis.report import recorded_conversations
 from switchkd.data.index import RecordFile
-from switchkd.data.questions import question_text
+from switchkd.data.questions import exchanges
 from switchkd.data.reasons import BadRecordError
 from switchkd.data.records import picture_path, read_record
 from switchkd.data.scan import scan_records
@@ -144,10 +144,8 @@ def read_asked(file: Path, images: Path, *, follow_links: bool = False) -> Asked
             picture = picture_path(images, record.image, follow_links=follow_links)
         except BadRecordError:
             continue
-        for index in range(0, len(record.messages) - 1):
-            if record.messages[index]["role"] == "user":
-                question = question_text(record.messages[: index + 1])
-                asked[picture].setdefault(question, normalise(record.messages[index + 1]["content"]))
+        for question, answer in exchanges(record.messages):
+            asked[picture].setdefault(question, normalise(answer))
     return dict(asked)
 
 

@@ -10,20 +10,27 @@ from typing import Any
 
 from switchkd.architecture.references import resolve_checkpoint
 from switchkd.data.answers import answer_all, plain_scores, read_answers, read_scores, write_answers
+from switchkd.data.habits import Baselines, baselines
 from switchkd.data.questions import read_questions
 from switchkd.errors import SkdError
 from switchkd.files import file_sha256, folder_sha256, write_text
 from switchkd.losses.terms import Measure, Term, terms_of
 from switchkd.models.answerer import Answerer
-from switchkd.runs import data_folder, latest_run, recorded_recipe
+from switchkd.runs import STAGE_RECORD, data_folder, find_in_runs, latest_run, recorded_recipe
 from switchkd.scoring import Score, is_right
 from switchkd.training.run import Run
-from switchkd.training.teaching import RECORD, learned
+from switchkd.training.teaching import learned
 
 # Names that reports give to a run's models, and the links that the run keeps to them.
 _LINK_OF = {"teacher": "teacher", "SFT": "baseline"}
 _STUDENT = "student"  # the link to it; its name tells what it learned from
 TEACHER = "teacher"
+_REPORTS = {
+    "accuracy": "accuracy.json",
+    "training curves": "training.png",
+    "answers": "answers.png",
+    "all on one page": "index.html",
+}
 
 
 def evaluate_models(run: Run, models: Mapping[str, Path]) -> dict[str, dict[str, Score]] | None:
@@ -37,6 +44,8 @@ def evaluate_models(run: Run, models: Mapping[str, Path]) -> dict[str, dict[str,
     results = {name: read_scores(kept_answers(run, folder, "test", name)) for name, folder in models.items()}
     plain: dict[str, Any] = {name: plain_scores(scores) for name, scores in results.items()}
     plain |= {"agreement_with_teacher": agreement(run, models)}
+    if (unseen := run_baselines(run)) is not None:
+        plain |= {name: plain_scores(getattr(unseen, name)) for name in ("blind", "majority")}
     write_text(run.folder / "reports" / "accuracy.json", json.dumps(plain, indent=2) + "\n")
     return results
 
@@ -70,12 +79,15 @@ def kept_answers(run: Run, model: Path, split: str, name: str) -> Path:
     return kept
 
 
-def blind_scores(run: Run) -> dict[str, float] | None:
-    """What answering by habit scores on the built-in task's test split, by question kind and in "all"."""
-    if run.recipe.data.source != "roadscenes":
+def run_baselines(run: Run, split: str = "test") -> Baselines | None:
+    """What a split's questions give to whoever doesn't look at the pictures; None where there is no such split."""
+    file, images = run.questions(split)
+    recipe = run.recipe
+    stages = recipe.student.stages or recipe.student.baseline or recipe.teacher.stages
+    training = run.data_set(recipe.stages[stages[-1]].data)[0] if stages else file
+    if not file.is_file() or not training.is_file() or training == file:
         return None
-    blind = json.loads((run.data() / "roadscenes.json").read_text(encoding="utf-8"))["blind"]
-    return blind["by_kind"] | {"all": blind["overall"]}
+    return baselines(training, read_questions(file, images, follow_links=recipe.data.follow_links))
 
 
 def recorded_conversations(run_folder: Path) -> tuple[Path, Path]:
@@ -114,18 +126,21 @@ def student_before(run_folder: Path) -> Path | None:
     return starts[-1] if starts else None
 
 
-def named_models(references: Sequence[str]) -> dict[str, Path]:
-    """Models that a person named, under names short enough for a table; those of the newest run where none is named.
+def named_models(references: Sequence[str], run_folder: Path | None = None) -> dict[str, Path]:
+    """Models that a person named, under names short enough for a table; those of the run where none is named.
+
+    Args:
+        run_folder: where names of models are looked for; by default the newest run.
 
     Raises:
         SkdError: no such model, or no run yet.
     """
     if not references:
-        models = run_models(latest_run())
+        models = run_models(run_folder or latest_run())
         if not models:
-            raise SkdError(f"The run {latest_run()} has no model yet; name a model folder.")
+            raise SkdError(f"The run {run_folder or latest_run()} has no model yet; name a model folder.")
         return models
-    folders = {reference: resolve_checkpoint(reference) for reference in references}
+    folders = {reference: resolve_checkpoint(find_in_runs(reference, run_folder)) for reference in references}
     short = {reference: Path(reference).name for reference in folders}
     unique = len(set(short.values())) == len(short)
     return {short[reference] if unique else reference: folder for reference, folder in folders.items()}
@@ -133,7 +148,7 @@ def named_models(references: Sequence[str]) -> dict[str, Path]:
 
 def draw_curves(run: Run) -> Path | None:
     """reports/training.png: each stage's named losses, and their measures' mean between p10 and p90 (the knees)."""
-    records = sorted((run.folder / "stages").glob(f"*/{RECORD}"), key=lambda path: path.stat().st_mtime)
+    records = sorted((run.folder / "stages").glob(f"*/{STAGE_RECORD}"), key=lambda path: path.stat().st_mtime)
     stages = [json.loads(path.read_text(encoding="utf-8")) for path in records]
     if not stages:
         return None
@@ -186,7 +201,7 @@ def where_things_lie(run_folder: Path, models: Mapping[str, Path]) -> str:
     """A few lines that tell where a run's models and reports are."""
     links = {name: run_folder / _LINK_OF.get(name, _STUDENT) for name in models}
     lines = [f"  {name:16} {link}" for name, link in links.items() if link.exists()]
-    for label, name in (("accuracy", "accuracy.json"), ("training curves", "training.png"), ("answers", "answers.png")):
+    for label, name in _REPORTS.items():
         if (run_folder / "reports" / name).exists():
             lines.append(f"  {label:16} {run_folder / 'reports' / name}")
     return "\n".join(lines)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,13 @@ def question_text(messages: Sequence[Mapping[str, Any]]) -> str:
     content = messages[-1]["content"]
     parts = content if isinstance(content, list) else [{"text": content}]
     return " ".join(part["text"].strip() for part in parts if part.get("text"))
+
+
+def exchanges(messages: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    """Each question's words in a conversation, and its answer."""
+    for index, message in enumerate(messages[:-1]):
+        if message["role"] == "user":
+            yield question_text(messages[: index + 1]), messages[index + 1]["content"]
 
 
 def _read_question(raw: bytes, number: int, file: Path, images: Path | None, follow_links: bool) -> Question:

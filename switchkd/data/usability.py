@@ -13,7 +13,6 @@ from switchkd.data.records import record_id
 from switchkd.errors import DataError
 
 _EXAMPLES = 5  # named for each reason
-_QUANTILES = (0.0, 0.5, 0.9, 0.99, 1.0)
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,6 @@ class Usability:
     bad: dict[str, int]  # records by reason (a lower-case Reason), the most frequent first
     examples: dict[str, list[str]]  # up to five ids for each of these reasons; "record N" where it has none
     why: dict[str, str]  # of the first of these, what is wrong with it, in words
-    token_quantiles: dict[float, int]  # lengths of the usable records at 0, 0.5, 0.9, 0.99 and 1
 
     def check(self, max_bad: float = 0.01) -> None:
         """Raises DataError if more than this share of the records, or all of them, can't be used."""
@@ -49,7 +47,6 @@ def count_usable(source: Source, index: Index) -> Usability:
     usable = index.usable
     counts = np.bincount(index.reason, minlength=len(Reason))
     reasons = sorted((reason for reason in Reason if reason and counts[reason]), key=lambda reason: -counts[reason])
-    lengths = np.quantile(index.tokens[usable], _QUANTILES, method="higher").tolist() if len(usable) else []
     return Usability(
         file=file,
         total=len(index),
@@ -58,7 +55,6 @@ def count_usable(source: Source, index: Index) -> Usability:
         bad={reason.name.lower(): int(counts[reason]) for reason in reasons},
         examples={reason.name.lower(): _examples(file, index, reason) for reason in reasons},
         why={reason.name.lower(): _why(source, index, reason) for reason in reasons},
-        token_quantiles=dict(zip(_QUANTILES, lengths, strict=False)),
     )
 
 

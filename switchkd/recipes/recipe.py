@@ -132,8 +132,8 @@ class Model:
 
     checkpoint: str = setting(
         "",
-        help="A LLaVA folder, hub name or asset:NAME: a teacher is taken as it is, a student starts from it. Set on the command "
-        "line it takes the place of the recipe's parts, a teacher's of its stages too.",
+        help="A LLaVA folder, hub name or asset:NAME that the model starts from; a teacher without stages is taken as it is. Set "
+        "on the command line, or on top of what a recipe extends, it takes the place of the parts, a teacher's of its stages too.",
     )
     vision: str = setting("", help="Vision part: folder, hub name, asset:NAME or part:NAME.")
     language: str = setting("", help="Language part: folder, hub name, asset:NAME or part:NAME.")

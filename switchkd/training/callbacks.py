@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
@@ -30,11 +31,21 @@ def describe(logs: dict[str, float], terms: Sequence[Term]) -> str:
     return "  ".join(f"{label} {logs[key]:.{digits}f}" for key, label, digits in shown if key in logs)
 
 
-class ProgressBar(TrainerCallback):
-    """One line a stage: steps, the named losses, k's quantiles, time left. Plain lines where no terminal is watching."""
+def _counted(number: float, one: str, several: str = "") -> str:
+    shown = f"{number:,}" if isinstance(number, int) else f"{number:.3g}"
+    return f"{shown} {one if number == 1 else several or one + 's'}"
 
-    def __init__(self, title: str, console: Console, terms: Sequence[Term]):
-        self._title, self._console, self._terms = title, console, terms
+
+class ProgressBar(TrainerCallback):
+    """How long a stage will be, then one line: steps, the named losses, k's quantiles, time left. Plain lines where no terminal
+    is watching.
+
+    Args:
+        records: usable ones in the stage's data.
+    """
+
+    def __init__(self, title: str, console: Console, terms: Sequence[Term], records: int):
+        self._title, self._console, self._terms, self._records = title, console, terms, records
         self._progress: Progress | None = None
         self._task: Any = None
         self._text = ""
@@ -44,6 +55,15 @@ class ProgressBar(TrainerCallback):
         if not state.is_world_process_zero:
             return
         self._last_plain = time.monotonic()
+        batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        samples = min(batch, self._records)
+        passes = state.max_steps / math.ceil(self._records / batch)
+        self._console.print(
+            f"{self._title}  {_counted(state.max_steps, 'step')} of {samples} samples: "
+            f"{_counted(passes, 'pass', 'passes')} over {self._records} records",
+            soft_wrap=True,
+            highlight=False,
+        )
         if self._console.is_terminal:
             self._progress = Progress(
                 TextColumn("{task.description}"),

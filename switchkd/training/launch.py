@@ -15,8 +15,8 @@ from rich.console import Console
 
 from switchkd.errors import MissingDependencyError, SkdError
 from switchkd.prompt import ChatPrompt
+from switchkd.runs import STAGE_RECORD
 from switchkd.training.stages import (
-    RECORD,
     STOP_REQUEST,
     Interrupted,
     StageJob,
@@ -61,7 +61,7 @@ def run_distributed(job: StageJob, console: Console) -> Path:
     with _on_signal(request, process):
         status = process.wait()
     request.unlink(missing_ok=True)
-    if (job.folder / RECORD).exists():
+    if (job.folder / STAGE_RECORD).exists():
         return job.folder / "model"
     if note.exists():
         raise Interrupted(note.read_text())

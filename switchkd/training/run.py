@@ -29,13 +29,13 @@ from switchkd.models.tokenizer import save_tokenizer, train_tokenizer
 from switchkd.models.vlm import assemble, load_language, load_vlm, save_part, save_vlm
 from switchkd.recipes.recipe import COMPOSED, DataSet, Distillation, Model, Part, Recipe, Stage
 from switchkd.recipes.settings import result_settings, to_plain
-from switchkd.runs import RUNS
+from switchkd.runs import RUNS, STAGE_RECORD
 from switchkd.training.checkpoints import INPUTS, newest_checkpoint, tell_orphans
+from switchkd.training.inputs import require_file
 from switchkd.training.launch import run_distributed
 from switchkd.training.run_links import RunLinks
 from switchkd.training.stages import StageJob, run_stage
 from switchkd.training.teacher_sample import ask_teacher
-from switchkd.training.teaching import RECORD
 
 # Sentences that the small tokenizer is learned from.
 _TOKENIZER_SENTENCES = 4000
@@ -70,8 +70,11 @@ class Run:
         except OSError as error:
             raise SkdError(f"The run's folder {folder} can't be made: {error.strerror}.") from error
         self._links = RunLinks(folder, recipe)
-        if folder.parent == RUNS:
-            point_to(RUNS / "latest", folder)
+
+    def succeeded(self) -> None:
+        """All that was asked for is there: commands that name no run take this one from now on."""
+        if self.folder.parent == RUNS:
+            point_to(RUNS / "latest", self.folder)
 
     # Data ----------------------------------------------------------------------------------------------------------
 
@@ -90,8 +93,6 @@ class Run:
     def data_set(self, name: str) -> tuple[Path, Path]:
         """File and image folder of a named data set."""
         entry: DataSet = self.recipe.data.sets[name]
-        if not entry.file:
-            raise RecipeError(f"data.sets.{name}.file is empty: name a LLaVA JSON file, e.g. with --set.")
         return self.data() / entry.file, self.data() / entry.images
 
     def questions(self, split: str) -> tuple[Path, Path]:
@@ -102,10 +103,9 @@ class Run:
     # Models --------------------------------------------------------------------------------------------------------
 
     def teacher(self) -> Path:
-        """The teacher's folder: a ready checkpoint as it is, or trained here."""
+        """The teacher's folder: a ready checkpoint as it is, or trained here by the recipe's stages."""
         teacher = self.recipe.teacher
-        stages = () if teacher.checkpoint else teacher.stages
-        return self._once("teacher", lambda: self._model("teacher", teacher, stages, self._settings))
+        return self._once("teacher", lambda: self._model("teacher", teacher, teacher.stages, self._settings))
 
     def student(self) -> Path:
         """The distilled student's folder."""
@@ -114,6 +114,19 @@ class Run:
     def baseline(self) -> Path:
         """The student's undistilled twin."""
         return self._once("baseline", lambda: self.train_student(self.recipe.student.baseline))
+
+    def finished_baseline(self) -> Path | None:
+        """The undistilled twin where it was trained here before; nothing is trained now."""
+        model = self._start("student", self.recipe.student, (), self._settings)
+        for name in self.recipe.student.baseline:
+            try:
+                folder, _ = self._stage_place("student", name, model, self._settings)
+            except RecipeError:  # its data aren't here, so it wasn't trained on them
+                return None
+            if not (folder / STAGE_RECORD).exists():
+                return None
+            model = folder / "model"
+        return self._once("baseline", lambda: model) if self.recipe.student.baseline else None
 
     def train_student(
         self, stages: tuple[str, ...], *, distillation: Distillation | None = None, seed: int | None = None
@@ -161,10 +174,12 @@ class Run:
 
     def _ask_teacher(self, data: str) -> None:
         """A teacher that knows nothing of the task spoils the student, and no loss shows it."""
-        file, images = self.data_set(data)
-        if data not in self._asked and file.is_file():
+        training, test = self.data_set(data), self.questions("test")
+        if data not in self._asked and training[0].is_file():
             self._asked.add(data)
-            ask_teacher(self.teacher(), (file, images), self.folder / "reports" / "answers", self.console)
+            asked, habits = (test, training[0]) if test[0].is_file() else (training, None)
+            kept = self.folder / "reports" / "answers"
+            ask_teacher(self.teacher(), asked, kept, self.console, training=habits)
 
     def _resolve(self, reference: str) -> Path:
         kind, _, name = reference.partition(":")
@@ -230,13 +245,11 @@ class Run:
             model = self._stage(role, name, model, settings)
         return model
 
-    def _stage(self, role: str, name: str, student: Path, settings: _Settings) -> Path:
-        """Runs stage `name` on the model folder `student`, unless its result is already there."""
+    def _stage_place(self, role: str, name: str, student: Path, settings: _Settings) -> tuple[Path, dict[str, Any]]:
+        """The folder of stage `name` on the model folder `student`, and what it is named by."""
         stage = self.recipe.stages[name]
         teacher = self.teacher() if stage.distill else None
-        file, images = self.data_set(stage.data)
-        if not file.is_file():
-            raise RecipeError(f"Stage '{name}' reads {file}, which doesn't exist: set data.sets.{stage.data}.file.")
+        file = require_file(self.recipe, name, self.data())
         inputs = {
             "stage": result_settings(stage),
             "distillation": result_settings(settings.distillation) if teacher else None,
@@ -246,18 +259,23 @@ class Run:
             "max_length": self.recipe.data.max_length,
             "seed": settings.seed,
         }
-        prefix = f"{role}-{name}"
-        folder = self._stage_folder(prefix, stage, inputs)
-        if (folder / RECORD).exists():
+        return self._stage_folder(f"{role}-{name}", stage, inputs), inputs
+
+    def _stage(self, role: str, name: str, student: Path, settings: _Settings) -> Path:
+        """Runs stage `name` on the model folder `student`, unless its result is already there."""
+        stage = self.recipe.stages[name]
+        folder, inputs = self._stage_place(role, name, student, settings)
+        if (folder / STAGE_RECORD).exists():
             return folder / "model"
+        file, images = self.data_set(stage.data)
         if settings == self._settings and newest_checkpoint(folder / "checkpoints") is None:
-            for line in tell_orphans(self.folder / "stages", prefix, inputs):
+            for line in tell_orphans(self.folder / "stages", f"{role}-{name}", inputs):
                 self.console.print(line, markup=False, highlight=False, soft_wrap=True)
         job = StageJob(
             title=f"{role} {name}",
             folder=folder,
             student=student,
-            teacher=teacher,
+            teacher=self.teacher() if stage.distill else None,
             data_file=file,
             images=images,
             cache=self.folder / "data-index",

@@ -11,9 +11,8 @@ from switchkd.errors import SkdError
 from switchkd.files import point_to, write_text
 from switchkd.recipes.recipe import Recipe
 from switchkd.recipes.settings import build, to_plain
-from switchkd.runs import recorded_recipe
+from switchkd.runs import MODELS, RECIPE, recorded_recipe
 
-_MODELS = ("student", "baseline", "teacher")
 _RESULTS = ("student", "baseline")  # what a recipe is followed for
 
 
@@ -28,7 +27,7 @@ class RunLinks:
         self._folder, self._recipe = folder, recipe
         self._ours: dict[str, Path] = {}
         with self._locked():
-            if not any((folder / name).is_symlink() for name in _MODELS):
+            if not any((folder / name).is_symlink() for name in MODELS):
                 self._record()
 
     def point(self, name: str, target: Path) -> None:
@@ -53,11 +52,11 @@ class RunLinks:
 
     def _record(self) -> None:
         text = yaml.safe_dump(to_plain(self._recipe), sort_keys=False, allow_unicode=True)
-        write_text(self._folder / "recipe.yaml", text)
+        write_text(self._folder / RECIPE, text)
 
     def _drop_all(self) -> None:
         parts = [f"parts/{path.name}" for path in (self._folder / "parts").glob("*")]
-        for name in (*_MODELS, "data", *parts):
+        for name in (*MODELS, "data", *parts):
             link = self._folder / name
             if link.is_symlink():
                 link.unlink()

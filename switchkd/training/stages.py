@@ -39,9 +39,10 @@ from switchkd.preprocess import Preprocess
 from switchkd.prompt import ChatPrompt
 from switchkd.recipes.recipe import Data, Distillation, Stage
 from switchkd.recipes.settings import build, to_plain
+from switchkd.runs import STAGE_RECORD
 from switchkd.training.callbacks import LastLog, ProgressBar, StopOnSignal
 from switchkd.training.checkpoints import newest_checkpoint, remove_torn, require_readable, step_of
-from switchkd.training.teaching import LEARNED, RECORD, learned, taught
+from switchkd.training.teaching import LEARNED, learned, taught
 from switchkd.training.trainer import SwitchTrainer, freeze_parts
 
 JOB = "job.json"
@@ -131,7 +132,7 @@ def run_stage(job: StageJob, console: Console, launcher: int | None = None) -> P
         args=_arguments(job),
         train_dataset=dataset,
         data_collator=Collator(prompt.token_id("pad_token") or 0),
-        callbacks=[stop, LastLog(), ProgressBar(job.title, console, (*objective.weights,))],
+        callbacks=[stop, LastLog(), ProgressBar(job.title, console, (*objective.weights,), len(dataset))],
     )
     _set_reporters(trainer, job)
     if checkpoint is not None and trainer.is_world_process_zero():
@@ -312,7 +313,7 @@ def _finish(job: StageJob, trainer: SwitchTrainer, usability: Usability, seconds
             LEARNED: asdict(learned(job.student) | taught(job.stage, job.distillation)),
             "log": trainer.state.log_history,
         }
-        write_text(job.folder / RECORD, json.dumps(record, indent=1) + "\n")
+        write_text(job.folder / STAGE_RECORD, json.dumps(record, indent=1) + "\n")
         shutil.rmtree(job.folder / "checkpoints", ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
     return target

@@ -1,11 +1,11 @@
-"""Whether a teacher knows the task that it is to teach: a sample of the training questions, asked before any training."""
+"""Whether a teacher knows the task that it is to teach: a sample of questions, asked before any training."""
 
 from __future__ import annotations
 
 import gc
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 
 from switchkd.data.answers import answer_all, read_answers, write_answers
+from switchkd.data.habits import baselines
 from switchkd.data.index import RecordFile
 from switchkd.data.questions import Question
 from switchkd.data.reasons import BadRecordError
@@ -32,32 +33,38 @@ _LOOKED_AT = 40 * SAMPLE  # records, evenly over the file
 
 @dataclass(frozen=True)
 class Knowledge:
-    """How a teacher answered."""
+    """How a teacher answered, beside what needs no look at the pictures."""
 
     right: int
     total: int
     majority: str  # the sample's most frequent answer
     majority_right: int  # how often it is right
+    blind_right: int | None = None  # by the habits of the training data; None where the sample is of these themselves
 
     @property
     def doubtful(self) -> bool:
-        """Whether always giving the same answer does as well."""
-        return self.right <= self.majority_right
+        """Whether one does as well without looking."""
+        return self.right <= max(self.majority_right, self.blind_right or 0)
 
     def __str__(self) -> str:
+        asked = "training" if self.blind_right is None else "evaluation"
+        blind = "" if self.blind_right is None else f", the training data's habits, blind, {self.blind_right} times"
         return (
-            f"the teacher answers {self.right} of {self.total} sampled training questions right; always saying "
-            f"“{self.majority}” would be right {self.majority_right} times"
+            f"the teacher answers {self.right} of {self.total} sampled {asked} questions right; always saying "
+            f"“{self.majority}” would be right {self.majority_right} times{blind}"
         )
 
 
-def ask_teacher(teacher: Path, data: tuple[Path, Path], folder: Path, console: Console) -> Knowledge | None:
-    """Asks a teacher a sample of what it is to teach, and tells how it did, with a warning where always the same answer does
-    as well.
+def ask_teacher(
+    teacher: Path, data: tuple[Path, Path], folder: Path, console: Console, *, training: Path | None = None
+) -> Knowledge | None:
+    """Asks a teacher a sample of what it is to teach, and tells how it did, with a warning where one does as well without
+    looking.
 
     Args:
-        data: the training file, and the folder of its pictures.
+        data: the file of the questions, and the folder of its pictures.
         folder: keeps the answers, which aren't asked for again.
+        training: the file that the student is trained on, where `data` are others for evaluation.
 
     Returns:
         None where too few questions have short answers, or the teacher can't be asked.
@@ -79,9 +86,12 @@ def ask_teacher(teacher: Path, data: tuple[Path, Path], folder: Path, console: C
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
     knowledge = judge([(row["answer"] or "", row["expected"]) for row in read_answers(kept)])
+    if training is not None:
+        sampled = [question for question in sample_questions(file, images) if _can_be_seen(question)]
+        knowledge = replace(knowledge, blind_right=baselines(training, sampled).blind["all"].right)
     style, mark = ("yellow", "warning: ") if knowledge.doubtful else (None, "")
-    end = ". What it gets wrong the student learns from it" if knowledge.doubtful else ""
-    console.print(f"{mark}{knowledge}{end}", style=style, markup=False, highlight=False)
+    end = ": it can't teach this, and what it gets wrong the student learns from it" if knowledge.doubtful else ""
+    console.print(f"{mark}{knowledge}{end}", style=style, markup=False, highlight=False, soft_wrap=True)
     return knowledge
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from switchkd.errors import RecipeError
 from switchkd.losses.terms import weigh
-from switchkd.recipes.recipe import Distillation, Recipe, Stage
+from switchkd.recipes.recipe import Distillation, Model, Recipe, Stage
+from switchkd.runs import STAGE_RECORD
 
-RECORD = "stage.json"
 LEARNED = "learned"  # in a stage's record
 
 
@@ -53,6 +53,7 @@ def taught_by(recipe: Recipe, stages: Iterable[str], distillation: Distillation 
 
 def require_student(recipe: Recipe) -> None:
     """Raises RecipeError unless the recipe's student is trained, and learns from the teacher."""
+    _require_start("student", recipe.student)
     stages = recipe.student.stages
     if not stages:
         raise RecipeError("Recipe: student.stages is empty, so nothing would be distilled: name the student's stages.")
@@ -68,7 +69,8 @@ def require_student(recipe: Recipe) -> None:
         )
     if not recipe.teacher.checkpoint and not recipe.teacher.stages:
         raise RecipeError(
-            "Recipe: the teacher has neither a checkpoint nor stages that train it: set teacher.checkpoint."
+            "Recipe: the teacher has neither a checkpoint nor stages that train it: name one with --teacher, or set "
+            "teacher.checkpoint."
         )
     if recipe.compare and recipe.student.baseline:
         require_twin(recipe)
@@ -76,6 +78,7 @@ def require_student(recipe: Recipe) -> None:
 
 def require_twin(recipe: Recipe) -> None:
     """Raises RecipeError unless the recipe's undistilled twin is trained, and learns from the labels alone."""
+    _require_start("student", recipe.student)
     if not recipe.student.baseline:
         raise RecipeError("Recipe: student.baseline is empty, so nothing would be trained: name the twin's stages.")
     for name in recipe.student.baseline:
@@ -87,18 +90,23 @@ def require_twin(recipe: Recipe) -> None:
 
 def require_trained_teacher(recipe: Recipe) -> None:
     """Raises RecipeError unless the recipe trains its teacher."""
-    if recipe.teacher.checkpoint:
-        raise RecipeError(
-            f"Recipe: teacher.checkpoint ({recipe.teacher.checkpoint}) is taken as it is, so there is nothing to train."
-        )
+    _require_start("teacher", recipe.teacher)
     if not recipe.teacher.stages:
         raise RecipeError("Recipe: teacher.stages is empty, so nothing would be trained: name the teacher's stages.")
+
+
+def _require_start(role: str, model: Model) -> None:
+    if not model.checkpoint and not (model.vision and model.language):
+        raise RecipeError(
+            f"Recipe: the {role} has neither a checkpoint nor a vision and a language part: name it with --{role}, or set "
+            f"{role}.checkpoint."
+        )
 
 
 def learned(model: Path) -> Learned:
     """What a trained model has learned from, by its stage's record; of anything else nothing is known."""
     try:
-        record = json.loads((model.resolve().parent / RECORD).read_text(encoding="utf-8"))
+        record = json.loads((model.resolve().parent / STAGE_RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return Learned()
     told = record.get(LEARNED)

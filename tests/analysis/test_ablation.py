@@ -51,7 +51,7 @@ def test_the_figures_are_worked_by_hand():
         ("dbild-rkl", 1): (True, True, True, True),
     }
     results = {key: Result(*key, sum(answers) / 4, answers) for key, answers in right.items()}
-    summary = summarise(("sft", "dbild-rkl"), (0, 1), results, 1.0, {"all": 0.3}, "test")
+    summary = summarise(("sft", "dbild-rkl"), (0, 1), results, 1.0, 0.3, "test")
     row = summary["dbild-rkl"]
     assert row["accuracy"] == [0.5, 1.0] and row["mean"] == 0.75
     assert row["gap_closed"] == pytest.approx((0.75 - 0.5) / (1 - 0.5))

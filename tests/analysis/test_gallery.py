@@ -60,6 +60,8 @@ def test_a_run_draws_its_answers_and_tells_the_agreement(finished_run, monkeypat
     ]
     assert all(len(rows) == 9 for rows in said)
     shares = accuracy.pop("agreement_with_teacher")
+    unseen = {name: accuracy.pop(name)["all"] for name in ("blind", "majority")}
+    assert all(score["right"] == 3 and score["total"] == 9 for score in unseen.values())  # one of three colours
     assert list(shares) == ["SFT", "Switch-KD"] and list(accuracy) == ["teacher", *shares]
     for name, share in shares.items():
         assert f"{name} answers {100 * share:.1f} % of the questions like the teacher" in output

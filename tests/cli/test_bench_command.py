@@ -66,6 +66,7 @@ def test_bare_it_measures_the_newest_runs_exports_against_its_student(run):
     assert summary["settings"]["reference"] == "student" and summary["schema"] == 1
     for words in ("Speed, ms", "Latency, ms", "Quality", "n/a (needs", "report: runs/tiny/reports/bench/report.html"):
         assert words in output
+    assert "student-onnx-q8" in (run / "reports" / "index.html").read_text()
     rows = [json.loads(line) for line in (folder / "requests.jsonl").read_text().splitlines()]
     assert len(rows) == 12 and {row["variant"] for row in rows} == {"student", "student-onnx-q8"}
     report = (folder / "report.html").read_text()
@@ -159,7 +160,7 @@ def test_names_are_of_the_run_that_was_named(run):
     (run.parent / "latest").unlink()
     (run.parent / "latest").symlink_to("newest")
     output = " ".join(skd("--run", "tiny", "only-here", status=1).split())
-    assert "There is no variant only-here" in output and "the run runs/tiny has student-onnx-q8" in output
+    assert "The run runs/tiny has no only-here; it has student, student-onnx-q8" in output
     assert list(line_up(["only-here"], None, None)) == ["only-here"]
 
 

@@ -26,6 +26,9 @@ def run(checkpoint, tmp_path, monkeypatch):
     shutil.copytree(checkpoint, stage)
     (tmp_path / "runs" / "first" / "student").symlink_to("stages/student-dft-0/model")
     (tmp_path / "runs" / "latest").symlink_to("first")
+    (tmp_path / "runs" / "first" / "recipe.yaml").write_text(
+        "data: {source: files, folder: '', test: '', test_images: ''}\n"
+    )
     return tmp_path / "runs" / "first"
 
 
@@ -42,6 +45,7 @@ def test_bare_export_then_chat_by_name(run, monkeypatch):
     shown = invoke(export_command, "--threads", 1).output
     out = run / "exports" / "student-gguf-q4"
     assert Manifest.load(out).quant == "q5_mixed"
+    assert "student-gguf-q4" in (run / "reports" / "index.html").read_text()
     assert all(word in shown for word in ("language.gguf", "Q5_1", "mmproj.gguf", "F16", "mean KL", "features"))
     with pytest.raises(SkdError, match="--force"):
         invoke(export_command, "--threads", 1)

@@ -1,5 +1,7 @@
 """Recipes: every setting checked, nothing guessed."""
 
+from dataclasses import replace
+
 import pytest
 import yaml
 
@@ -9,7 +11,7 @@ from switchkd.recipes.recipe import Recipe
 from switchkd.recipes.settings import build, explain, result_settings, to_plain
 
 
-@pytest.mark.parametrize("name", ["assets", "mobilevlm-1.5b", "roadscenes", "tinyllava-0.5b", "tinyllava-1.5b"])
+@pytest.mark.parametrize("name", ["assets", "mobilevlm-1.5b", "own", "roadscenes", "tinyllava-0.5b", "tinyllava-1.5b"])
 def test_shipped_recipes_load_and_survive_a_round_trip(name):
     recipe = load_recipe(name)
     assert recipe.name == name and name in recipe_names()
@@ -30,6 +32,14 @@ def test_the_papers_settings(name, teacher):
     assert (distillation.lambda_align, distillation.lambda_switch) == (1.0, 1.0)
     assert recipe.student.stages == ("pt", "dft") and recipe.student.baseline == ("pt", "sft")
     assert recipe.teacher.language.endswith(teacher)
+
+
+def test_own_data_are_trained_on_by_the_papers_settings():
+    own, paper, task = (load_recipe(name) for name in ("own", "tinyllava-0.5b", "roadscenes"))
+    assert own.distillation == paper.distillation != task.distillation
+    assert own.data.max_length == paper.data.max_length
+    for name, stage in own.stages.items():
+        assert stage == replace(paper.stages[name], data="finetune")
 
 
 def test_overrides_win():

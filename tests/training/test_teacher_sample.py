@@ -43,6 +43,31 @@ def test_the_sample_is_spread_over_the_file(tmp_path):
     assert all(len(question.messages) == 1 and question.answer == "yes" for question in questions)
 
 
+def test_a_teacher_that_knows_less_than_the_habits_of_the_data(tmp_path, coloured, teacher_folder, monkeypatch, capsys):
+    """Of 30 questions about colours, in turn, each colour is asked in words of its own: one needn't look."""
+    file, folder = coloured
+    records = json.loads(file.read_text())
+    for record in records:
+        asked = record["conversations"]
+        asked[0]["value"] = f"<image>\nIs it {asked[1]['value']} or not?"
+        del asked[2:]
+    held_out = tmp_path / "test.json"
+    held_out.write_text(json.dumps(records))
+    monkeypatch.setattr(
+        teacher_sample,
+        "Answerer",
+        lambda _: Known(lambda question: question.answer if question.answer != "red" else "car"),
+    )
+    file.write_text(json.dumps(records[:20]))
+    asking = (teacher_folder, (held_out, folder), tmp_path / "kept", Console(width=300))
+    knowledge = ask_teacher(*asking, training=file)
+    assert (knowledge.right, knowledge.majority_right, knowledge.blind_right) == (20, 10, 30) and knowledge.doubtful
+    said = capsys.readouterr().out
+    assert "20 of 30 sampled evaluation questions" in said and "blind, 30 times: it can't teach this" in said
+    file.write_text(json.dumps([record for record in records if record["conversations"][1]["value"] == "blue"]))
+    assert not ask_teacher(*asking, training=file).doubtful  # only one habit, right for a third
+
+
 class Known:
     """A teacher whose answers are given."""
 

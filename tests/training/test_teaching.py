@@ -76,8 +76,9 @@ def test_what_is_taught_passes(file):
         ("student", ["student.baseline=[]"], "student.baseline is empty"),
         ("student", ["student.baseline=[pt, dft]"], "names stage 'dft', which distils"),
         ("student", ["stages.pt.distill=true"], "names stage 'pt', which distils"),
-        ("teacher", [], "is taken as it is, so there is nothing to train"),
-        ("teacher", ["teacher.checkpoint=''", "teacher.vision=v", "teacher.language=l"], "teacher.stages is empty"),
+        ("student", ["student.checkpoint=''"], "the student has neither a checkpoint nor a vision and a language part"),
+        ("teacher", [], "teacher.stages is empty"),
+        ("teacher", ["teacher.checkpoint=''", "teacher.stages=[pt]"], "the teacher has neither"),
     ],
 )
 def test_training_that_would_train_nothing_or_otherwise(file, tmp_path, monkeypatch, role, changes, message):
@@ -93,7 +94,6 @@ def test_training_that_would_train_nothing_or_otherwise(file, tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("owner", "beside"),
     [
-        ("teacher", {"stages": ["pt"]}),
         ("teacher", {"vision": "v", "language": "l"}),
         ("student", {"vision": "v"}),
         ("student", {"language": "l"}),
@@ -110,10 +110,8 @@ def test_a_checkpoint_on_the_command_line_takes_the_place_of_parts():
     recipe = load_recipe("tinyllava-0.5b", ["teacher.checkpoint=t", "student.checkpoint=s"])
     assert (recipe.teacher.stages, recipe.teacher.vision, recipe.student.language) == ((), "", "")
     assert recipe.student.stages == ("pt", "dft")
-    with pytest.raises(RecipeError, match=r"teacher.stages would be ignored"):
-        load_recipe("tinyllava-0.5b", ["teacher.checkpoint=t", "teacher.stages=[pt]"])
-    with pytest.raises(RecipeError, match=r"teacher.stages would be ignored"):
-        load_recipe("roadscenes", ["teacher.stages=[sft]"])
+    tuned = load_recipe("tinyllava-0.5b", ["teacher.checkpoint=t", "teacher.stages=[sft]"])
+    assert (tuned.teacher.stages, tuned.teacher.language) == (("sft",), "")
 
 
 def test_ablations_name_what_their_rows_learn():

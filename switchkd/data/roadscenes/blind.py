@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
+
+from switchkd.data.habits import answer_by_habit
 
 from .questions import Question
 
@@ -19,23 +21,12 @@ class BlindScore(NamedTuple):
 def blind_accuracy(train: Iterable[Question], test: Iterable[Question]) -> BlindScore:
     """Answers each test question with the most frequent training answer to the same text, or to the same kind where
     the text is new. Nothing to test gives 0 and no kinds."""
-    by_text: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    by_kind: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for question in train:
-        by_text[question.text][question.answer] += 1
-        by_kind[question.kind][question.answer] += 1
-    habit_of_text = {text: _most_frequent(answers) for text, answers in by_text.items()}
-    habit_of_kind = {kind: _most_frequent(answers) for kind, answers in by_kind.items()}
-
-    asked: Counter[str] = Counter()
+    test = list(test)
+    habits = ((question.kind, question.text, question.answer) for question in train)
+    guesses = answer_by_habit(habits, ((question.kind, question.text) for question in test))
+    asked: Counter[str] = Counter(question.kind for question in test)
     right: Counter[str] = Counter()
-    for question in test:
-        guess = habit_of_text.get(question.text, habit_of_kind.get(question.kind))
-        asked[question.kind] += 1
+    for question, guess in zip(test, guesses, strict=True):
         right[question.kind] += guess == question.answer
     overall = right.total() / asked.total() if asked else 0.0
     return BlindScore(overall, {kind: right[kind] / asked[kind] for kind in sorted(asked)})
-
-
-def _most_frequent(answers: Counter[str]) -> str:
-    return min(answers, key=lambda answer: (-answers[answer], answer))

@@ -30,6 +30,7 @@ SKD = Path(sys.executable).with_name("skd")
 def test_from_export_to_device_and_back(run):
     first = ship()
     assert first == Path(f"runs/latest/packages/{NAME}-jetson-orin-nano-1.tar")
+    assert f"{NAME}-jetson-orin-nano-1.tar" in (run / "reports" / "index.html").read_text()
     assert "right" in skd("verify", first, "--key", "key.pub", "--target", "jetson-orin-nano")
     assert "release 1" in skd("install", first, "device", "--key", "key.pub")
     picture().save("scene.png")
