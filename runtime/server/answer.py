@@ -6,7 +6,8 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 
 from switchkd.errors import CheckpointError, DataError
-from switchkd.runtime.engines.engine import Engine, Timings
+from switchkd.runtime.engines.engine import Engine
+from switchkd.runtime.engines.timings import Timings
 from switchkd.runtime.server.limits import RequestError
 from switchkd.runtime.server.protocol import ChatRequest
 

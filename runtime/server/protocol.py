@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from switchkd.preprocess import Preprocess
 from switchkd.prompt import Message
-from switchkd.runtime.engines.engine import Timings
 from switchkd.runtime.engines.picture_order import picture_first
+from switchkd.runtime.engines.timings import Timings
 from switchkd.runtime.server import fields as known
 from switchkd.runtime.server.fields import require_known, shown
 from switchkd.runtime.server.limits import Limits, RequestError
