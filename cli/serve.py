@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
-from switchkd.cli.options import POSITIVE
+from switchkd.cli.options import POSITIVE, sampling_options
 
 
 @click.command("serve")
@@ -72,6 +74,20 @@ from switchkd.cli.options import POSITIVE
     show_default=True,
     help="first: a picture goes before the words of its message, as in training. sent: where the request has it.",
 )
+@click.option(
+    "--alias",
+    "aliases",
+    multiple=True,
+    metavar="NAME",
+    help="Another name that requests may call the model by; repeat it.",
+)
+@click.option(
+    "--strict/--lenient",
+    default=False,
+    show_default=True,
+    help="Refuse a request's fields that aren't known, or tell the log of each name once.",
+)
+@sampling_options
 def serve_command(
     variant: str,
     host: str,
@@ -87,18 +103,26 @@ def serve_command(
     max_picture_mb: float,
     max_megapixels: float,
     picture_order: str,
+    aliases: tuple[str, ...],
+    strict: bool,
+    **sampling: Any,
 ) -> None:
     """Answer chat requests with VARIANT: an export folder, the name of one of the newest run's exports, or a checkpoint (a
     folder, or its name on the hub).
 
-    The address speaks the chat part of OpenAI's API, pictures included, and answers one request at a time. Ctrl-C or
-    SIGTERM ends it after the requests that have arrived.
+    The address speaks the chat part of OpenAI's API, pictures included, and answers one request at a time. The settings
+    of how tokens are drawn, from --temperature on, hold where a request doesn't say. Ctrl-C or SIGTERM ends it after the
+    requests that have arrived.
     """
     from switchkd.runtime.server.ending import EndOnSignal
 
     with EndOnSignal() as ending:
-        from switchkd.runtime.engines.opening import open_engine
+        from switchkd.runtime.engines.opening import find_variant, open_engine
+        from switchkd.runtime.engines.sampling import Sampling
+        from switchkd.runtime.server.identity import Identity
         from switchkd.runtime.server.limits import Limits
+        from switchkd.runtime.server.request import Rules
+        from switchkd.runtime.server.request_log import log_to_stderr
         from switchkd.runtime.server.serve import serve
 
         limits = Limits(
@@ -110,12 +134,22 @@ def serve_command(
             request_seconds=timeout,
             max_tokens=max_tokens,
         )
-        with open_engine(variant, threads=threads, context=context, device=device) as engine:
+        log_to_stderr()
+        folder = find_variant(variant)
+        identity = Identity.of(folder)
+        rules = Rules(
+            names=tuple(dict.fromkeys((identity.name, *aliases))),
+            pictures_first=picture_order == "first",
+            sampling=Sampling(**sampling),
+            strict=strict,
+        )
+        with open_engine(folder, threads=threads, context=context, device=device) as engine:
             serve(
                 engine,
                 (host, port),
                 limits,
-                lambda url: click.echo(f"{engine.name} answers at {url}"),
+                lambda url: click.echo(f"{identity.name} answers at {url}"),
                 ending,
-                pictures_first=picture_order == "first",
+                rules,
+                identity,
             )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -18,6 +19,7 @@ from switchkd.computer import return_freed_memory
 from switchkd.errors import DataError, SkdError
 from switchkd.preprocess import Preprocess
 from switchkd.prompt import ChatPrompt, Message
+from switchkd.runtime.engines.grammar import Grammars
 from switchkd.runtime.engines.sampler import Chooser, Floats, best, chooser
 from switchkd.runtime.engines.sampling import GREEDY, Sampling
 from switchkd.runtime.engines.timings import Timings
@@ -112,6 +114,11 @@ class Engine:
         self.load_seconds = load_seconds
         self.timings = Timings()  # of the request under way or last finished
         self._open = True
+
+    @cached_property
+    def grammars(self) -> Grammars:
+        """Forms of answers in this model's tokens."""
+        return Grammars(self.prompt, self.end_tokens)
 
     def __enter__(self) -> Engine:
         return self
