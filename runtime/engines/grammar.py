@@ -49,7 +49,7 @@ class Grammars:
     @cached_property
     def _tokenizer(self) -> Any:
         """Takes a second for a large vocabulary."""
-        return _library().LLTokenizer(self._prompt.tokenizer.to_str(), eos_token=sorted(self._end_tokens))
+        return _library().LLTokenizer(self._prompt.tokenizer.to_str(), eos_token=sorted(self._end_tokens) or None)
 
 
 class Grammar:
