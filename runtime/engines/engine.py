@@ -19,7 +19,7 @@ from switchkd.computer import return_freed_memory
 from switchkd.errors import DataError, SkdError
 from switchkd.preprocess import Preprocess
 from switchkd.prompt import ChatPrompt, Message
-from switchkd.runtime.engines.grammar import Grammars
+from switchkd.runtime.engines.grammar import Grammar, Grammars
 from switchkd.runtime.engines.sampler import Chooser, Floats, best, chooser
 from switchkd.runtime.engines.sampling import GREEDY, Sampling
 from switchkd.runtime.engines.timings import Timings
@@ -228,6 +228,7 @@ class Engine:
         *,
         max_new_tokens: int = 256,
         sampling: Sampling = GREEDY,
+        grammar: Grammar | None = None,
     ) -> Iterator[str]:
         """The answer, piece by piece as it is decoded; a piece is never half a character.
 
@@ -235,6 +236,7 @@ class Engine:
             messages: the conversation, at most one of them with a picture.
             features: that picture's, from `encode_image`.
             sampling: how tokens are drawn; greedy unless told otherwise.
+            grammar: what the answer fits, of `grammars`.
 
         Raises:
             DataError: messages of a wrong form, a picture without features or the reverse, or too long a prompt.
@@ -244,6 +246,8 @@ class Engine:
         if ids.count(self.prompt.image_token_id) != expected:
             raise DataError("The messages and the pictures given with them don't match: one picture, one image part.")
         choose = chooser(sampling, ids)
+        if grammar is not None:
+            choose = grammar.constrain(choose)
         return self.pieces(self.tokens(ids, features, max_new_tokens=max_new_tokens, choose=choose))
 
     def pieces(self, tokens: Iterable[int]) -> Iterator[str]:

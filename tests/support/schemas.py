@@ -37,7 +37,9 @@ SCHEMAS = some.recursive(
     LEAVES,
     lambda inner: (
         some.builds(_object, some.dictionaries(NAMES, inner, min_size=1, max_size=3), some.booleans())
-        | some.builds(lambda items, most: {"type": "array", "items": items, "maxItems": most}, inner, some.integers(0, 3))
+        | some.builds(
+            lambda items, most: {"type": "array", "items": items, "maxItems": most}, inner, some.integers(0, 3)
+        )
         | some.builds(lambda first, second: {"anyOf": [first, second]}, inner, inner)
     ),
     max_leaves=5,

@@ -78,7 +78,9 @@ def test_tokens_come_with_their_probabilities(engine, served, options):
     for entry, token, row in zip(content, said, rows, strict=True):
         expected = score(row, token, 4)
         assert entry.logprob == pytest.approx(expected.logprob, abs=1e-5)
-        assert [each.logprob for each in entry.top_logprobs] == pytest.approx([value for _, value in expected.top], abs=1e-5)
+        assert [each.logprob for each in entry.top_logprobs] == pytest.approx(
+            [value for _, value in expected.top], abs=1e-5
+        )
         assert bytes(entry.bytes).decode(errors="replace") == entry.token
     whole = b"".join(bytes(entry.bytes) for entry in content).decode(errors="replace")
     assert whole.startswith(text.rstrip("\ufffd"))
