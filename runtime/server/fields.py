@@ -11,7 +11,7 @@ from switchkd.runtime.server.notices import Notices
 
 Neutral = Mapping[str, tuple[Any, ...]]
 
-_TOOLS = "the model calls no tools; leave '{}' out"
+_TOOLS = "the model calls no tools; leave '{}' out, or give the answer a form by 'response_format'"
 _TEXT = "the model answers in text alone"
 _MISSING = "'{}' isn't supported"
 
