@@ -40,10 +40,14 @@ class Grammars:
             MissingDependencyError: llguidance isn't installed.
         """
         library = _library()
-        text = library.LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=_OPTIONS)
-        matcher = library.LLMatcher(self._tokenizer, text, log_level=0)
-        if matcher.is_error():
-            raise GrammarError(f"The schema can't be followed: {first_line(Exception(matcher.get_error()))}")
+        try:
+            text = library.LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=_OPTIONS)
+            matcher = library.LLMatcher(self._tokenizer, text, log_level=0)
+            reason = Exception(matcher.get_error()) if matcher.is_error() else None
+        except (ValueError, RecursionError) as error:  # a schema too deep for either reader
+            reason = error
+        if reason is not None:
+            raise GrammarError(f"The schema can't be followed: {first_line(reason)}")
         return Grammar(matcher)
 
     @cached_property

@@ -114,7 +114,19 @@ def test_commands_of_a_conversation(student, image, tmp_path):
     form = ["--choices", "two,yes,no"]
     first, second = (chat(student, "--image", each, "--prompt", ASKED, *form) for each in (image, other))
     assert first != second
-    lines = (ASKED, ASKED, "/reset", ASKED, f"/image {other}", ASKED, "/image nowhere.png", "/what", "/reset", ASKED, "")
+    lines = (
+        ASKED,
+        ASKED,
+        "/reset",
+        ASKED,
+        f"/image {other}",
+        ASKED,
+        "/image nowhere.png",
+        "/what",
+        "/reset",
+        ASKED,
+        "",
+    )
     result = run(student, "--image", image, *form, typed="\n".join(lines) + "\n")
     answers = result.stdout.splitlines(keepends=True)
     said = ["".join(answers[start : start + 4]) for start in range(0, len(answers), 4)]

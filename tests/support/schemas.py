@@ -64,9 +64,9 @@ def fits(value: Any, schema: dict[str, Any]) -> bool:
             and all(fits(each, schema["items"]) for each in value)
         )
     if kind == "string":
-        letters = "pattern" not in schema or (2 <= len(value) <= 4 and set(value) <= set("abc"))
-        sized = schema.get("minLength", 0) <= len(value) <= schema.get("maxLength", 100)
-        return isinstance(value, str) and letters and sized
+        if "pattern" in schema:
+            return isinstance(value, str) and 2 <= len(value) <= 4 and set(value) <= set("abc")
+        return isinstance(value, str) and schema["minLength"] <= len(value) <= schema["maxLength"]
     if kind == "integer":
         return type(value) is int and schema["minimum"] <= value <= schema["maximum"]
     return value is None if kind == "null" else isinstance(value, bool)

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from functools import reduce
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ SAMPLINGS = some.just(GREEDY) | some.builds(
     some.integers(0, 1000),
 )
 NESTED = {"type": "object", "properties": {"n": {"type": "integer", "minimum": 0, "maximum": 99}}, "required": ["n"]}
+DEEP = reduce(lambda inner, _: {"type": "array", "items": inner}, range(500), {})
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +95,8 @@ def test_rows_that_are_no_tokens_are_never_said(engine):
 
 @pytest.mark.parametrize(
     "schema",
-    [{"type": "objekt"}, {"$ref": "https://example.org"}, {"type": "string", "pattern": "(?=a)"}, {"not": {}}],
-    ids=str,
+    [{"type": "objekt"}, {"$ref": "https://example.org"}, {"type": "string", "pattern": "(?=a)"}, {"not": {}}, DEEP],
+    ids=lambda schema: str(schema)[:40],
 )
 def test_schemas_that_cannot_be_followed(engine, schema):
     with pytest.raises(GrammarError, match="can't be followed") as caught:
