@@ -36,7 +36,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 def main() -> None:
     random = np.random.default_rng(0)
-    logits = {name: (random.standard_normal(VOCABULARY) * spread).astype(np.float32) for name, spread in SPREADS.items()}
+    logits = {
+        name: (random.standard_normal(VOCABULARY) * spread).astype(np.float32) for name, spread in SPREADS.items()
+    }
     logits["peaked"][:20] += 15
     print(f"| how | {', ms | '.join(logits)}, ms |\n|---|{'---:|' * len(logits)}")
     calls: dict[str, Callable[[Floats], Any]] = {"greedy": best}

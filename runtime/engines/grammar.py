@@ -52,7 +52,7 @@ class Grammars:
 
     @cached_property
     def _tokenizer(self) -> Any:
-        """Takes a second for a large vocabulary."""
+        """Made once: the vocabulary is sorted into a tree."""
         return _library().LLTokenizer(self._prompt.tokenizer.to_str(), eos_token=sorted(self._end_tokens) or None)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from switchkd.errors import CheckpointError, DataError
+from switchkd.errors import CheckpointError, DataError, MissingDependencyError
 from switchkd.runtime.engines.choices import weigh
 from switchkd.runtime.engines.engine import Engine, Floats
 from switchkd.runtime.engines.grammar import Grammar, GrammarError
@@ -128,7 +128,7 @@ def _grammar(engine: Engine, request: ChatRequest) -> Grammar | None:
         return None
     try:
         return engine.grammars.json_schema(request.schema)
-    except GrammarError as error:
+    except (GrammarError, MissingDependencyError) as error:
         raise RequestError(400, str(error), param="response_format") from error
 
 

@@ -1,10 +1,15 @@
 """Drawn answers, several of them, their tokens' probabilities, and forms: what the server sends is what the engine says."""
 
 import json
+import signal
+import subprocess
+import sys
+from functools import partial
 
+import openai
 import pytest
 from support.llava_models import picture, question
-from support.serving import about, data_url, running
+from support.serving import PATIENCE, about, data_url, refused, running
 
 from switchkd.runtime.engines.choices import weigh
 from switchkd.runtime.engines.logprobs import score
@@ -44,6 +49,21 @@ def test_settings_of_the_server_hold_where_a_request_says_nothing(engine):
         assert len(answers) == 2
         greedy = served.ask(ASKED, temperature=0, extra_body={"repetition_penalty": 1}).choices[0]
         assert greedy.message.content == own(engine, Sampling())[1]
+
+
+def test_options_of_the_command_line_are_the_servers(engine, student):
+    command = [sys.executable, "-m", "switchkd.cli", "serve", str(student), "--port", "0", "--threads", "1", "--strict"]
+    usual = {"temperature": 1.5, "top_p": 0.9, "top_k": 60, "min_p": 0.001, "repetition_penalty": 1.3}
+    command += [word for name, value in usual.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        url = process.stdout.readline().strip().partition(" answers at ")[2]
+        client = openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=PATIENCE)
+        ask = partial(client.chat.completions.create, model="student", messages=ASKED, max_tokens=12)
+        assert ask(seed=2).choices[0].message.content == own(engine, Sampling(**usual, seed=2))[1]
+        with pytest.raises(openai.BadRequestError, match="--strict"):
+            ask(extra_body={"new": 1})
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 0
 
 
 def test_several_answers(engine, served):
@@ -106,6 +126,13 @@ def test_probabilities_end_where_a_stop_text_does(engine, served):
         begun = "".join(entry.token for entry in choice.logprobs.content)
         assert begun.startswith(kept) and "".join(entry.token for entry in choice.logprobs.content[:-1]) != begun
         assert len("".join(entry.token for entry in choice.logprobs.content[:-1])) < len(kept)
+
+
+def test_a_schema_without_the_package_that_follows_it(served, monkeypatch):
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+    error = refused(served, 400, ASKED, response_format={"type": "json_object"})
+    assert "switchkd[schema]" in error["message"] and error["param"] == "response_format"
+    assert served.ask(ASKED, extra_body={"choices": ["two", "no"]}).choices[0].message.content in ("two", "no")
 
 
 def test_choices(engine, served):

@@ -267,11 +267,13 @@ def test_smaller_limits_and_streams_are_taken(shared_server):
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == whole
 
 
-def test_the_order_makes_a_difference_to_the_model(shared_engine):
-    """So the rows on words before a picture say something; and `sent` leaves the picture where it is."""
+def test_the_order_makes_a_difference_to_the_model(shared_engine, caplog):
+    """So the rows on words before a picture say something; and `sent` leaves the picture where it is, and tells it."""
+    caplog.set_level("INFO", "skd.serve")
     with running(shared_engine, rules={"pictures_first": False}) as served:
         first, last = (post(served, {"messages": seen(*parts)}) for parts in ((IMAGE, WORDS), (WORDS, IMAGE)))
         assert first[0] == last[0] == 200 and first != last
+    assert sum("sent leaves it there" in line for line in caplog.messages) == 1
 
 
 def test_streams_tell_proxies_to_pass_pieces_on(shared_server):
