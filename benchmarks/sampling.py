@@ -3,8 +3,8 @@
     python benchmarks/sampling.py [EXPORT]
 
 Peaked logits have a few tokens with nearly all of the probability, as a trained model's have. Flat ones (spread of 0.5) are what
-is worst for `top_p`: most of the vocabulary is needed to reach it. Medians of the calls. With an export's folder (or a checkpoint's): what JSON by a schema
-costs with its tokenizer, token by token along an answer.
+is worst for `top_p`: most of the vocabulary is needed to reach it. Medians of the calls. With an export's folder (or a
+checkpoint's): what JSON by a schema costs with its tokenizer, token by token along an answer.
 """
 
 from __future__ import annotations
