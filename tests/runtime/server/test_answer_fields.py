@@ -13,6 +13,7 @@ from support.serving import PATIENCE, about, data_url, refused, running
 
 from switchkd.runtime.engines.choices import weigh
 from switchkd.runtime.engines.logprobs import score
+from switchkd.runtime.engines.opening import open_engine
 from switchkd.runtime.engines.sampler import chooser
 from switchkd.runtime.engines.sampling import Sampling
 
@@ -51,15 +52,17 @@ def test_settings_of_the_server_hold_where_a_request_says_nothing(engine):
         assert greedy.message.content == own(engine, Sampling())[1]
 
 
-def test_options_of_the_command_line_are_the_servers(engine, student):
-    command = [sys.executable, "-m", "switchkd.cli", "serve", str(student), "--port", "0", "--threads", "1", "--strict"]
+def test_options_of_the_command_line_are_the_servers(shelf):
+    export = shelf.export("gguf", "f16")
+    command = [sys.executable, "-m", "switchkd.cli", "serve", str(export), "--port", "0", "--threads", "1", "--strict"]
     usual = {"temperature": 1.5, "top_p": 0.9, "top_k": 60, "min_p": 0.001, "repetition_penalty": 1.3}
     command += [word for name, value in usual.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         url = process.stdout.readline().strip().partition(" answers at ")[2]
         client = openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=PATIENCE)
-        ask = partial(client.chat.completions.create, model="student", messages=ASKED, max_tokens=12)
-        assert ask(seed=2).choices[0].message.content == own(engine, Sampling(**usual, seed=2))[1]
+        ask = partial(client.chat.completions.create, model=export.name, messages=ASKED, max_tokens=12)
+        with open_engine(export, threads=1) as engine:
+            assert ask(seed=2).choices[0].message.content == own(engine, Sampling(**usual, seed=2))[1]
         with pytest.raises(openai.BadRequestError, match="--strict"):
             ask(extra_body={"new": 1})
         process.send_signal(signal.SIGTERM)
