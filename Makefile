@@ -2,6 +2,7 @@
 # make check  lint, and run the quick tests that need neither torch nor llama.cpp: under a minute
 # make test   install everything here, lint, and run the tests
 # make test-lmms   add lmms-eval, and run the tests that need it
+# make test-clients   add LangChain and LiteLLM in a folder of their own, and ask a server by them
 # make test-cpus   run exports on emulated processors (docs/processors.md): VARIANTS, or a small student's in every precision
 # make test-real   export a real language model in every variant and measure each on real text
 # All of it can be repeated: what is there already is not made again.
@@ -27,7 +28,7 @@ BUILD_JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 NO_AMX := $(if $(filter x86_64,$(shell uname -m)),-DCMAKE_C_FLAGS=-mno-amx-int8 -DCMAKE_CXX_FLAGS=-mno-amx-int8)
 LLAMA_CMAKE_ARGS ?= -DGGML_NATIVE=ON -DLLAMA_OPENSSL=OFF $(NO_AMX)
 
-.PHONY: assets check demo test test-all test-cpus test-lmms test-real lint format setup gguf clean
+.PHONY: assets check demo test test-all test-clients test-cpus test-lmms test-real lint format setup gguf clean
 
 PICTURE := runs/latest/data/images/test/000000.png
 
@@ -52,6 +53,11 @@ test-all: lint gguf
 test-lmms: gguf
 	@$(PIP) install --quiet --no-deps --requirement lmms-eval.txt
 	$(PYTEST) tests/runtime/lmms/test_lmms.py
+
+# LiteLLM needs older versions of some packages than the tested set has.
+test-clients: setup
+	@$(PIP) install --quiet --upgrade --target .cache/clients --requirement clients.txt
+	$(PYTEST) tests/runtime/server/test_clients.py
 
 VARIANTS ?=
 

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import sys
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from switchkd.cli.options import RUN, find_named
+from switchkd.cli.options import RUN, find_named, sampling_options
 
 if TYPE_CHECKING:
     from switchkd.runtime.engines.engine import Engine, Floats
+    from switchkd.runtime.engines.grammar import Grammar
+    from switchkd.runtime.engines.sampling import Sampling
+
+_HELP = """/image FILE   talk about another picture, from the beginning
+/reset        forget what was said
+/help         this list
+An empty line ends."""
 
 
 @click.command("chat", short_help="Ask a student about pictures.")
@@ -22,6 +32,19 @@ if TYPE_CHECKING:
 @click.option("--device", default="cpu", show_default=True, help="Where an ONNX export runs; `skd doctor` lists them.")
 @click.option("--max-tokens", type=click.IntRange(min=1), default=256, show_default=True, help="Longest answer.")
 @RUN
+@click.option(
+    "--choices",
+    metavar="A,B,…",
+    help="Answer with one of these, and tell how probable each is. A JSON list may have commas.",
+)
+@click.option(
+    "--schema",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Answer in JSON that fits the JSON schema in FILE.",
+)
+@sampling_options
+@click.option("--seed", type=int, help="Draw the same answer again. Default: another one each time.")
 def chat_command(
     variant: str,
     image: Path | None,
@@ -30,47 +53,183 @@ def chat_command(
     device: str,
     max_tokens: int,
     run_name: str | None,
+    choices: str | None,
+    schema: Path | None,
+    **sampling: Any,
 ) -> None:
     """Ask VARIANT: an export folder, the name of one of a run's exports (also as RUN/NAME), or a checkpoint (a folder, or its
     name on the hub).
 
-    The answer appears as it is generated.
+    The answer appears as it is generated. In a conversation /help lists what can be done beside asking.
     """
-    from switchkd.pictures import open_image
     from switchkd.runtime.engines.opening import open_engine
+    from switchkd.runtime.engines.sampling import Sampling
 
-    picture = open_image(image) if image else None
+    if choices is not None and schema is not None:
+        raise click.UsageError("An answer has one form: --choices or --schema.")
+    texts = None if choices is None else _read_choices(choices)
+    form = None if schema is None else _read_schema(schema)
+    settings = Sampling(**sampling)
+    picture = _open(image) if image else None
     with open_engine(find_named(variant, run_name), threads=threads, device=device) as engine:
-        features = None if picture is None else engine.encode_image(picture)
+        grammar = None if form is None else engine.grammars.json_schema(form)
+        conversation = Conversation(engine, max_tokens, settings, texts, grammar)
+        conversation.show(picture)
         if prompt is not None:
-            _ask(engine, [_question(prompt, with_picture=picture is not None)], features, max_tokens)
-            return
-        _converse(engine, features, max_tokens)
+            conversation.ask(prompt)
+        else:
+            _converse(conversation)
 
 
-def _converse(engine: Engine, features: Floats | None, max_tokens: int) -> None:
-    """Questions from the terminal, each with all that was said before; an empty line or the input's end ends it."""
-    messages: list[dict[str, Any]] = []
-    click.echo("Ask; an empty line ends.", err=True)
-    while True:
+class Conversation:
+    """Questions about one picture, or none, each asked with all that was said before.
+
+    Args:
+        engine: answers.
+        max_tokens: of an answer.
+        sampling: how its tokens are drawn.
+        choices: one of which is the answer; None: any.
+        grammar: that the answer fits; None: any.
+    """
+
+    def __init__(
+        self, engine: Engine, max_tokens: int, sampling: Sampling, choices: list[str] | None, grammar: Grammar | None
+    ) -> None:
+        self._engine, self._max_tokens, self._sampling = engine, max_tokens, sampling
+        self._choices, self._grammar = choices, grammar
+        self._features: Floats | None = None
+        self._messages: list[dict[str, Any]] = []
+        self._asked = 0
+
+    def show(self, picture: Any) -> None:
+        """Begins anew with a picture, or without one."""
+        self._features = None if picture is None else self._engine.encode_image(picture)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets what was said; the picture stays."""
+        self._messages = []
+
+    def ask(self, text: str) -> None:
+        """Prints the answer as it is generated, and keeps both."""
+        self._messages.append(_question(text, with_picture=self._features is not None and not self._messages))
+        sampling = self._sampling.numbered(self._asked)
+        self._asked += 1
+        said = self._chosen(sampling) if self._choices else "".join(self._pieces(sampling))
+        self._messages.append({"role": "assistant", "content": said})
+
+    def _pieces(self, sampling: Sampling) -> Iterator[str]:
+        for piece in self._engine.generate(
+            self._messages,
+            self._features,
+            max_new_tokens=self._max_tokens,
+            sampling=sampling,
+            grammar=self._grammar,
+        ):
+            click.echo(piece, nl=False)
+            yield piece
+        click.echo()
+
+    def _chosen(self, sampling: Sampling) -> str:
+        from switchkd.runtime.engines.choices import weigh
+
+        assert self._choices is not None
+        ids = self._engine.encode_prompt(self._messages)
+        weighed = weigh(self._engine, self._messages, ids, self._features, self._choices)
+        text, _ = weighed.choose(sampling)
+        click.echo(text)
+        for choice, probability in sorted(weighed.probabilities.items(), key=lambda pair: -pair[1]):
+            click.echo(f"{probability:8.4f}  {choice}")
+        return text
+
+
+def _converse(conversation: Conversation) -> None:
+    """Questions from the terminal; an empty line or the input's end ends it."""
+    from switchkd.errors import DataError
+
+    click.echo("Ask; /help lists what else there is, an empty line ends.", err=True)
+    read = _line_reader()
+    while line := read():
+        try:
+            if any("\ud800" <= letter <= "\udfff" for letter in line):
+                click.echo("That isn't UTF-8, so it can't be read; ask again.", err=True)
+            elif line.startswith("/"):
+                _obey(conversation, line)
+            else:
+                conversation.ask(line)
+        except DataError as error:
+            if not line.startswith("/"):
+                raise
+            click.echo(error, err=True)
+
+
+def _obey(conversation: Conversation, line: str) -> None:
+    """A line that is a command. Raises DataError where it can't be followed."""
+    command, _, argument = line.partition(" ")
+    if command == "/image" and argument:
+        conversation.show(_open(Path(argument.strip()).expanduser()))
+        click.echo("The conversation begins anew with this picture.", err=True)
+    elif command == "/reset" and not argument:
+        conversation.reset()
+        click.echo("Forgotten.", err=True)
+    else:
+        click.echo(_HELP, err=True)
+
+
+def _line_reader() -> Callable[[], str]:
+    """Reads a line, without its surrounding white space; at a terminal with editing, and what was typed before by the
+    arrow keys."""
+
+    def from_terminal() -> str:
+        try:
+            return input("> ").strip()
+        except EOFError:
+            return ""
+
+    def from_stream() -> str:
         click.echo("> ", nl=False, err=True)
-        line = sys.stdin.readline().strip()
-        if not line:
-            return
-        if any("\ud800" <= letter <= "\udfff" for letter in line):
-            click.echo("That isn't UTF-8, so it can't be read; ask again.", err=True)
-            continue
-        messages.append(_question(line, with_picture=features is not None and not messages))
-        messages.append({"role": "assistant", "content": _ask(engine, messages, features, max_tokens)})
+        return sys.stdin.readline().strip()
+
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return from_stream
+    with contextlib.suppress(ImportError):  # Windows' terminal has its own
+        import readline  # noqa: F401  (`input` uses it)
+    return from_terminal
 
 
-def _ask(engine: Engine, messages: list[dict[str, Any]], features: Floats | None, max_tokens: int) -> str:
-    pieces = []
-    for piece in engine.generate(messages, features, max_new_tokens=max_tokens):
-        click.echo(piece, nl=False)
-        pieces.append(piece)
-    click.echo()
-    return "".join(pieces)
+def _open(path: Path) -> Any:
+    from switchkd.pictures import open_image
+
+    return open_image(path)
+
+
+def _read_choices(text: str) -> list[str]:
+    """Of `A,B` or a JSON list of texts."""
+    texts = text.split(",")
+    if text.lstrip().startswith("["):
+        try:
+            texts = json.loads(text)
+        except ValueError as error:
+            raise click.BadParameter("it begins like a JSON list and isn't one.", param_hint="--choices") from error
+    if not all(isinstance(each, str) and each.strip() for each in texts):
+        raise click.BadParameter("no choice may be empty, and all are texts.", param_hint="--choices")
+    texts = [each.strip() for each in texts]
+    if len(set(texts)) < len(texts):
+        raise click.BadParameter("a choice stands there twice.", param_hint="--choices")
+    return texts
+
+
+def _read_schema(path: Path) -> Mapping[str, Any]:
+    from switchkd.errors import DataError
+    from switchkd.files import read_json
+
+    try:
+        schema = read_json(path, DataError)
+    except FileNotFoundError as error:
+        raise DataError(f"{path} isn't there; --schema names a file with a JSON schema.") from error
+    if not isinstance(schema, Mapping):
+        raise DataError(f"{path} holds no JSON schema: an object.")
+    return schema
 
 
 def _question(text: str, *, with_picture: bool) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from switchkd.runtime.engines.sampling import SETTINGS
+
 
 class FiniteRange(click.FloatRange):
     """A number in a range: neither nan, which every range lets through, nor so large that products of it overflow."""
@@ -24,6 +26,26 @@ FOLLOW_LINKS = click.option(
     "--follow-links", is_flag=True, help="Links in the picture folder may lead out of it, to another disk."
 )
 POSITIVE = FiniteRange(min=0, min_open=True)
+
+
+_OFFERED = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")  # the API has them all
+
+
+def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--temperature`, `--top-p` and so on: how an answer's tokens are drawn."""
+    settings = {setting.name: setting for setting in SETTINGS}
+    for name in reversed(_OFFERED):
+        default, limits = settings[name].default, settings[name].metadata
+        low, high = limits["low"], limits["high"]
+        kind: click.ParamType = (
+            click.IntRange(low, int(high))
+            if isinstance(default, int)
+            else FiniteRange(low, high, min_open=limits["open_low"])
+        )
+        command = click.option(
+            f"--{name.replace('_', '-')}", type=kind, default=default, show_default=True, help=limits["help"]
+        )(command)
+    return command
 
 
 def refuse_options(names: Collection[str], why: str) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
-from switchkd.cli.options import POSITIVE, RUN, find_named
+from switchkd.cli.options import POSITIVE, RUN, find_named, sampling_options
 
 
 @click.command("serve", short_help="Answer chat requests over HTTP.")
@@ -73,6 +75,20 @@ from switchkd.cli.options import POSITIVE, RUN, find_named
     help="first: a picture goes before the words of its message, as in training. sent: where the request has it.",
 )
 @RUN
+@click.option(
+    "--alias",
+    "aliases",
+    multiple=True,
+    metavar="NAME",
+    help="Another name that requests may call the model by; repeat it.",
+)
+@click.option(
+    "--strict/--lenient",
+    default=False,
+    show_default=True,
+    help="Refuse a request's fields that aren't known, or tell the log of each name once.",
+)
+@sampling_options
 def serve_command(
     variant: str,
     host: str,
@@ -89,18 +105,26 @@ def serve_command(
     max_megapixels: float,
     picture_order: str,
     run_name: str | None,
+    aliases: tuple[str, ...],
+    strict: bool,
+    **sampling: Any,
 ) -> None:
     """Answer chat requests with VARIANT: an export folder, the name of one of a run's exports (also as RUN/NAME), or a checkpoint
     (a folder, or its name on the hub).
 
-    The address speaks the chat part of OpenAI's API, pictures included, and answers one request at a time. Ctrl-C or
-    SIGTERM ends it after the requests that have arrived.
+    The address speaks the chat part of OpenAI's API, pictures included, and answers one request at a time. The settings
+    of how tokens are drawn, from --temperature on, hold where a request doesn't say. Ctrl-C or SIGTERM ends it after the
+    requests that have arrived.
     """
     from switchkd.runtime.server.ending import EndOnSignal
 
     with EndOnSignal() as ending:
         from switchkd.runtime.engines.opening import open_engine
+        from switchkd.runtime.engines.sampling import Sampling
+        from switchkd.runtime.server.identity import Identity
         from switchkd.runtime.server.limits import Limits
+        from switchkd.runtime.server.request import Rules
+        from switchkd.runtime.server.request_log import log_to_stderr
         from switchkd.runtime.server.serve import serve
 
         limits = Limits(
@@ -112,12 +136,22 @@ def serve_command(
             request_seconds=timeout,
             max_tokens=max_tokens,
         )
-        with open_engine(find_named(variant, run_name), threads=threads, context=context, device=device) as engine:
+        log_to_stderr()
+        folder = find_named(variant, run_name)
+        identity = Identity.of(folder)
+        rules = Rules(
+            names=tuple(dict.fromkeys((identity.name, *aliases))),
+            pictures_first=picture_order == "first",
+            sampling=Sampling(**sampling),
+            strict=strict,
+        )
+        with open_engine(folder, threads=threads, context=context, device=device) as engine:
             serve(
                 engine,
                 (host, port),
                 limits,
-                lambda url: click.echo(f"{engine.name} answers at {url}"),
+                lambda url: click.echo(f"{identity.name} answers at {url}"),
                 ending,
-                pictures_first=picture_order == "first",
+                rules,
+                identity,
             )

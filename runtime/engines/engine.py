@@ -1,4 +1,4 @@
-"""What every engine is: a vision encoder and a language model behind one interface, greedy decoding, time by phase.
+"""What every engine is: a vision encoder and a language model behind one interface, decoding, time by phase.
 
 An engine is put together from two parts, so that formats mix: a tower in one format may feed a language model in another.
 Text becomes token ids by `ChatPrompt` and pictures become bytes by `Preprocess`, the same in every engine and in training.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -19,8 +19,11 @@ from switchkd.computer import return_freed_memory
 from switchkd.errors import DataError, SkdError
 from switchkd.preprocess import Preprocess
 from switchkd.prompt import ChatPrompt, Message
+from switchkd.runtime.engines.grammar import Grammar, Grammars
+from switchkd.runtime.engines.sampler import Chooser, Floats, best, chooser
+from switchkd.runtime.engines.sampling import GREEDY, Sampling
+from switchkd.runtime.engines.timings import Timings
 
-Floats = NDArray[np.float32]
 _Result = TypeVar("_Result")
 DEFAULT_CONTEXT = 4096  # tokens of a prompt and its answer together
 CPU = "cpu"  # the device that every engine runs on
@@ -65,6 +68,10 @@ class LanguageModel(Protocol):
         """Appends one token; next-token logits [V], which the next use of this part may overwrite."""
         ...
 
+    def rewind(self, length: int) -> None:
+        """Forgets all but the first tokens of prompt and answer, as many as are given here; at most those in memory."""
+        ...
+
     @property
     def reused(self) -> int:
         """How many of the last prompt's tokens were still in memory and not read again."""
@@ -73,25 +80,6 @@ class LanguageModel(Protocol):
     def close(self) -> None:
         """Frees everything."""
         ...
-
-
-@dataclass
-class Timings:
-    """Wall-clock seconds of one request by phase."""
-
-    preprocess: float = 0.0  # picture to bytes of the tower's size
-    encode: float = 0.0  # bytes to projected tokens
-    prefill: float = 0.0  # prompt to the first token's logits
-    decode: float = 0.0  # all later tokens
-    prompt_tokens: int = 0
-    reused_tokens: int = 0  # of them, not read again
-    new_tokens: int = 0  # an end token included
-    ended: bool = False  # by an end token, not by a limit
-
-    @property
-    def first_token(self) -> float:
-        """From the picture to the first token."""
-        return self.preprocess + self.encode + self.prefill
 
 
 class Engine:
@@ -126,6 +114,11 @@ class Engine:
         self.load_seconds = load_seconds
         self.timings = Timings()  # of the request under way or last finished
         self._open = True
+
+    @cached_property
+    def grammars(self) -> Grammars:
+        """Forms of answers in this model's tokens."""
+        return Grammars(self.prompt, self.end_tokens)
 
     def __enter__(self) -> Engine:
         return self
@@ -168,19 +161,45 @@ class Engine:
         """Reads a prompt; logits [V] of the answer's first token."""
         logits = self._timed("prefill", self.language.prefill, ids, features)
         self.timings.prompt_tokens, self.timings.reused_tokens = len(ids), self.language.reused
+        self.timings.new_tokens = 0
         return logits
+
+    def rewind(self, length: int) -> None:
+        """Forgets all but the first `length` tokens of prompt and answer, so that another answer can follow them."""
+        self._timed("decode", self.language.rewind, length)
 
     def next_token(self, token: int) -> Floats:
         """Appends a token; logits [V] of the one after it."""
         return self._step(token).copy()
 
-    def tokens(self, ids: Sequence[int], features: Floats | None = None, *, max_new_tokens: int = 256) -> Iterator[int]:
-        """The greedy answer's token ids, the end token left out, at most `max_new_tokens` or the context's end."""
-        logits = self.prefill(ids, features)
-        room = min(max_new_tokens, self.language.context - len(ids))
+    def tokens(
+        self,
+        ids: Sequence[int],
+        features: Floats | None = None,
+        *,
+        max_new_tokens: int = 256,
+        choose: Chooser = best,
+    ) -> Iterator[int]:
+        """The answer's token ids, the end token left out, at most `max_new_tokens` or the context's end.
+
+        Args:
+            ids: the prompt [T].
+            features: the picture's, from `encode_image`.
+            choose: takes each token; the most probable one unless told otherwise.
+        """
+        yield from self.decode(self.prefill(ids, features), max_new_tokens=max_new_tokens, choose=choose)
+
+    def decode(self, logits: Floats, *, max_new_tokens: int, choose: Chooser = best) -> Iterator[int]:
+        """The same behind a prompt that was read: one answer of several, the others after `rewind`.
+
+        Args:
+            logits: [V], what `prefill` returned.
+        """
+        self.timings.ended = False
+        room = min(max_new_tokens, self.language.context - self.timings.prompt_tokens)
         for count in range(1, room + 1):
-            token = int(logits.argmax())
-            self.timings.new_tokens = count
+            token = choose(logits)
+            self.timings.new_tokens += 1
             if token in self.end_tokens:
                 self.timings.ended = True
                 return
@@ -203,13 +222,21 @@ class Engine:
                 logits = self.next_token(token)
 
     def generate(
-        self, messages: Sequence[Message], features: Floats | None = None, *, max_new_tokens: int = 256
+        self,
+        messages: Sequence[Message],
+        features: Floats | None = None,
+        *,
+        max_new_tokens: int = 256,
+        sampling: Sampling = GREEDY,
+        grammar: Grammar | None = None,
     ) -> Iterator[str]:
-        """The greedy answer, piece by piece as it is decoded; a piece is never half a character.
+        """The answer, piece by piece as it is decoded; a piece is never half a character.
 
         Args:
             messages: the conversation, at most one of them with a picture.
             features: that picture's, from `encode_image`.
+            sampling: how tokens are drawn; greedy unless told otherwise.
+            grammar: what the answer fits, of `grammars`.
 
         Raises:
             DataError: messages of a wrong form, a picture without features or the reverse, or too long a prompt.
@@ -218,7 +245,10 @@ class Engine:
         expected = 0 if features is None else len(features)
         if ids.count(self.prompt.image_token_id) != expected:
             raise DataError("The messages and the pictures given with them don't match: one picture, one image part.")
-        return self.pieces(self.tokens(ids, features, max_new_tokens=max_new_tokens))
+        choose = chooser(sampling, ids)
+        if grammar is not None:
+            choose = grammar.constrain(choose)
+        return self.pieces(self.tokens(ids, features, max_new_tokens=max_new_tokens, choose=choose))
 
     def pieces(self, tokens: Iterable[int]) -> Iterator[str]:
         """Text of token ids as they come; a piece is never half a character, but for a last one that stays half."""

@@ -119,6 +119,11 @@ class TorchLanguage:
         with torch.inference_mode():
             return self._read(self._vlm.get_input_embeddings()(torch.tensor([[token]])), every=False)
 
+    def rewind(self, length: int) -> None:
+        """See `LanguageModel.rewind`."""
+        if more := self._cache.get_seq_length() - length:
+            self._cache.crop(-more)
+
     def close(self) -> None:
         """Lets the model go."""
         self._vlm = self._cache = None

@@ -2,79 +2,134 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from switchkd.errors import CheckpointError, DataError
-from switchkd.runtime.engines.engine import Engine, Timings
+from switchkd.errors import CheckpointError, DataError, MissingDependencyError
+from switchkd.runtime.engines.choices import weigh
+from switchkd.runtime.engines.engine import Engine, Floats
+from switchkd.runtime.engines.grammar import Grammar, GrammarError
+from switchkd.runtime.engines.logprobs import Scored, TokenScore
+from switchkd.runtime.engines.sampler import chooser
+from switchkd.runtime.engines.timings import Timings
+from switchkd.runtime.server.held_scores import HeldScores
 from switchkd.runtime.server.limits import RequestError
-from switchkd.runtime.server.protocol import ChatRequest
+from switchkd.runtime.server.request import ChatRequest
+from switchkd.runtime.server.stop_texts import StopTexts
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A piece of one of a request's answers."""
+
+    index: int  # of the answer
+    text: str
+    scores: tuple[TokenScore, ...] = ()  # of its tokens, where they are asked for
+
+
+@dataclass(frozen=True)
+class End:
+    """How one of them ended."""
+
+    index: int
+    reason: str  # "stop": by an end token or a stop text; "length": by a limit
+    probabilities: Mapping[str, float] | None = None  # of each choice, where the request has some
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an answer ended."""
+    """How the request ended."""
 
-    reason: str  # "stop": by an end token or a stop text; "length": by a limit
     timings: Timings
 
 
-def answer(engine: Engine, request: ChatRequest, check: Callable[[], None]) -> Generator[str, None, Outcome]:
-    """The answer's text, piece by piece as soon as it is sure; a stop text and what follows it are left out.
+Answering = Generator[Piece | End, None, Outcome]
+
+
+def answer(engine: Engine, request: ChatRequest, check: Callable[[], None]) -> Answering:
+    """The answers' text, piece by piece as soon as it is sure; a stop text and what follows it are left out.
 
     Args:
         check: called between a request's steps; raises where it shouldn't go on.
 
     Raises:
-        RequestError: 400 for a conversation that the chat template refuses or the context can't hold.
+        RequestError: 400 for a conversation that the chat template refuses or the context can't hold, a form of answer that
+            can't be followed, or a choice that can't be said.
     """
     engine.new_request()
     ids = _prompt(engine, request)
+    grammar = _grammar(engine, request)
     check()
     features = None if request.pixels is None else engine.encode_pixels(request.pixels)
     check()
-    stops = StopTexts(request.stop)
-    tokens = engine.tokens(ids, features, max_new_tokens=request.max_tokens)
-    for piece in engine.pieces(_checked(tokens, check)):
+    if request.choices:
+        yield from _chosen(engine, request, ids, features, check)
+    else:
+        logits = engine.prefill(ids, features)
+        for index in range(request.answers):
+            if index:
+                engine.rewind(len(ids))
+            try:
+                yield from _said(engine, request, ids, logits, grammar, index, check)
+            except GrammarError as error:
+                raise RequestError(400, str(error), param="response_format") from error
+    return Outcome(engine.timings)
+
+
+def _said(
+    engine: Engine,
+    request: ChatRequest,
+    ids: list[int],
+    logits: Floats,
+    grammar: Grammar | None,
+    index: int,
+    check: Callable[[], None],
+) -> Iterator[Piece | End]:
+    """One answer behind the prompt that was read."""
+    choose = chooser(request.sampling.numbered(index), ids)
+    if grammar is not None:
+        choose = grammar.constrain(choose)
+    scored = None if request.top_logprobs is None else Scored(choose, request.top_logprobs)
+    tokens = engine.decode(logits, max_new_tokens=request.max_tokens, choose=scored or choose)
+    stops, held = StopTexts(request.stop), HeldScores()
+    for piece in engine.pieces(_checked(tokens, check, scored, held)):
+        held.follow(piece)
         if text := stops.feed(piece):
-            yield text
+            yield Piece(index, text, held.take(text))
         if stops.found:
-            return Outcome("stop", engine.timings)
+            yield End(index, "stop")
+            return
     if text := stops.rest():
-        yield text
-    return Outcome("stop" if engine.timings.ended else "length", engine.timings)
+        yield Piece(index, text, held.take(text))
+    yield End(index, "stop" if engine.timings.ended else "length")
 
 
-class StopTexts:
-    """Cuts a text that comes in pieces before the first stop text; what may be the beginning of one is held back."""
-
-    def __init__(self, stops: tuple[str, ...]) -> None:
-        self._stops = stops
-        self._held = ""
-        self.found = False
-
-    def feed(self, piece: str) -> str:
-        """What of the text so far is sure and new."""
-        self._held += piece
-        places = [place for stop in self._stops if (place := self._held.find(stop)) >= 0]
-        if places:
-            self.found = True
-            text, self._held = self._held[: min(places)], ""
-            return text
-        keep = max((_overlap(self._held, stop) for stop in self._stops), default=0)
-        sure = len(self._held) - keep
-        text, self._held = self._held[:sure], self._held[sure:]
-        return text
-
-    def rest(self) -> str:
-        """What was held back, at the answer's end."""
-        text, self._held = self._held, ""
-        return text
+def _chosen(
+    engine: Engine, request: ChatRequest, ids: list[int], features: Floats | None, check: Callable[[], None]
+) -> Iterator[Piece | End]:
+    """Answers out of the request's list."""
+    try:
+        top = request.top_logprobs or 0
+        weighed = weigh(engine, request.messages, ids, features, request.choices, top=top, check=check)
+    except DataError as error:
+        raise RequestError(400, str(error), param="choices") from error
+    for index in range(request.answers):
+        text, followed = weighed.choose(request.sampling.numbered(index))
+        if len(followed.scores) > request.max_tokens:
+            message = f"The choice {text!a:.60} takes {len(followed.scores)} tokens, more than 'max_tokens' allows."
+            raise RequestError(400, message, param="max_tokens")
+        engine.timings.new_tokens += len(followed.scores) + 1
+        yield Piece(index, text, followed.scores)
+        yield End(index, "stop", weighed.probabilities)
 
 
-def _overlap(text: str, stop: str) -> int:
-    """The longest end of `text` that `stop` begins with, in characters."""
-    return next((size for size in range(min(len(text), len(stop) - 1), 0, -1) if stop.startswith(text[-size:])), 0)
+def _grammar(engine: Engine, request: ChatRequest) -> Grammar | None:
+    if request.schema is None:
+        return None
+    try:
+        return engine.grammars.json_schema(request.schema)
+    except (GrammarError, MissingDependencyError) as error:
+        raise RequestError(400, str(error), param="response_format") from error
 
 
 def _prompt(engine: Engine, request: ChatRequest) -> list[int]:
@@ -95,7 +150,11 @@ def _texts(content: str | list[dict[str, str]]) -> list[str]:
     return [content] if isinstance(content, str) else [part["text"] for part in content if "text" in part]
 
 
-def _checked(tokens: Iterable[int], check: Callable[[], None]) -> Iterator[int]:
+def _checked(
+    tokens: Iterable[int], check: Callable[[], None], scored: Scored | None, held: HeldScores
+) -> Iterator[int]:
     for token in tokens:
         check()
+        if scored is not None:
+            held.add(scored.last)
         yield token

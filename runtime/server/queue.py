@@ -14,12 +14,12 @@ from typing import TypeVar
 from switchkd.computer import return_freed_memory
 from switchkd.errors import SkdError
 from switchkd.runtime.engines.engine import Engine
-from switchkd.runtime.server.answer import Outcome, answer
+from switchkd.runtime.server.answer import End, Outcome, Piece, answer
 from switchkd.runtime.server.limits import RequestError
-from switchkd.runtime.server.protocol import ChatRequest
+from switchkd.runtime.server.request import ChatRequest
 
 CLIENT_GONE = 499  # nginx's status for it; nobody sees it but the metrics
-Event = str | Outcome | RequestError  # a piece of the answer; its end; its failure
+Event = Piece | End | Outcome | RequestError  # of one answer: a piece, its end; of the request: its end, its failure
 Result = TypeVar("Result")
 
 log = logging.getLogger("skd.serve")

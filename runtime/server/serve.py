@@ -18,7 +18,9 @@ from switchkd.runtime.engines.engine import Engine
 from switchkd.runtime.server.app import ChatApp
 from switchkd.runtime.server.ending import EndOnSignal
 from switchkd.runtime.server.hosts import OwnHosts
+from switchkd.runtime.server.identity import Identity
 from switchkd.runtime.server.limits import Limits
+from switchkd.runtime.server.request import Rules
 
 CONNECTIONS = 128  # more at once are answered 503
 STALL_SECONDS = 20.0  # for a request's head to arrive, and for a client to take what it was sent
@@ -30,8 +32,8 @@ def serve(
     limits: Limits,
     ready: Callable[[str], None],
     ending: EndOnSignal,
-    *,
-    pictures_first: bool = True,
+    rules: Rules,
+    identity: Identity,
 ) -> None:
     """Answers requests until SIGTERM or Ctrl-C; then those that have arrived are still answered.
 
@@ -40,13 +42,13 @@ def serve(
         address: host and port; port 0 takes any free one.
         ready: called with the server's URL once it listens.
         ending: under way, told here how to end.
-        pictures_first: see `ChatApp`.
+        rules, identity: see `ChatApp`.
 
     Raises:
         SkdError: the address can't be listened on.
     """
     with listening(*address) as listeners:
-        app = ChatApp(engine, limits, pictures_first=pictures_first)
+        app = ChatApp(engine, limits, rules, identity)
         try:
             server = make_server(app, limits, listeners)
             # uvicorn takes the signals while it runs, and raises them again when all is done.

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from switchkd.errors import DataError
-from switchkd.runtime.engines.engine import Timings
+from switchkd.runtime.engines.timings import Timings
 
 spec = importlib.util.spec_from_file_location("turns", Path(__file__).parents[2] / "benchmarks" / "turns.py")
 turns = importlib.util.module_from_spec(spec)

@@ -7,7 +7,7 @@ import io
 import re
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -18,7 +18,9 @@ import pytest
 from support.llava_models import picture
 from switchkd.runtime.engines.engine import Engine
 from switchkd.runtime.server.app import ChatApp
+from switchkd.runtime.server.identity import Identity
 from switchkd.runtime.server.limits import Limits
+from switchkd.runtime.server.request import Rules
 from switchkd.runtime.server.serve import listening, make_server, url_of
 
 PATIENCE = 120  # seconds until a test that waits in vain fails
@@ -77,14 +79,20 @@ class Served:
 
 @contextmanager
 def running(
-    engine: Engine, *, host: str = "127.0.0.1", send_buffer: int = 0, pictures_first: bool = True, **limits: Any
+    engine: Engine,
+    *,
+    host: str = "127.0.0.1",
+    send_buffer: int = 0,
+    rules: Mapping[str, Any] | None = None,
+    **limits: Any,
 ) -> Iterator[Served]:
     """Serves in a thread of this process; `send_buffer`: bytes that the system takes of a client which doesn't read."""
     with listening(host, 0) as listeners:
         for listener in listeners if send_buffer else ():
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
         url, port = url_of(listeners[0]), listeners[0].getsockname()[1]
-        app = ChatApp(engine, replace(LIMITS, **limits), pictures_first=pictures_first)
+        read = Rules(**{"names": (engine.name,), **(rules or {})})
+        app = ChatApp(engine, replace(LIMITS, **limits), read, Identity(read.names[0]))
         server = make_server(app, app._limits, listeners)
         thread = threading.Thread(target=server.run, kwargs={"sockets": listeners})
         thread.start()

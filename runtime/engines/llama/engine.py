@@ -200,6 +200,10 @@ class LlamaLanguage:
         self._token[0] = token
         return self._read(self._single, rows=1)[0]
 
+    def rewind(self, length: int) -> None:
+        """See `LanguageModel.rewind`."""
+        self._forget_to(length)
+
     def close(self) -> None:
         """Frees the context and the weights."""
         if self._pointer:

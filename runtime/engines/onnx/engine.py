@@ -145,6 +145,10 @@ class OnnxLanguage:
             self.decoder.run_with_iobinding(self._single)
         return self._logits[0, 0]
 
+    def rewind(self, length: int) -> None:
+        """See `LanguageModel.rewind`. What lies behind in the buffers is written over before it is read."""
+        self._length = length
+
     def close(self) -> None:
         """Lets both graphs and the cache go."""
         self._prompt = self._single = self._lookup = self.decoder = self.embedding = None

@@ -139,7 +139,7 @@ def test_models_health_and_metrics(served):
         assert json.load(response) == {"status": "ok", "model": model.id, "waiting": 0}
     completion = served.ask(about(data_url()))
     with pytest.raises(openai.BadRequestError):
-        served.ask(about(data_url()), temperature=1)
+        served.ask(about(data_url()), temperature=-1)
     with urllib.request.urlopen(f"{base}/metrics") as response:
         assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
         lines = dict(line.rsplit(" ", 1) for line in response.read().decode().splitlines() if line[0] != "#")

@@ -21,7 +21,7 @@ VALUE = some.recursive(
 )
 KNOWN = (
     "role content type text image_url url detail name tool_calls stop stream n seed stream_options max_tokens temperature "
-    "response_format messages model logit_bias top_p"
+    "response_format messages model logit_bias top_p choices logprobs top_logprobs min_p"
 )
 NAMES = some.sampled_from(KNOWN.split())
 ADDRESS = some.sampled_from(
@@ -59,6 +59,12 @@ def at(value, path):
 @pytest.fixture(scope="module")
 def served(shared_engine):
     with running(shared_engine, max_tokens=2, request_seconds=30) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def strict(shared_engine):
+    with running(shared_engine, rules={"strict": True}, max_tokens=2, request_seconds=30) as served:
         yield served
 
 
@@ -117,15 +123,16 @@ def test_one_thing_changed(served, data, value, name):
     value=VALUE.filter(lambda value: value not in (None, [], {}, "")),
     name=some.text("xyz", min_size=8),
 )
-def test_no_field_is_dropped_silently(served, data, value, name):
-    """One that nobody knows and that says something is named, wherever it stands, but in what is somebody's own (metadata)."""
-    request = example(served)
+def test_no_field_is_dropped_silently(strict, data, value, name):
+    """One that nobody knows and that says something is named by a strict server, wherever it stands, but in what is somebody's
+    own (metadata)."""
+    request = example(strict)
     paths = [path for path in places(request) if isinstance(at(request, path), dict) and "metadata" not in path]
     place = data.draw(some.sampled_from(paths))
     changed = copy.deepcopy(request)
     at(changed, place)[name] = value
-    assert answer(served, json.dumps(request).encode())[0] == 200
-    status, error = answer(served, json.dumps(changed).encode())
+    assert answer(strict, json.dumps(request).encode())[0] == 200
+    status, error = answer(strict, json.dumps(changed).encode())
     assert status == 400 and error["param"].endswith(name)
 
 

@@ -122,10 +122,9 @@ TAKEN = {
             ("partial", False),
         )
     ],
-    "`seed`, `user`, `metadata`, `store`, `service_tier`, `parallel_tool_calls`, `safety_identifier`": [
+    "`user`, `metadata`, `store`, `service_tier`, `parallel_tool_calls`, `safety_identifier`": [
         (said(**{name: value}), said())
         for name, value in (
-            ("seed", 3),
             ("user", "a"),
             ("metadata", {"a": "b"}),
             ("store", True),
@@ -149,29 +148,53 @@ TAKEN = {
             ("keep_alive", "5m"),
         )
     ],
-    "what asks for a greedy answer: `temperature` 0, `top_p` 1, `top_k` 1, 0 or −1, `min_p` 0, penalties of 0 or 1, `n`, `best_of` "
-    "1, `min_tokens` 0": [
+    "`temperature` 0 or none, whatever `top_p`, `top_k`, `min_p` and `seed` say, penalties that are off": [
         (said(**{name: value}), said())
         for name, value in (
             ("temperature", 0),
             ("temperature", 0.0),
+            ("temperature", None),
             ("top_p", 1.0),
-            ("top_k", 1),
+            ("top_p", 0.5),
+            ("top_k", 7),
             ("top_k", 0),
             ("top_k", -1),
-            ("min_p", 0),
-            ("n", 1),
-            ("best_of", 1),
+            ("min_p", 0.2),
+            ("seed", 3),
             ("frequency_penalty", 0),
             ("presence_penalty", 0),
             ("repetition_penalty", 1.0),
             ("repeat_penalty", 1),
-            ("length_penalty", 1),
-            ("min_tokens", 0),
         )
     ],
-    "`tools`, `functions` empty, `tool_choice` and `function_call` none or auto, `response_format` and `modalities` of text, "
-    "`logprobs` false": [
+    "a `temperature` with or without these, `repetition_penalty` or `repeat_penalty`, `frequency_penalty`, `presence_penalty`": [
+        (said(temperature=1, top_k=1), said()),
+        (said(temperature=1e-30, seed=-4), said()),
+        (said(temperature=1, top_p=0.9, seed=1 << 80), said(temperature=1, top_p=0.9, seed=1 << 80)),
+        (said(repeat_penalty=1.4), said(repetition_penalty=1.4)),
+        *((said(**{name: 2}), None) for name in ("frequency_penalty", "presence_penalty", "temperature")),
+    ],
+    "`logprobs`, `top_logprobs` from 0 to 20, `n` from 1 to 16": [
+        (said(**fields), said())
+        for fields in (
+            {"n": 1},
+            {"n": 3},
+            {"logprobs": False, "top_logprobs": 0},
+            {"logprobs": True},
+            {"logprobs": True, "top_logprobs": 20},
+        )
+    ],
+    "`response_format` of the types text, json_object and json_schema; `choices` or `guided_choice`: a list of texts": [
+        (said(response_format={"type": "text"}, choices=[], guided_choice=None), said()),
+        (said(response_format={"type": "json_object"}), None),
+        (
+            said(response_format={"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "integer"}}}),
+            None,
+        ),
+        (said(choices=["two", "a car"]), said(guided_choice=["two", "a car"])),
+    ],
+    "`tools`, `functions` empty, `tool_choice` and `function_call` none or auto, `modalities` of text; `best_of`, "
+    "`length_penalty`, `typical_p` 1, `min_tokens`, `mirostat` 0": [
         (said(**{name: value}), said())
         for name, value in (
             ("tools", []),
@@ -179,11 +202,13 @@ TAKEN = {
             ("tool_choice", "none"),
             ("tool_choice", "auto"),
             ("function_call", "none"),
-            ("response_format", {"type": "text"}),
             ("modalities", ["text"]),
-            ("logprobs", False),
-            ("top_logprobs", 0),
             ("logit_bias", {}),
+            ("best_of", 1),
+            ("length_penalty", 1),
+            ("typical_p", 1.0),
+            ("min_tokens", 0),
+            ("mirostat", 0),
         )
     ],
     "`echo`, `ignore_eos`, `use_beam_search`, `continue_final_message`, `include_stop_str_in_output` false, `skip_special_tokens`, "
@@ -199,8 +224,13 @@ TAKEN = {
             ("add_generation_prompt", True),
         )
     ],
+    "any field that isn't known and says something": [
+        (said(new=False), said()),
+        (said(thinking={"type": "enabled"}), said()),
+        *((with_field(place, "new", value), said()) for place in ("message", "part", "picture") for value in (0, "a")),
+    ],
     'any field that isn\'t known and says nothing: null, `[]`, `{}`, `""`': [
-        *((said(mirostat=value), said()) for value in (None, [], {}, "")),
+        *((said(new=value), said()) for value in (None, [], {}, "")),
         *(
             (with_field(place, "new", value), said())
             for place in ("message", "part", "picture")
@@ -237,11 +267,13 @@ def test_smaller_limits_and_streams_are_taken(shared_server):
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == whole
 
 
-def test_the_order_makes_a_difference_to_the_model(shared_engine):
-    """So the rows on words before a picture say something; and `sent` leaves the picture where it is."""
-    with running(shared_engine, pictures_first=False) as served:
+def test_the_order_makes_a_difference_to_the_model(shared_engine, caplog):
+    """So the rows on words before a picture say something; and `sent` leaves the picture where it is, and tells it."""
+    caplog.set_level("INFO", "skd.serve")
+    with running(shared_engine, rules={"pictures_first": False}) as served:
         first, last = (post(served, {"messages": seen(*parts)}) for parts in ((IMAGE, WORDS), (WORDS, IMAGE)))
         assert first[0] == last[0] == 200 and first != last
+    assert sum("sent leaves it there" in line for line in caplog.messages) == 1
 
 
 def test_streams_tell_proxies_to_pass_pieces_on(shared_server):

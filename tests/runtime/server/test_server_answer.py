@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from switchkd.runtime.server.answer import StopTexts
+from switchkd.runtime.server.stop_texts import StopTexts
 
 LETTERS = some.text("ab", min_size=1, max_size=4)
 

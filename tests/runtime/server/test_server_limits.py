@@ -26,13 +26,9 @@ from switchkd.runtime.server.picture import PICTURE_FORMATS
 
 def test_unsupported_fields_are_named(served):
     for field, value in {
-        "temperature": 0.7,
-        "top_p": 0.9,
-        "n": 2,
-        "logprobs": True,
-        "frequency_penalty": 1,
+        "temperature": -1,
+        "n": 20,
         "tools": [{"type": "function", "function": {"name": "f"}}],
-        "response_format": {"type": "json_object"},
         "max_tokens": 0,
         "stop": ["a"] * 5,
         "stream_options": {"include_usage": True},
@@ -47,11 +43,11 @@ def test_unsupported_fields_are_named(served):
         ("stream_options", 0),
     ):
         assert refused(served, 400, extra_body={"stream": True, field: value})["param"] == field
-    for value, place in (({"x": 1}, "stream_options.x"), ({"include_usage": 0}, "stream_options")):
-        assert refused(served, 400, stream=True, stream_options=value)["param"] == place
+    assert refused(served, 400, stream=True, stream_options={"include_usage": 0})["param"] == "stream_options"
     assert refused(served, 400, max_tokens=0, max_completion_tokens=1)["param"] == "max_tokens"
-    assert "greedy" in refused(served, 400, temperature=2)["message"]
-    assert "'mirostat'" in refused(served, 400, extra_body={"mirostat": 2})["message"]
+    assert "from 0 to 100" in refused(served, 400, temperature=-2)["message"]
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    assert "calls no tools" in refused(served, 400, tools=tools)["message"]
     assert refused(served, 404, model="other")["code"] == "model_not_found"
     assert served.ask(HELLO).choices
 
@@ -67,7 +63,6 @@ def test_malformed_messages(served):
         ([{"role": "user", "content": [{**picture, "image_url": {}}]}], "messages[0].content[0]"),
         ([{"role": "assistant", "content": "", "tool_calls": [{}]}], "messages[0].tool_calls"),
         ([{"role": "user", "content": "a", "prefix": True}], "messages[0].prefix"),
-        ([{"role": "user", "content": [{"type": "text", "text": "a", "cache": 1}]}], "messages[0].content[0].cache"),
         ([{"role": "user", "content": [{**picture, "text": "a"}]}], "messages[0].content[0].text"),
         ([{"role": "user", "content": "\ufdd0"}], "messages"),
         ([{"role": "user", "content": "a" + "\u0316\u0301" * 20_000}], "messages"),  # quadratic, were it normalized

@@ -64,11 +64,11 @@ def test_uploads_share_a_bounded_memory(engine):
     with running(engine, request_bytes=50_000) as served, contextlib.ExitStack() as slow:
         for _ in range(8):
             slow.enter_context(upload(served, 50_000, b" " * 49_999))
-        while served.app._arriving < 8 * 49_999:
+        while served.app._arrivals._arriving < 8 * 49_999:
             served.client.models.list()
         assert post(served, b" " * 1000) == 429
         slow.close()
-        while served.app._arriving:
+        while served.app._arrivals._arriving:
             served.client.models.list()
         assert served.ask(HELLO).choices
 
