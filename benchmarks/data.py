@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from switchkd.chat_template import chatml_template
+from switchkd.chat_template import shipped_template
 from switchkd.data.index import Source, build_index
 from switchkd.data.llava import Collator, LlavaDataset
 from switchkd.data.sampler import LengthGroupedSampler
@@ -69,7 +69,7 @@ def main() -> None:
     options = parser.parse_args()
     random.seed(0)
     tokenizer = train_tokenizer([sentence(2000)], rows=2000)
-    prompt = ChatPrompt(tokenizer, chatml_template(), tokenizer.get_vocab()[IMAGE_PAD])
+    prompt = ChatPrompt(tokenizer, shipped_template("chatml"), tokenizer.get_vocab()[IMAGE_PAD])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         file = write_records(folder, options.records, options.pictures)

@@ -27,7 +27,8 @@ _SMOOTHING = 0.5  # SmoothQuant's strength; 0.4 and 0.65 lose a third more on a 
 _APART = 32  # one of so many channels may stay in float
 _WORTH = 2.0  # where that makes the others' mean square error at least so much smaller
 _FREQUENT = 16384  # tokens that come first: vocabularies are in the order of merges, the most frequent before
-_FINE_LAYERS = 8  # one of so many, the first ones
+# The first layers lose most, through all that follow, and of their products the `up`: which of so many layers get eight bits.
+_FINE_LAYERS = ((re.compile(r"/up_proj"), 3 / 8), (re.compile(r"/mlp/"), 1 / 8))
 # A language model's products of attention are an eighth of its weights and half of what four bits lose …
 _ATTENTION = re.compile(r"/attn/")
 # … and the gate is what loses least by them.
@@ -65,14 +66,14 @@ def quantize_int8(source: Path, target: Path, seen: Observed) -> None:
 
 
 def quantize_four_bits(source: Path, target: Path, seen: Observed, in_eight: re.Pattern[str] = _ATTENTION) -> None:
-    """Weights in blocks of four bits; in blocks of eight those that lose most by it: products of these names, the first eighth of
-    a model's layers, and the head's rows of `_FREQUENT` tokens."""
+    """Weights in blocks of four bits; in blocks of eight those that lose most by it: products of these names, the first
+    layers, and the head's rows of `_FREQUENT` tokens."""
 
     def quantize(graph: Any, kernels: Kernels) -> None:
         found = products(graph)
         if not any(map(_is_head, found)):
             raise SkdError("The decoder's head isn't one matrix product; it can't get its 8 bits.")
-        first = _first_layers(found)
+        early = _early_products(found)
         for product in found:
             if _is_head(product):
                 width = product.shape[1]
@@ -80,7 +81,7 @@ def quantize_four_bits(source: Path, target: Path, seen: Observed, in_eight: re.
                 columns = [slice(*pair) for pair in itertools.pairwise(ends)]
                 parts = [_blocks(product, seen, bits, part) for bits, part in zip((8, 4), columns, strict=False)]
             else:
-                fine = in_eight.search(product.name) or _layer(product) in first
+                fine = in_eight.search(product.name) or product.name in early
                 parts = [_blocks(product, seen, 8 if fine else 4)]
             kernels.blocks(product, parts)
 
@@ -132,10 +133,16 @@ def _layer(product: Product) -> int | None:
     return int(found[1]) if found else None
 
 
-def _first_layers(found: Sequence[Product]) -> range:
-    """What is lost there goes through all that follow."""
-    layers = [number for number in map(_layer, found) if number is not None]
-    return range((max(layers, default=-1) + 1) // _FINE_LAYERS)
+def _early_products(found: Sequence[Product]) -> set[str]:
+    """Names of the products of `_FINE_LAYERS`."""
+    layers = {product.name: number for product in found if (number := _layer(product)) is not None}
+    count = max(layers.values(), default=-1) + 1
+    return {
+        name
+        for name, layer in layers.items()
+        for kind, share in _FINE_LAYERS
+        if kind.search(name) and layer < int(count * share)
+    }
 
 
 def _is_head(product: Product) -> bool:

@@ -176,11 +176,18 @@ def test_a_large_vocabulary_s_first_rows_get_eight_bits(tmp_path, monkeypatch):
     assert np.abs(eight - four).max() > 0.01
 
 
-def test_the_first_layers_of_many_get_eight_bits():
-    names = [f"/model/layers.{layer}/mlp/up_proj/MatMul" for layer in range(24)] + ["/lm_head/MatMul"]
-    found = [Product(SimpleNamespace(name=name)) for name in names]
-    assert quantize._first_layers(found) == range(3)
-    assert quantize._first_layers(found[:7]) == range(0)
+@pytest.mark.parametrize("layers, all_products, up", [(24, 3, 9), (4, 0, 1), (2, 0, 0)])
+def test_the_first_layers_of_many_get_eight_bits(layers, all_products, up):
+    kinds = ("up_proj", "gate_proj", "down_proj")
+    names = [f"/model/layers.{layer}/mlp/{kind}/MatMul" for layer in range(layers) for kind in kinds] + [
+        "/lm_head/MatMul"
+    ]
+    found = quantize._early_products([Product(SimpleNamespace(name=name)) for name in names])
+    for kind in kinds:
+        early = up if kind == "up_proj" else all_products
+        assert {name for name in found if kind in name} == {
+            f"/model/layers.{n}/mlp/{kind}/MatMul" for n in range(early)
+        }
 
 
 @pytest.mark.parametrize("spread", [0, 3, 6])
