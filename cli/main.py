@@ -35,6 +35,7 @@ from switchkd.cli.recipe import recipe_command
 from switchkd.cli.runs import runs_command
 from switchkd.cli.serve import serve_command
 from switchkd.cli.ship import ship_command
+from switchkd.cli.status import status_command
 from switchkd.cli.verify import verify_command
 from switchkd.errors import SkdError
 from switchkd.hardware.runtimes import RUNTIMES
@@ -73,7 +74,7 @@ STATIONS: dict[str, tuple[click.Command, ...]] = {
     "Judge": (eval_command, attention_command, linear_probe_command),
     "Export and run": (export_command, bench_command, chat_command, serve_command),
     "Ship": (hardware_group, key_command, ship_command, verify_command),
-    "Device": (install_command,),
+    "Device": (install_command, status_command),
     "System": (doctor_command, completion_command),
 }
 

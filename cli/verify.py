@@ -37,19 +37,29 @@ def trust_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def verify_command(package: Path, keys: tuple[Path, ...], target: str | None, installed: Path | None) -> None:
     """Check PACKAGE, or the folder of an installed release: signature, every hash, no file more or less.
 
-    Nothing is written. Ends with status 0 where all is right, else with 1 and the reason in one line.
+    Ends with status 0 where all is right, else with 1 and the reason in one line. Of an installed release it is noted for
+    `skd status`, in FOLDER/.checks.json; nothing else is written.
     """
+    from switchkd.runtime.packages.checks import note_check
+    from switchkd.runtime.packages.format import PackageError
     from switchkd.runtime.packages.install import installed_release
     from switchkd.runtime.packages.reader import verify_folder, verify_package
     from switchkd.runtime.packages.signature import load_public_key
 
     trusted = [load_public_key(key) for key in keys]
-    verify = verify_folder if package.is_dir() else verify_package
-    head = verify(package, trusted)
     floor = None if installed is None else installed_release(installed)
-    head.targets.require(hardware_id=target, installed=floor)
+    verify = verify_folder if package.is_dir() else verify_package
+    try:
+        head = verify(package, trusted)
+        head.targets.require(hardware_id=target, installed=floor)
+    except PackageError as error:
+        note_check(package, str(error))
+        raise
+    noted = note_check(package, None)
     targets = head.targets
     click.echo(
         f"{package}: right. {targets.name} for {targets.hardware_id}, release {targets.release}, "
         f"{len(targets.files)} files, {targets.total_bytes / 1e6:.1f} MB, signed with {head.key_id[:16]}…."
     )
+    if not noted:
+        click.echo("This check isn't noted for `skd status`: the folder can't be written.", err=True)

@@ -23,6 +23,7 @@ from switchkd.runtime.engines.grammar import Grammar, Grammars
 from switchkd.runtime.engines.sampler import Chooser, Floats, best, chooser
 from switchkd.runtime.engines.sampling import GREEDY, Sampling
 from switchkd.runtime.engines.timings import Timings
+from switchkd.runtime.packages.usage import Usage
 
 _Result = TypeVar("_Result")
 DEFAULT_CONTEXT = 4096  # tokens of a prompt and its answer together
@@ -113,6 +114,7 @@ class Engine:
         self.image_tokens, self.end_tokens = image_tokens, end_tokens
         self.load_seconds = load_seconds
         self.timings = Timings()  # of the request under way or last finished
+        self.usage: Usage | None = None  # of the installed release that it was opened from
         self._open = True
 
     @cached_property
@@ -131,6 +133,8 @@ class Engine:
         self._open = False
         self.language.close()
         self.vision.close()
+        if self.usage is not None:
+            self.usage.close()
         return_freed_memory()
 
     def new_request(self) -> None:

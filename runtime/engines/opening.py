@@ -22,6 +22,7 @@ from switchkd.runtime.engines.formats import MODULES, known_formats, known_runti
 from switchkd.runtime.engines.llama import engine as llama
 from switchkd.runtime.engines.onnx import engine as onnx
 from switchkd.runtime.engines.parts import ExportParts, Opener, PartFiles, RunOptions
+from switchkd.runtime.packages.usage import Usage
 
 _EXPORTS = RUNS / "latest" / "exports"
 # By the runtime's name; one from outside is opened by its own module.
@@ -75,7 +76,13 @@ def open_engine(
     threads = threads or usable_processors()
     start = time.perf_counter()
     if (folder / FILE_NAME).exists():
-        engine = _open_export(folder, verify, RunOptions(threads, context, device, traced))
+        usage = Usage(folder)
+        try:
+            engine = _open_export(folder, verify, RunOptions(threads, context, device, traced))
+        except BaseException:
+            usage.close()
+            raise
+        engine.usage = usage
     elif (folder / "config.json").exists():
         _require_cpu(device, folder, "checkpoint")
         engine = open_checkpoint(folder, threads=threads, context=context)

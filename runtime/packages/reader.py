@@ -153,15 +153,18 @@ def verify_folder(folder: Path, keys: Sequence[SSlibKey]) -> Head:
 
 def read_head(folder: Path, keys: Sequence[SSlibKey]) -> Head:
     """What an installed release says of itself, its signature checked. Raises PackageError."""
-    contents = []
-    for name, most in ((MANIFEST, MAX_MANIFEST), (SIGNATURE, MAX_SIGNATURE)):
-        with _open_file(folder / name) as stream:
-            contents.append(stream.read(most + 1))
-        if len(contents[-1]) > most:
-            raise PackageError(f"{name} has more than {most} bytes.")
-    manifest, signature = contents
+    manifest, signature = read_small(folder / MANIFEST, MAX_MANIFEST), read_small(folder / SIGNATURE, MAX_SIGNATURE)
     key_id = verify_signature(manifest, signature, keys)
     return Head(manifest, signature, Targets.from_bytes(manifest), key_id)
+
+
+def read_small(path: Path, most: int) -> bytes:
+    """An ordinary file of at most so many bytes, through no link. Raises PackageError."""
+    with _open_file(path) as stream:
+        content = stream.read(most + 1)
+    if len(content) > most:
+        raise PackageError(f"{path.name} has more than {most} bytes.")
+    return content
 
 
 def _require_mode(path: Path, name: str, expected: int) -> None:
