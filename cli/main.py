@@ -30,6 +30,7 @@ from switchkd.cli.import_ import import_command
 from switchkd.cli.init import init_command
 from switchkd.cli.install import install_command
 from switchkd.cli.key import key_command
+from switchkd.cli.known_answer import known_answer_command
 from switchkd.cli.linear_probe import linear_probe_command
 from switchkd.cli.recipe import recipe_command
 from switchkd.cli.runs import runs_command
@@ -74,7 +75,7 @@ STATIONS: dict[str, tuple[click.Command, ...]] = {
     "Judge": (eval_command, attention_command, linear_probe_command),
     "Export and run": (export_command, bench_command, chat_command, serve_command),
     "Ship": (hardware_group, key_command, ship_command, verify_command),
-    "Device": (install_command, status_command),
+    "Device": (install_command, status_command, known_answer_command),
     "System": (doctor_command, completion_command),
 }
 

@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Package. Default: packages/VARIANT-TARGET-RELEASE.tar of the run."
 )
+@click.option(
+    "--no-question", is_flag=True, help="Don't ask VARIANT, and pack no answer for devices to compare theirs with."
+)
 @click.option("--force", is_flag=True, help="Replace an existing package.")
 @RUN
 def ship_command(
@@ -49,13 +52,15 @@ def ship_command(
     bench: Path | None,
     licenses: tuple[str, ...],
     out: Path | None,
+    no_question: bool,
     force: bool,
     run_name: str | None,
 ) -> None:
     """Pack VARIANT, an export folder or the name of one of a run's exports (also as RUN/NAME), and sign it.
 
     The package holds the variant, its target's profile, the predicted fit, measurements where there are some, a bill of
-    materials and a script that runs it. The passphrase of an encrypted key is asked for, or read from SKD_PASSPHRASE.
+    materials, a question with its answer, which a device asks it again, and a script that runs it. The passphrase of an encrypted
+    key is asked for, or read from SKD_PASSPHRASE.
     """
     from rich.console import Console
 
@@ -71,7 +76,7 @@ def ship_command(
         out = place / "packages" / f"{folder.resolve().name}-{Path(target).stem}-{release}.tar"
     signer = load_signer(key, ask_passphrase)
     named = {name or MODEL: identifier for name, _, identifier in (text.rpartition("=") for text in licenses)}
-    request = ShipRequest(folder, target, signer, out, release, bench, named, force)
+    request = ShipRequest(folder, target, signer, out, release, bench, named, not no_question, force)
     with Console(stderr=True).status("reading") as status:
         shipped = ship(request, progress=status.update)
     refresh_page(out)
@@ -87,6 +92,7 @@ def _show(out: Path, shipped: Shipped) -> None:
         ("release", targets.release),
         ("fits (predicted)", shipped.fits),
         ("measurements", "bench.json" if shipped.bench else "none: there is no bench of this variant"),
+        ("known question", "question.json" if shipped.question else "none: devices won't ask it"),
         ("files", len(targets.files)),
         ("length", f"{shipped.bytes} bytes"),
         ("SHA-256", shipped.sha256),

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from securesystemslib.signer import SSlibKey
 
 
 def trust_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -16,7 +19,6 @@ def trust_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--key",
             "keys",
-            required=True,
             multiple=True,
             type=click.Path(path_type=Path),
             help="Public key; where it is given several times, one of them has to have signed.",
@@ -24,6 +26,15 @@ def trust_options(command: Callable[..., Any]) -> Callable[..., Any]:
     ):
         command = option(command)
     return command
+
+
+def trusted_keys(keys: tuple[Path, ...]) -> list[SSlibKey]:
+    """The keys of `--key`, of which there has to be one. Raises UsageError, SkdError."""
+    from switchkd.runtime.packages.signature import load_public_key
+
+    if not keys:
+        raise click.UsageError("Missing option '--key'.")
+    return [load_public_key(key) for key in keys]
 
 
 @click.command("verify", short_help="Check a package or an installed release.")
@@ -44,9 +55,8 @@ def verify_command(package: Path, keys: tuple[Path, ...], target: str | None, in
     from switchkd.runtime.packages.format import PackageError
     from switchkd.runtime.packages.install import installed_release
     from switchkd.runtime.packages.reader import verify_folder, verify_package
-    from switchkd.runtime.packages.signature import load_public_key
 
-    trusted = [load_public_key(key) for key in keys]
+    trusted = trusted_keys(keys)
     floor = None if installed is None else installed_release(installed)
     verify = verify_folder if package.is_dir() else verify_package
     try:

@@ -23,6 +23,7 @@ SCHEMA = 1
 MANIFEST = "targets.json"
 SIGNATURE = "targets.json.sig"
 RUN = "run"  # starts the variant
+QUESTION = "question.json"  # a question with the answer where the package was made
 VARIANT = "variant"  # folder of the exported files
 FOLDER_MODE = 0o755  # permissions of installed folders
 BLOCK = 512  # bytes; tar's unit

@@ -166,7 +166,8 @@ class Installation(Releases):
     def _no_way(self, target: int | None) -> SkdError:
         kept = ", ".join(map(str, self.way_back))
         if not kept:
-            return SkdError(f"{self.folder} has no release before {self.current} to go back to.")
+            before = "" if self.current is None else f" before {self.current}"
+            return SkdError(f"{self.folder} has no release{before} to go back to.")
         return SkdError(f"There is no way back from release {self.current} to {target}; {self.folder} has {kept}.")
 
     def _is_ready(self, reader: PackageReader, package: Path, keys: Sequence[SSlibKey]) -> bool:

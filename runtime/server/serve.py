@@ -21,6 +21,7 @@ from switchkd.runtime.server.hosts import OwnHosts
 from switchkd.runtime.server.identity import Identity
 from switchkd.runtime.server.limits import Limits
 from switchkd.runtime.server.request import Rules
+from switchkd.runtime.server.watchdog import watched
 
 CONNECTIONS = 128  # more at once are answered 503
 STALL_SECONDS = 20.0  # for a request's head to arrive, and for a client to take what it was sent
@@ -54,7 +55,8 @@ def serve(
             # uvicorn takes the signals while it runs, and raises them again when all is done.
             ending.stop = lambda: setattr(server, "should_exit", True)
             ready(url_of(listeners[0]))
-            server.run(sockets=listeners)
+            with watched(url_of(listeners[0])):
+                server.run(sockets=listeners)
         finally:
             app.close()
 

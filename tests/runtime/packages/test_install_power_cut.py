@@ -3,11 +3,14 @@
 import os
 import random
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from support import packages
 
+from switchkd.errors import SkdError
 from switchkd.runtime.packages import install
 from switchkd.runtime.packages.format import PackageError
 from switchkd.runtime.packages.install import Installation
@@ -72,14 +75,22 @@ class Disk:
 
 
 def cut_power(device: Installation, package: Path, key, cut: int | None) -> Disk:
+    return cut_amid(lambda: device.install(package, [key]), cut)
+
+
+def cut_amid(work: Callable[[], object], cut: int | None) -> Disk:
     with pytest.MonkeyPatch.context() as monkeypatch:
         disk = Disk(monkeypatch, cut)
         try:
-            device.install(package, [key])
+            work()
         except PowerCut:
             monkeypatch.setattr(disk, "_cut", None)
     disk.forget()
     return disk
+
+
+def copies_of(device: Installation, folder: Path) -> Iterator[Installation]:
+    return (Installation(Path(shutil.copytree(device.folder, folder / str(n), symlinks=True))) for n in range(999))
 
 
 def test_a_power_cut_before_every_step(device, shipped, keys, tmp_path):
@@ -122,6 +133,78 @@ def test_a_power_cut_while_a_damaged_release_is_replaced(used, device, shipped, 
         copy.install(shipped[3], [keys[1]])
         assert verify_folder(copy.folder / "current", [keys[1]]).targets.release == 3
         assert packages.links(copy) == (3, 1, {"1", "3"})
+
+
+@pytest.mark.parametrize("to", [None, 2, 1])
+def test_a_power_cut_while_going_back(to, device, shipped, keys, tmp_path):
+    """From where it was or where it was to go, both whole, the way still leads down, and the counter stays."""
+    for release in (2, 3, 4):
+        device.install(shipped[release], [keys[1]], keep=4)
+    copies = copies_of(device, tmp_path)
+    whole = next(copies)
+    total = cut_amid(lambda: whole.roll_back([keys[1]], to=to), None).steps
+    wanted, seen = to or 3, set()
+    assert total > 3 and whole.current == wanted
+    for cut, copy in zip(range(total), copies, strict=False):
+        cut_amid(lambda: copy.roll_back([keys[1]], to=to), cut)  # noqa: B023
+        seen.add(copy.current)
+        assert verify_folder(copy.folder / "current", [keys[1]]).targets.release == copy.current
+        assert copy.highest == 4 and all(each < copy.current for each in copy.way_back), cut
+        if copy.current > 1:
+            assert copy.roll_back([keys[1]]).targets.release == copy.current == next(iter(copy.way_back), 0) + 1, cut
+        copy.install(shipped[4], [keys[1]])
+        assert copy.current == 4 and not list(copy.folder.glob(".partial*"))
+    assert seen == {4, wanted}
+
+
+def test_a_power_cut_while_a_hook_fails_and_the_switch_is_undone(device, shipped, keys, tmp_path):
+    device.install(shipped[2], [keys[1]])
+    told: list[int] = []
+
+    def fail(release: int) -> None:
+        told.append(release)
+        if release == 3:
+            raise SkdError("no")
+
+    def install(copy: Installation) -> None:
+        with suppress(SkdError):
+            copy.install(shipped[3], [keys[1]], hook=fail)
+
+    copies = copies_of(device, tmp_path)
+    whole = next(copies)
+    total = cut_amid(lambda: install(whole), None).steps
+    assert told == [3, 2] and packages.links(whole) == (2, 1, {"1", "2", "3"})
+    for cut, copy in zip(range(total), copies, strict=False):
+        cut_amid(lambda: install(copy), cut)  # noqa: B023
+        assert copy.current == verify_folder(copy.folder / "current", [keys[1]]).targets.release, cut
+        assert copy.current in (2, 3) and copy.roll_back([keys[1]]).targets.release == copy.current
+        copy.install(shipped[3], [keys[1]])
+        assert packages.links(copy)[0] == 3 and not list(copy.folder.glob(".partial*"))
+
+
+def test_a_power_cut_while_it_is_asked_or_refused(device, shipped, keys, tmp_path):
+    """What is refused has no number, so the counter stays where it was; what is asked has been flushed."""
+    disk_log: list[str] = []
+
+    def refuse(folder: Path) -> None:
+        assert folder.name.startswith(".partial-") and verify_folder(folder, [keys[1]])
+        disk_log.append(folder.name)
+        raise SkdError("no")
+
+    def install(copy: Installation) -> None:
+        with suppress(SkdError):
+            copy.install(shipped[2], [keys[1]], check=refuse)
+
+    copies = copies_of(device, tmp_path)
+    whole = next(copies)
+    disk = cut_amid(lambda: install(whole), None)
+    assert disk_log and not disk.unflushed
+    assert packages.tree(whole.folder) == packages.tree(device.folder)
+    for cut, copy in zip(range(disk.steps), copies, strict=False):
+        cut_amid(lambda: install(copy), cut)  # noqa: B023
+        assert (copy.current, copy.highest) == (1, 1), cut
+        copy.install(shipped[1], [keys[1]])
+        assert packages.tree(copy.folder) == packages.tree(device.folder)
 
 
 def test_everything_is_flushed_before_the_switch(device, shipped, keys):

@@ -1,7 +1,6 @@
 """What `skd status` tells: releases, processes that run from them, checks, the way back."""
 
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -155,7 +154,7 @@ print(*{name.partition(".")[0] for name in sys.modules} & {"torch", "numpy", "on
 
 def test_no_installation(tmp_path):
     assert "holds no installed release" in skd("status", tmp_path, status=1)
-    os.mkdir(tmp_path / "releases")
+    (tmp_path / "releases").mkdir()
     assert "holds no installed release" in skd("status", tmp_path, status=1)
 
 
