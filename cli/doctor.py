@@ -13,7 +13,7 @@ from switchkd.hardware.runtimes import RUNTIMES
 # What each extra is for, and the packages that it stands on.
 _EXTRAS = {
     "base": (
-        "reading data, skd verify, install; exports with gguf or onnx",
+        "reading data, skd verify, install, status; exports with gguf or onnx",
         ("click", "rich", "numpy", "pillow", "tokenizers", "jinja2", "pyyaml", "securesystemslib", "cryptography"),
     ),
     "train": (

@@ -32,7 +32,7 @@ from switchkd.runtime.packages.question import KnownQuestion
 if TYPE_CHECKING:
     from securesystemslib.signer import CryptoSigner
 
-_RUN = """#!/bin/sh
+RUN_SCRIPT = """#!/bin/sh
 # Starts this variant: `run --image FILE --prompt TEXT`, or `run COMMAND …` for another command of skd on it.
 # It stays with the release that it was started from, also when another one is installed meanwhile. It takes the skd that SKD
 # names, else the one in the folder `runtime` beside `releases`, a virtual environment or one of `pip install --target`.
@@ -105,7 +105,7 @@ def ship(request: ShipRequest, progress: Callable[[str], None] = lambda _: None)
     components = bill.bill_of_materials(
         variant.name, request.release, manifest, manifest_sha256, origin, request.licenses
     )
-    texts = {bill.FILE: components, RUN: _RUN, "fit.json": target.report, "target.json": target.profile}
+    texts = {bill.FILE: components, RUN: RUN_SCRIPT, "fit.json": target.report, "target.json": target.profile}
     if bench is not None:
         texts["bench.json"] = bench
     contents = {name: Content.of_bytes(text.encode()) for name, text in texts.items()}

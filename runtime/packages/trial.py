@@ -14,6 +14,8 @@ from switchkd.runtime.packages.format import QUESTION, RUN
 
 COMMAND = "known-answer"  # of skd
 OWN_RUNTIME = "runtime"  # in a folder of releases: what runs them, where it lies beside them; `run` looks there too
+# Where memory doesn't suffice for a server that runs and the new release beside it, the system ends the latter.
+_FIRST_TO_GO = '{ echo 1000 >/proc/self/oom_score_adj; } 2>/dev/null; exec /bin/sh "$0" "$@"'
 _LEAVE_OUT = "--no-check installs it without asking it"
 
 
@@ -33,7 +35,7 @@ class Trial:
         self.lacked = not (release / QUESTION).is_file()
         if self.lacked:
             return
-        command = ["/bin/sh", str(release / RUN), COMMAND]
+        command = ["/bin/sh", "-c", _FIRST_TO_GO, str(release / RUN), COMMAND]
         # A session of its own, so that all it started ends with it.
         with subprocess.Popen(
             command,
@@ -68,7 +70,8 @@ def _reason(status: int, errors: bytes) -> str:
     lines = errors.decode(errors="replace").strip().splitlines()
     last = lines[-1].removeprefix("Error: ") if lines else ""
     if status < 0:
-        return f"The new release can't be run here: asked its known question, it was ended by {signal.Signals(-status).name}."
+        how = f"{signal.Signals(-status).name}{', as where memory runs out' if -status == signal.SIGKILL else ''}"
+        return f"The new release can't be run here: asked its known question, it was ended by {how}."
     if "No such command" in last:
         return "The skd that runs the releases is too old to ask the new one: update it."
     return f"The new release can't be used here: {last or f'it ended with status {status}'}".rstrip(".") + "."

@@ -21,6 +21,7 @@ from switchkd.manifest import FILE_NAME
 from switchkd.runtime.engines.opening import open_engine
 from switchkd.runtime.packages.format import Targets
 from switchkd.runtime.packages.install import Installation
+from switchkd.runtime.packages.question import KnownQuestion
 from switchkd.runtime.packages.reader import verify_folder
 from switchkd.runtime.packages.signature import load_public_key
 
@@ -119,6 +120,11 @@ def test_evidence(run):
     assert fit["variant"] == NAME and fit["predicted"]["fits"] == "yes"
     assert "bench.json" not in names(package)
     assert "none: there is no bench" in skd("ship", NAME, "--target", "sa8155p", "--key", "key", "--out", "n.tar")
+    asked = read(package, "question.json")
+    with open_engine(run / "exports" / NAME, threads=1) as engine:
+        assert asked["tokens"] == KnownQuestion.asked(engine).tokens
+    assert "question.json" not in names(ship("--no-question", "--out", "q.tar"))
+    assert "wasn't asked" in skd("install", "q.tar", "without", "--key", "key.pub")
 
 
 def test_measurements_belong_to_this_very_variant(run):
