@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from switchkd.cli.options import POSITIVE
-from switchkd.cli.verify import trust_options, trusted_keys
+from switchkd.cli.verify import trust_options
 
 if TYPE_CHECKING:
     from switchkd.runtime.packages.install import Installed
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.command("install", short_help="Check a package and switch to its release.")
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="[PACKAGE] FOLDER")
-@trust_options
+@trust_options(required=False)
 @click.option("--rollback", is_flag=True, help="Go back to the release before, repeated further; give FOLDER alone.")
 @click.option("--to", type=int, metavar="N", help="With --rollback: go back to release N, one of those kept.")
 @click.option(
@@ -73,12 +73,15 @@ def install_command(
     if service:
         _write_service(folder, unit, port)
         return
+    if not keys:
+        raise click.UsageError("Missing option '--key'; only --service needs none.")
 
     from switchkd.runtime.packages.hook import CommandHook
     from switchkd.runtime.packages.install import Installation
+    from switchkd.runtime.packages.signature import load_public_key
     from switchkd.runtime.packages.trial import Trial
 
-    trusted, installation = trusted_keys(keys), Installation(folder)
+    trusted, installation = [load_public_key(key) for key in keys], Installation(folder)
     after = None if hook is None else CommandHook(hook, folder)
     if rollback:
         _show(folder, installation.roll_back(trusted, hardware_id=target, to=to, hook=after))

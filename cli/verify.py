@@ -4,42 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-if TYPE_CHECKING:
-    from securesystemslib.signer import SSlibKey
 
-
-def trust_options(command: Callable[..., Any]) -> Callable[..., Any]:
+def trust_options(*, required: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """`--key`, `--target`: what a package is held to."""
-    for option in (
-        click.option("--target", help="What this computer is called; the package has to be for it."),
-        click.option(
-            "--key",
-            "keys",
-            multiple=True,
-            type=click.Path(path_type=Path),
-            help="Public key; where it is given several times, one of them has to have signed.",
-        ),
-    ):
-        command = option(command)
-    return command
-
-
-def trusted_keys(keys: tuple[Path, ...]) -> list[SSlibKey]:
-    """The keys of `--key`, of which there has to be one. Raises UsageError, SkdError."""
-    from switchkd.runtime.packages.signature import load_public_key
-
-    if not keys:
-        raise click.UsageError("Missing option '--key'.")
-    return [load_public_key(key) for key in keys]
+    key = click.option(
+        "--key",
+        "keys",
+        required=required,
+        multiple=True,
+        type=click.Path(path_type=Path),
+        help="Public key; where it is given several times, one of them has to have signed.",
+    )
+    target = click.option("--target", help="What this computer is called; the package has to be for it.")
+    return lambda command: key(target(command))
 
 
 @click.command("verify", short_help="Check a package or an installed release.")
 @click.argument("package", type=click.Path(path_type=Path))
-@trust_options
+@trust_options(required=True)
 @click.option(
     "--installed",
     type=click.Path(path_type=Path),
@@ -55,8 +41,9 @@ def verify_command(package: Path, keys: tuple[Path, ...], target: str | None, in
     from switchkd.runtime.packages.format import PackageError
     from switchkd.runtime.packages.install import installed_release
     from switchkd.runtime.packages.reader import verify_folder, verify_package
+    from switchkd.runtime.packages.signature import load_public_key
 
-    trusted = trusted_keys(keys)
+    trusted = [load_public_key(key) for key in keys]
     floor = None if installed is None else installed_release(installed)
     verify = verify_folder if package.is_dir() else verify_package
     try:

@@ -95,8 +95,8 @@ def dry_run(target: str) -> None:
 
 
 def test_every_command_is_told_about():
-    for name in main.commands:
-        assert f"skd {name}" in PAGES[README], name
+    for name, command in main.commands.items():
+        assert command.hidden or f"skd {name}" in PAGES[README], name
 
 
 def test_the_first_page_is_short():
