@@ -1,6 +1,9 @@
-"""Which releases processes run from: each holds a shared lock (flock) on its release's folder, which ends with the process.
+"""Which releases processes run from: each holds a shared lock on its release's folder, which ends with the process.
 
-The folder itself is locked: nothing is written, so that a service needs no right to write, and nothing can be left over.
+The folder itself is locked: nothing is written, so that a service needs no right to write, and nothing can be left over. The lock
+that counts is an open file description's (OFD): who looks asks for it without taking it, so those who look never see each
+other, and nobody can keep another from it, as no folder is opened for writing. A second one (flock) lets the system tell the
+process's number. Linux only.
 """
 
 from __future__ import annotations
@@ -8,12 +11,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import threading
+import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 from switchkd.runtime.packages.format import MANIFEST, VARIANT
 
-_TRIES = 100  # of a lock that somebody who looks may have for a moment
+_LOCK = "@hhqqi0q"  # struct flock: type, whence, start, length (0: to the end), process
 _LOCKS = Path("/proc/locks")
 
 
@@ -28,20 +32,16 @@ class Usage:
         self._descriptor: int | None = None
         variant = variant.resolve()
         if variant.name == VARIANT and is_release(variant.parent):
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # a file system without locks
                 self._descriptor = os.open(variant.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-                self._lock(self._descriptor)
+                fcntl.fcntl(self._descriptor, fcntl.F_OFD_SETLK, struct.pack(_LOCK, fcntl.F_RDLCK, 0, 0, 0, 0))
+                fcntl.flock(self._descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
     def close(self) -> None:
         """Ends it."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
-
-    def _lock(self, descriptor: int) -> None:
-        if not _locked(descriptor, fcntl.LOCK_SH):
-            # Whoever may read here can keep others from locking; the model runs all the same.
-            threading.Thread(target=fcntl.flock, args=(os.dup(descriptor), fcntl.LOCK_SH), daemon=True).start()
 
 
 def is_release(folder: Path) -> bool:
@@ -51,16 +51,10 @@ def is_release(folder: Path) -> bool:
 
 def in_use(folder: Path) -> bool:
     """Whether a process runs from an installed release."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        return bool(users(folder)) or not _locked(descriptor, fcntl.LOCK_EX)
-    except OSError:  # a file system without such locks
-        return False
-    finally:
-        os.close(descriptor)
+    with contextlib.suppress(OSError), _opened(folder) as descriptor:
+        answer = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, struct.pack(_LOCK, fcntl.F_WRLCK, 0, 0, 0, 0))
+        return bool(struct.unpack(_LOCK, answer)[0] != fcntl.F_UNLCK)
+    return False
 
 
 def users(folder: Path) -> list[int]:
@@ -76,13 +70,10 @@ def users(folder: Path) -> list[int]:
     )
 
 
-def _locked(descriptor: int, kind: int) -> bool:
-    """Takes a lock unless somebody holds one that excludes it. Raises OSError where there are none."""
-    for _ in range(_TRIES):
-        try:
-            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.sched_yield()
-        else:
-            return True
-    return False
+@contextlib.contextmanager
+def _opened(folder: Path) -> Iterator[int]:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)

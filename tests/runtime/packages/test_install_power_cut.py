@@ -74,8 +74,8 @@ class Disk:
                 path.write_bytes(b"")
 
 
-def cut_power(device: Installation, package: Path, key, cut: int | None) -> Disk:
-    return cut_amid(lambda: device.install(package, [key]), cut)
+def cut_power(device: Installation, package: Path, key, cut: int | None, **options: int) -> Disk:
+    return cut_amid(lambda: device.install(package, [key], **options), cut)
 
 
 def cut_amid(work: Callable[[], object], cut: int | None) -> Disk:
@@ -155,6 +155,24 @@ def test_a_power_cut_while_going_back(to, device, shipped, keys, tmp_path):
         copy.install(shipped[4], [keys[1]])
         assert copy.current == 4 and not list(copy.folder.glob(".partial*"))
     assert seen == {4, wanted}
+
+
+def test_a_power_cut_while_more_are_kept(device, shipped, keys, tmp_path):
+    """Whatever going back leads to is whole: one that is removed has lost its name before."""
+    for release in (2, 3):
+        device.install(shipped[release], [keys[1]], keep=3)
+    copies = copies_of(device, tmp_path)
+    whole = next(copies)
+    total = cut_power(whole, shipped[4], keys[1], None, keep=3).steps
+    assert packages.links(whole) == (4, 3, {"2", "3", "4"})
+    for cut, copy in zip(range(total), copies, strict=False):
+        cut_power(copy, shipped[4], keys[1], cut, keep=3)
+        assert copy.current in (3, 4)
+        for release in (copy.current, *copy.way_back):
+            assert verify_folder(copy.path(release), [keys[1]]).targets.release == release, cut
+        assert len(copy.way_back) >= 2
+        copy.install(shipped[4], [keys[1]], keep=3)
+        assert packages.links(copy) == (4, 3, {"2", "3", "4"}) and not list(copy.folder.rglob(".partial*")), cut
 
 
 def test_a_power_cut_while_a_hook_fails_and_the_switch_is_undone(device, shipped, keys, tmp_path):

@@ -1,6 +1,8 @@
 """What `skd status` tells: releases, processes that run from them, checks, the way back."""
 
+import fcntl
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -82,10 +84,23 @@ def test_those_who_look_are_no_users(device):
     for thread in threads:
         thread.join()
     assert seen == [False] * 4
+    first, second = Usage(release / "variant"), Usage(release / "variant")
+    assert in_use(release)
+    second.close()
+    assert in_use(release)
+    first.close()
+    assert not in_use(release)
+
+
+def test_nobody_can_keep_a_process_from_being_seen(device):
+    release = device.folder / "releases" / "1"
+    descriptor = os.open(release, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
     usage = Usage(release / "variant")
     assert in_use(release)
     usage.close()
     assert not in_use(release)
+    os.close(descriptor)
 
 
 def test_other_folders_are_never_noted(tmp_path, device):
