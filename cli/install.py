@@ -67,8 +67,9 @@ def install_command(
     if len(paths) != (1 if alone else 2) or (rollback and service):
         wanted = "FOLDER alone, with --rollback or --service" if alone else "PACKAGE and FOLDER"
         raise click.UsageError(f"Give {wanted}.")
-    if to is not None and not rollback:
-        raise click.UsageError("--to belongs to --rollback.")
+    for value, option, owner, given in ((to, "--to", "--rollback", rollback), (unit, "--unit", "--service", service)):
+        if value is not None and not given:
+            raise click.UsageError(f"{option} belongs to {owner}.")
     folder = paths[-1]
     if service:
         _write_service(folder, unit, port)

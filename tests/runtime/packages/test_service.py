@@ -68,8 +68,9 @@ def test_what_is_refused(device, tmp_path):
     assert "No release is in use" in service(tmp_path, status=1)
     strange = device.folder.rename(tmp_path / 'a "b" $c %d')
     assert "can't stand in a unit" in service(strange, status=1)
-    for arguments in ((device.folder, "more"), (device.folder, "--rollback")):
+    for arguments in ((device.folder, "more"), (device.folder, "--rollback"), (device.folder, "--to", 1)):
         service(*arguments, status=2)
+    assert CliRunner().invoke(main, ["install", "a", "b", "--key", "k", "--unit", "u"]).exit_code == 2
 
 
 def test_its_name_follows_the_folder():
