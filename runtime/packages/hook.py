@@ -9,7 +9,7 @@ from pathlib import Path
 
 from switchkd.errors import SkdError
 
-_SECONDS = 600.0  # longer than a service manager waits for a start
+_SECONDS = 900.0  # longer than the unit of `skd install --service` may take to end and to start
 
 
 class CommandHook:

@@ -1,4 +1,4 @@
-"""A systemd unit that serves the release in use, is restarted when the server doesn't answer, and may write nothing."""
+"""A systemd unit that serves the release in use, is restarted when the server doesn't answer, and can't write to the system."""
 
 from __future__ import annotations
 

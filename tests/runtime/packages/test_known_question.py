@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture(scope="module")
 def variant(shelf):
-    return shelf.export("onnx", "fp32")
+    return shelf.export("gguf", "q8")
 
 
 @pytest.fixture(scope="module")
@@ -119,9 +119,9 @@ def test_an_older_package_installs_as_before(skd, shipped, device):
 
 
 def test_what_the_runtime_lacks_is_named(skd, packed, student, tmp_path):
-    without = "import sys; sys.modules['onnxruntime'] = None; from switchkd.cli.main import main; main()"
+    without = "import sys; sys.modules['llama_cpp'] = None; from switchkd.cli.main import main; main()"
     cases = {
-        f'exec {sys.executable} -c "{without}" "$@"': "ONNX Runtime isn't installed, which runs it: pip install",
+        f'exec {sys.executable} -c "{without}" "$@"': "llama.cpp isn't installed, which runs it: pip install",
         "echo \"Error: No such command 'known-answer'.\" >&2; exit 2": "too old to ask",
         "kill -ILL $$": "ended by SIGILL",
         "kill -KILL $$": "ended by SIGKILL, as where memory runs out",
@@ -202,9 +202,9 @@ def test_a_runtime_that_is_too_old(variant, monkeypatch):
     manifest = Manifest.load(variant, verify=False)
     versions.require_runtimes(manifest)
     assert versions.least_versions()["llama-cpp-python"] == "0.3.36"
-    monkeypatch.setattr(versions, "least_versions", lambda: {"onnxruntime": "99.1"})
+    monkeypatch.setattr(versions, "least_versions", lambda: {"llama-cpp-python": "99.1"})
     with pytest.raises(
-        MissingDependencyError, match=r"99\.1 is the oldest that runs it: pip install --upgrade 'switchkd\[onnx\]'"
+        MissingDependencyError, match=r"99\.1 is the oldest that runs it: pip install --upgrade 'switchkd\[gguf\]'"
     ):
         versions.require_runtimes(manifest)
 

@@ -28,7 +28,7 @@ def manager(name: str):
 def test_from_start_to_end(shelf, tmp_path, abstract):
     """Ready when it answers, alive as often as is wanted, stopping when it is told to end."""
     name = f"@skd-test-{os.getpid()}" if abstract else str(tmp_path / "notify")
-    variant = shelf.export("onnx", "fp32")
+    variant = shelf.export("gguf", "q8")
     command = [sys.executable, "-m", "switchkd.cli", "serve", str(variant), "--port", "0", "--threads", "1"]
     environment = {**os.environ, "NOTIFY_SOCKET": name, "WATCHDOG_USEC": "300000"}
     with manager(name) as listener, subprocess.Popen(command, stdout=-1, env=environment, text=True) as process:
