@@ -16,7 +16,11 @@ def require_runtimes(manifest: Manifest) -> None:
     format, least = known_formats()[manifest.format], least_versions()
     for runtime in (known_runtimes()[name] for name in dict.fromkeys((format.vision, format.language))):
         for package, module in runtime.packages.items():
-            install = f"pip install --upgrade 'switchkd[{runtime.extras[0].name}]'" if runtime.extras else package
+            install = (
+                f"pip install --upgrade 'switchkd[{runtime.extras[0].name}]'"
+                if runtime.extras
+                else f"pip install --upgrade {package}"
+            )
             if importlib.util.find_spec(module) is None:
                 raise MissingDependencyError(f"{runtime.title} isn't installed, which runs it: {install}.")
             try:
