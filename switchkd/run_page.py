@@ -150,14 +150,20 @@ def _bench(run: Path) -> Section:
         report = Path("reports") / folder / "report.html"
         if (run / report).exists():
             section.links.append(Link(f"report: {what}", f"{folder}/{report.name}"))
-    variants = read_mapping(run / "reports" / "bench" / "bench.json").get("variants", {})
-    for name, each in variants.items():
-        latency, quality = each.get("latency", {}), each.get("quality", {})
-        times = (latency.get(phase, {}).get("p50") for phase in ("first_token", "answer"))
+    bench = read_mapping(run / "reports" / "bench" / "bench.json")
+    for name in _within(bench, "variants") or ():
+        times = (_within(bench, "variants", name, "latency", phase, "p50") for phase in ("first_token", "answer"))
         shown = (f"{1e3 * time:.3g}" if isinstance(time, float) else _NONE for time in times)
-        right = quality.get("accuracy", {}).get("all", {}).get("accuracy")
+        right = _within(bench, "variants", name, "quality", "accuracy", "all", "accuracy")
         section.rows.append((name, *shown, f"{100 * right:.1f}" if isinstance(right, float) else _NONE))
     return section
+
+
+def _within(values: Any, *names: str) -> Any:
+    """What lies under these names of a file that somebody may have changed; None where it isn't there."""
+    for name in names:
+        values = values.get(name) if isinstance(values, dict) else None
+    return values
 
 
 def _packages(run: Path, contents: RunContents) -> Section:
