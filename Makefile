@@ -26,7 +26,7 @@ SKD_LLAMA_WHEEL ?=
 BUILD_JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 # llama.cpp's AMX kernels end the process at the first prompt of a quantized model (llama.cpp's issue 20824).
 NO_AMX := $(if $(filter x86_64,$(shell uname -m)),-DCMAKE_C_FLAGS=-mno-amx-int8 -DCMAKE_CXX_FLAGS=-mno-amx-int8)
-LLAMA_CMAKE_ARGS ?= -DGGML_NATIVE=ON -DLLAMA_OPENSSL=OFF $(NO_AMX)
+LLAMA_CMAKE_ARGS ?= -DGGML_NATIVE=ON -DLLAMA_OPENSSL=OFF -DCMAKE_PROJECT_llama_cpp_INCLUDE=$(CURDIR)/llama.cmake $(NO_AMX)
 
 .PHONY: assets check demo test test-all test-clients test-cpus test-lmms test-real lint format setup gguf clean
 

@@ -26,9 +26,9 @@ Observed = Mapping[str, Seen]  # by the name of a value that products read
 _SMOOTHING = 0.5  # SmoothQuant's strength; 0.4 and 0.65 lose a third more on a real Qwen2.5-0.5B
 _APART = 32  # one of so many channels may stay in float
 _WORTH = 2.0  # where that makes the others' mean square error at least so much smaller
-_FREQUENT = 16384  # tokens that come first: vocabularies are in the order of merges, the most frequent before
+_FREQUENT = 8192  # tokens that come first: vocabularies are in the order of merges, the most frequent before
 # The first layers lose most, through all that follow, and of their products the `up`: which of so many layers get eight bits.
-_FINE_LAYERS = ((re.compile(r"/up_proj"), 3 / 8), (re.compile(r"/mlp/"), 1 / 8))
+_FINE_LAYERS = ((re.compile(r"/up_proj"), 1 / 4), (re.compile(r"/mlp/"), 1 / 8))
 # A language model's products of attention are an eighth of its weights and half of what four bits lose …
 _ATTENTION = re.compile(r"/attn/")
 # … and the gate is what loses least by them.
