@@ -66,7 +66,7 @@ def wait_for(command: Command, run: Path, step: int, extra: float) -> bool:
     return not command.ended and not command.ends_within(extra)
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.slow)])
 def test_killed_at_random_moments(tmp_path, recipe, whole, kills):
     """Each checkpoint takes most of a step, so kills fall into steps and into half-written checkpoints alike."""
     longer = [] if kills < 4 else ["stages.dft.steps=60"]

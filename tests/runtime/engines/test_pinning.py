@@ -4,10 +4,8 @@ import os
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
-from support.llava_models import make_checkpoint, picture, question
+from support.llava_models import picture, question
 
-from switchkd.cli.export import export_command
 from switchkd.runtime.engines.opening import open_engine
 from switchkd.runtime.engines.pinning import pinned, places
 
@@ -54,10 +52,8 @@ def test_no_places_and_processors_that_are_gone_leave_the_caller_where_it_is():
 
 
 @several
-def test_an_onnx_engine_has_a_thread_on_each_further_processor(tmp_path):
-    checkpoint, variant = make_checkpoint(tmp_path / "student", tied=False, seed=4), tmp_path / "out"
-    options = ["--format", "onnx", "--quant", "fp32", "--threads", "1", "--out", str(variant)]
-    assert CliRunner().invoke(export_command, [str(checkpoint), *options]).exit_code == 0
+def test_an_onnx_engine_has_a_thread_on_each_further_processor(shelf):
+    variant = shelf.export("onnx", "fp32")
     before = threads()
     with open_engine(variant, threads=len(ALLOWED)) as engine:
         new = sorted(where for thread, where in threads().items() if thread not in before)
