@@ -26,6 +26,7 @@ _COLOURS = (
     "#bbbd44",
     "#58bbcc",
 )
+_WIDTH = 5.2  # inches: letters of 8 points can still be read where all of it is 375 pixels wide
 _LIMIT = "#c0241c"
 Variants = Mapping[str, Any]  # the part "variants" of bench.json
 
@@ -38,7 +39,7 @@ def colours(names: Sequence[str]) -> dict[str, str]:
 def draw_pareto(summary: Mapping[str, Any], variants: Variants) -> str:
     """Accuracy against the whole answer's time, with the limits and with what the teacher and who doesn't look get right; a point's
     area is the peak of memory, a line joins those that none beats in both."""
-    figure, axes = _axes(7, 4.2)
+    figure, axes = _axes(_WIDTH, 4.2)
     palette = colours(list(variants))
     most = max((each["memory"]["peak"] or 0 for each in variants.values()), default=0) or 1
     points = []
@@ -89,7 +90,7 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, flo
 
 def draw_phases(variants: Variants) -> str:
     """Where an answer's time goes: the phases' means on top of each other."""
-    figure, axes = _axes(7, 0.9 + 0.45 * len(variants))
+    figure, axes = _axes(_WIDTH, 1.1 + 0.45 * len(variants))
     names = list(variants)[::-1]
     left = np.zeros(len(names))
     for part, colour in zip(_PARTS, _PART_COLOURS, strict=True):
@@ -99,13 +100,13 @@ def draw_phases(variants: Variants) -> str:
     rest = [1e3 * variants[name]["latency"]["answer"]["mean"] for name in names] - left
     axes.barh(names, np.maximum(0, rest), left=left, color="#dddddd", label="tokenizer", height=0.6)
     axes.set(xlabel="mean, ms")
-    axes.legend(fontsize=8, ncols=5, loc="lower right", bbox_to_anchor=(1, 1), frameon=False)
+    axes.legend(fontsize=8, ncols=3, loc="lower right", bbox_to_anchor=(1, 1), frameon=False)
     return _svg(figure)
 
 
 def draw_latencies(measurements: Sequence[Measurement], phase: str) -> str:
     """The share of requests that were done after so many milliseconds."""
-    figure, axes = _axes(7, 3.4)
+    figure, axes = _axes(_WIDTH, 3.4)
     palette = colours([each.name for each in measurements])
     for each in measurements:
         values = 1e3 * np.sort(each.values(phase))
@@ -126,7 +127,7 @@ def draw_latencies(measurements: Sequence[Measurement], phase: str) -> str:
 def draw_kinds(variants: Variants) -> str:
     """Right answers by question kind with their intervals."""
     kinds = sorted({kind for each in variants.values() for kind in each["quality"]["accuracy"]} - {"all"})
-    figure, axes = _axes(7, 0.9 + max(1, len(kinds)) * (0.18 + 0.13 * len(variants)))
+    figure, axes = _axes(_WIDTH, 0.9 + max(1, len(kinds)) * (0.18 + 0.13 * len(variants)))
     palette = colours(list(variants))
     step = 0.8 / len(variants)
     for index, (name, each) in enumerate(variants.items()):
@@ -142,13 +143,13 @@ def draw_kinds(variants: Variants) -> str:
     axes.set_yticks(range(len(kinds)), kinds)
     axes.set_ylim(len(kinds) - 0.5, -0.5)
     axes.set(xlabel="right answers, % (95 %)", xlim=(0, 100))
-    axes.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False)
+    axes.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
     return _svg(figure)
 
 
 def draw_camera(measurements: Sequence[Measurement]) -> str:
     """The answered frames' ages over time, and the deadline."""
-    figure, axes = _axes(7, 3.4)
+    figure, axes = _axes(_WIDTH, 3.4)
     palette = colours([each.name for each in measurements])
     for each in measurements:
         assert each.camera is not None
@@ -164,7 +165,7 @@ def draw_camera(measurements: Sequence[Measurement]) -> str:
 
 def draw_memory(measurements: Sequence[Measurement]) -> str:
     """Memory over time while the camera ran, relative to its start."""
-    figure, axes = _axes(7, 3)
+    figure, axes = _axes(_WIDTH, 3)
     palette = colours([each.name for each in measurements])
     for each in measurements:
         if each.memory:

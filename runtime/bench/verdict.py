@@ -37,7 +37,7 @@ def recommend(summary: Summary, target: Profile | None) -> dict[str, Any] | None
     limits = summary["limits"]
     passed = {name: each for name, each in measured.items() if limits is None or limits[name]["passed"]}
     variants = passed or measured
-    caveats = [] if passed else ["No variant holds the limits: the choices are among all of them."]
+    caveats = _limited(passed, measured)
     goals = [choose(goal, variants, summary) for goal in GOALS]
     fits: dict[str, Fit] = {}
     if target is not None:
@@ -57,6 +57,14 @@ def recommend(summary: Summary, target: Profile | None) -> dict[str, Any] | None
         "caveats": caveats,
         "predicted": {name: plain_prediction(each) for name, each in fits.items()} if target else None,
     }
+
+
+def _limited(passed: Variants, measured: Variants) -> list[str]:
+    """Among which the choices are, where limits leave some out."""
+    if not passed:
+        return ["No variant holds the limits: the choices are among all of them."]
+    left_out = [name for name in measured if name not in passed]
+    return [f"Not considered, as limits aren't held: {', '.join(left_out)}."] if left_out else []
 
 
 def choose(goal: str, variants: Variants, summary: Summary) -> dict[str, Any] | None:
