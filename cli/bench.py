@@ -32,9 +32,7 @@ _INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
 @click.option(
     "--reference", help="What the others are compared with. Default: the PyTorch student, else the first variant."
 )
-@click.option(
-    "--data", type=click.Path(path_type=Path), help="Questions: LLaVA JSON of one turn each. Default: the run's."
-)
+@click.option("--data", type=click.Path(path_type=Path), help="Questions: LLaVA JSON. Default: the run's.")
 @click.option(
     "--images", type=click.Path(path_type=Path), help="Their picture folder. Default: images/ beside the file."
 )

@@ -76,7 +76,7 @@ def _offered(known: Mapping[str, Format], part: str, quants: str) -> str:
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
-    help="Questions to compare on: LLaVA JSON of one turn each. Default: the run's test split, else what the model writes itself.",
+    help="Questions to compare on: LLaVA JSON. Default: the run's test split, else what the model writes itself.",
 )
 @click.option(
     "--images", type=click.Path(path_type=Path), help="Picture folder. Default: images/ beside each data file."
