@@ -73,6 +73,8 @@ def _read_questions(raw: bytes, number: int, file: Path, images: Path | None, fo
     places = [place for place, message in enumerate(record.messages) if message["role"] == "assistant"]
     for turn, place in enumerate(places, 1):
         prompt, answer = record.messages[:place], record.messages[place]["content"]
+        if not answer.strip():
+            raise DataError(f"{file}, {name} can't be used: its answer {turn} is empty.")
         try:
             answer.encode()
         except UnicodeEncodeError as error:

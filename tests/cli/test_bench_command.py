@@ -77,6 +77,20 @@ def test_bare_it_measures_the_newest_runs_exports_against_its_student(run):
     assert "Against the older bench" in compared and "whole answer, p50" in compared and "ratio" in compared
 
 
+def test_limits_decide_the_status(run):
+    """Six questions can't show a loss below any limit that counts; the reference itself loses nothing."""
+    held = skd("student-onnx-q8", *QUICK, "--max-ms", 1e6, "--max-mb", 1e3, "--max-loss", 0, "--target", "rk3588")
+    assert "fails:" not in held and "predicted for rk3588" in " ".join(held.split())
+    report = (run / "reports" / "bench" / "report.html").read_text()
+    assert 0 < report.index("What to ship") < report.index("Speed, ms") < report.index("Limits")
+    summary = read_summary(run / "reports" / "bench" / "bench.json")
+    assert summary["limits"]["student-onnx-q8"]["passed"] and len(summary["limits"]["student-onnx-q8"]["checks"]) == 3
+    failing = skd(*QUICK, "--max-loss", 1, "--max-mb", 1e-3, status=1)
+    assert "Error: student-onnx-q8 fails: points lost against student:" in failing
+    assert "they can't tell that, " in failing and "Error: student-onnx-q8 fails: its weights take" in failing
+    assert "student-onnx-q8 fails: its weights take" in (run / "reports" / "bench" / "report.html").read_text()
+
+
 def test_one_bad_variant_is_told_and_the_rest_is_written(run):
     shutil.copytree(run / "exports" / "student-onnx-q8", run / "exports" / "torn")
     (run / "exports" / "torn" / "manifest.json").write_text('{"schema": 1}')
@@ -108,6 +122,9 @@ def test_one_bad_variant_is_told_and_the_rest_is_written(run):
         (("--scenario", "camera", "--rate", "inf"), "'--rate': inf isn't a finite number"),
         (("--scenario", "camera", "--minutes", "inf"), "'--minutes': inf"),
         (("--seconds", "nan"), "'--seconds': nan"),
+        (("--max-ms", "0"), "'--max-ms': 0"),
+        (("--scenario", "camera", "--max-loss", "1"), "--max-loss goes with --scenario single alone"),
+        (("--target", "nowhere"), "There is no target 'nowhere'"),
         (("--rate", "5"), "--rate goes with --scenario camera alone"),
         (("--scenario", "camera", "--questions", "5"), "--questions goes with --scenario single alone"),
         (("--scenario", "camera", "--sequential"), "--sequential goes with --scenario single alone"),
@@ -116,7 +133,7 @@ def test_one_bad_variant_is_told_and_the_rest_is_written(run):
 def test_refusals_come_before_anything_is_measured(run, arguments, words):
     (run.parents[1] / "newer.json").write_text('{"schema": 2}')
     (run.parents[1] / "torn.json").write_text('{"schema": 1, "machine": {}, "settings": {}, "variants": {"a": []}}')
-    status = 2 if {"--scenario", "--rate", "--seconds"} & {*arguments} else 1
+    status = 2 if {"--scenario", "--rate", "--seconds", "--max-ms"} & {*arguments} else 1
     assert words in " ".join(skd(*arguments, status=status).split())
     assert not (run / "reports").exists()
 

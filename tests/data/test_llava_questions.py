@@ -29,6 +29,7 @@ def test_questions_are_read(make_source, images):
         ([car(), {"id": "x"}], r"record 2 can't be used \(no_conversation\)"),
         ([car(image="none.png")], r"car can't be used \(no_picture\)"),
         ([car(image="../images/car.png")], r"car can't be used \(outside_folder\)"),
+        ([{"id": 7, "conversations": turns("a", "b", "c", " ")}], "7 can't be used: its answer 2 is empty"),
     ],
 )
 def test_an_incomplete_test_is_an_error(make_source, images, records, words):

@@ -63,8 +63,16 @@ def fixed_bench(
                 "weights": (weights or {}).get(name, 10**6),
             },
             "latency": {phase: {"n": 100, "p50": value, "p50_noise": noise} for phase, value in phases.items()},
+            "memory": {"peak": 10**8},
             "quality": {
-                "accuracy": {"all": {"right": score.right, "total": score.total, "accuracy": score.accuracy}},
+                "accuracy": {
+                    "all": {
+                        "right": score.right,
+                        "total": score.total,
+                        "accuracy": score.accuracy,
+                        "interval": score.interval(),
+                    }
+                },
                 "divergence": None if nats is None else {"kl_mean": nats},
             },
         }
