@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,9 +32,7 @@ _INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
 @click.option(
     "--reference", help="What the others are compared with. Default: the PyTorch student, else the first variant."
 )
-@click.option(
-    "--data", type=click.Path(path_type=Path), help="Questions: LLaVA JSON of one turn each. Default: the run's."
-)
+@click.option("--data", type=click.Path(path_type=Path), help="Questions: LLaVA JSON. Default: the run's.")
 @click.option(
     "--images", type=click.Path(path_type=Path), help="Their picture folder. Default: images/ beside the file."
 )
@@ -104,6 +103,19 @@ _INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the questions' and variants' order.")
 @click.option(
+    "--max-loss",
+    type=FiniteRange(min=0),
+    metavar="POINTS",
+    help="An export fails unless the questions show that it loses no more points of accuracy against the reference.",
+)
+@click.option("--max-ms", type=POSITIVE, metavar="MS", help="It fails if a whole answer takes longer in the median.")
+@click.option("--max-mb", type=POSITIVE, metavar="MB", help="It fails if its weights take more, 10⁶ bytes each.")
+@click.option(
+    "--target",
+    metavar="NAME",
+    help="Also predict which to ship on this computer; `skd hardware list` has their names.",
+)
+@click.option(
     "--out",
     type=click.Path(path_type=Path),
     help="Folder for the results. Default: reports/bench of the run, for a camera reports/bench-camera.",
@@ -131,16 +143,20 @@ def bench_command(
 
     Bare, it measures all exports of the run, with the PyTorch student as reference. Each variant runs in a process
     of its own; they take turns, in random order. Speed by phase, memory, energy where the machine counts it, and quality
-    go to the terminal, to bench.json and to report.html.
+    go to the terminal, to bench.json and to report.html. It ends with what to ship by goal, and why. With limits the status is 1
+    where an export doesn't hold one.
     """
     from rich.console import Console
 
     from switchkd.files import require_writable
     from switchkd.run_page import refresh_page
     from switchkd.runs import RUNS, existing_run, find_in_runs, latest_run, run_of
-    from switchkd.runtime.bench.measurement import OWN_SETTINGS, summarise_bench
+    from switchkd.runtime.bench.comparison import changes_between, compare
+    from switchkd.runtime.bench.limits import failed
+    from switchkd.runtime.bench.measurement import OWN_SETTINGS
     from switchkd.runtime.bench.report import JSON_NAME, read_summary, write_bench
-    from switchkd.runtime.bench.tables import changes_between, compare, grids
+    from switchkd.runtime.bench.summary import summarise_bench
+    from switchkd.runtime.bench.tables import grids
 
     scenario = options["scenario"]
     for other, names in OWN_SETTINGS.items():
@@ -171,8 +187,9 @@ def bench_command(
         console.print(f"[yellow]{note}", highlight=False)
     if bench.energy is None:
         console.print("Energy: unavailable, no counter of this machine can be read.")
+    _print_verdict(console, summary)
     console.print(f"report: {report}", soft_wrap=True)
-    _end(bench)
+    _end(bench, failed(summary))
 
 
 def _prepare(
@@ -189,9 +206,11 @@ def _prepare(
     from switchkd.computer import usable_processors
     from switchkd.data.questions import read_questions
     from switchkd.errors import SkdError
+    from switchkd.run_contents import run_contents
     from switchkd.runs import latest_run, recorded_questions
     from switchkd.runtime.bench.lineup import line_up, line_up_run, require_device
-    from switchkd.runtime.bench.measurement import Bench, Measurement, Settings
+    from switchkd.runtime.bench.measurement import YARDSTICKS, Bench, Measurement, Settings
+    from switchkd.runtime.computer.profile import find_profile
 
     require_device(options["device"])
     if variants:
@@ -200,15 +219,19 @@ def _prepare(
         folders, note = line_up_run(run or latest_run(), reference)
     if note:
         console.print(note, highlight=False)
+    scores: dict[str, float] = {}
     if data is None:
         if run is None:
             raise SkdError("There is no run whose questions could be asked; name a file with --data.")
         data, recorded_images = recorded_questions(run, "test")
-        images = images or recorded_images
+        images, scores = images or recorded_images, run_contents(run).scores
     questions = read_questions(data, images or data.parent / "images", follow_links=follow_links)
     settings = Settings(**options | {"threads": options["threads"] or usable_processors()})
     measurements = {name: Measurement(name, folder) for name, folder in folders.items()}
-    return Bench(settings, questions, data, run.resolve().name if run else "", measurements)
+    bench = Bench(settings, questions, data, run.resolve().name if run else "", measurements)
+    bench.profile = None if settings.target is None else find_profile(settings.target)
+    bench.yardsticks = {name: scores[name] for name in YARDSTICKS if name in scores}
+    return bench
 
 
 def _measure(bench: Bench, console: Console) -> None:
@@ -238,9 +261,23 @@ def _print_grid(console: Console, grid: Grid) -> None:
         console.print(f"{grid.note}\n", style="dim", highlight=False, markup=False)
 
 
-def _end(bench: Bench) -> None:
-    """Tells what went wrong, if anything did, and leaves with the status that says so."""
-    failures = bench.failures()
+def _print_verdict(console: Console, summary: dict[str, Any]) -> None:
+    """What to ship, by goal; lines, as the reasons are sentences."""
+    from rich.markup import escape
+
+    from switchkd.runtime.bench.tables import verdict_lines
+
+    if lines := verdict_lines(summary):
+        console.print("What to ship", style="italic")
+        for goal, choice, basis, why in lines:
+            console.print(f"  [bold]{goal}: {escape(choice)}[/] ({escape(basis)}): {escape(why)}.", highlight=False)
+        for caveat in summary["verdict"]["caveats"]:
+            console.print(f"  [dim]{escape(caveat)}", highlight=False)
+
+
+def _end(bench: Bench, unheld: Sequence[str] = ()) -> None:
+    """Tells what went wrong and which limits aren't held, if anything is so, and leaves with the status that says so."""
+    failures = [*bench.failures(), *unheld]
     for line in failures:
         click.echo(f"Error: {line}", err=True)
     if bench.interrupted:

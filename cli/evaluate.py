@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +13,13 @@ from switchkd.cli.options import FOLLOW_LINKS, RUN, find_named, refuse_options
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from switchkd.cli.answers import Asked
     from switchkd.data.questions import Question
-    from switchkd.scoring import Paired
 
 
 @click.command("eval", short_help="Measure accuracy, by kind of question.")
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
-@click.option("--data", "file", type=click.Path(path_type=Path), help="Questions: LLaVA JSON of one turn each.")
+@click.option("--data", "file", type=click.Path(path_type=Path), help="Questions: LLaVA JSON.")
 @click.option(
     "--images", type=click.Path(path_type=Path), help="Their picture folder. Default: images/ beside the file."
 )
@@ -34,7 +35,16 @@ if TYPE_CHECKING:
     help="Questions at a time, of a checkpoint; an export takes them one by one.",
 )
 @click.option(
-    "--max-tokens", type=click.IntRange(min=1), default=16, show_default=True, help="Longest answer in tokens."
+    "--max-tokens",
+    type=click.IntRange(min=1),
+    help="Longest answer in tokens. Default: half as many again as the longest expected one, at least 16.",
+)
+@click.option(
+    "--score",
+    "measure",
+    type=click.Choice(["exact", "f1", "rouge-l"]),
+    help="Exact match, words in common, or words in the same order. Default: by how long nine tenths of the expected answers "
+    "are: exact up to 4 words, f1 up to 20, else rouge-l.",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="Processor threads for an export. Default: all.")
 @click.option(
@@ -63,7 +73,8 @@ def eval_command(
     follow_links: bool,
     split: str,
     batch_size: int,
-    max_tokens: int,
+    max_tokens: int | None,
+    measure: str | None,
     threads: int | None,
     through: str | None,
     suite: str | None,
@@ -81,15 +92,17 @@ def eval_command(
     """
     from rich.console import Console
 
+    from switchkd.cli.answers import report
     from switchkd.cli.suite import SuiteOptions, run_suite
     from switchkd.data.questions import read_questions
+    from switchkd.overlap import usual_measure
     from switchkd.runs import existing_run, latest_run, recorded_questions, run_of
 
     if suite is None:
         refuse_options(("benchmark", "download", "limit", "out"), "goes with --suite alone.")
     else:
         refuse_options(
-            ("file", "images", "follow_links", "split", "batch_size", "max_tokens", "through"),
+            ("file", "images", "follow_links", "split", "batch_size", "max_tokens", "measure", "through"),
             "doesn't go with --suite, which brings its own.",
         )
     console = Console()
@@ -104,43 +117,26 @@ def eval_command(
         )
         images = images or recorded_images
     questions = read_questions(file, images or file.parent / "images", follow_links=follow_links)
-    settings = {"batch_size": batch_size, "max_new_tokens": max_tokens}
     teacher = None if through is None else _find_model(through, run_name)
-    answers, failures = _ask_each(folders, questions, console, settings, threads, teacher)
+    asking = Asking(questions, console, batch_size, max_tokens, threads, teacher)
+    answers, failures = _ask_each(folders, asking)
     if answers:
-        _report([*folders], questions, answers, console, json_file)
+        chosen = measure or usual_measure(question.answer for question in questions)
+        report([*folders], questions, answers, chosen, console, json_file)
     if failures:
         raise click.ClickException("\n".join(failures))
 
 
-def _report(
-    names: list[str],
-    questions: list[Question],
-    answers: dict[str, list[str | None]],
-    console: Console,
-    json_file: Path | None,
-) -> None:
-    """Writes and prints what the models answered; the first of `names` is what the others are compared with."""
-    from rich.markup import escape
+@dataclass(frozen=True)
+class Asking:
+    """How models are asked."""
 
-    from switchkd.cli.tables import accuracy_table, paired_table
-    from switchkd.data.answers import right_answers, score_answers
-    from switchkd.scoring import pair
-
-    first = names[0]
-    right = {name: right_answers(questions, given) for name, given in answers.items()}
-    pairs = {name: pair(right[first], right[name]) for name in answers if name != first} if first in right else {}
-    try:
-        if json_file is not None:
-            _write(json_file, questions, answers, pairs, reference=first, several=len(names) > 1)
-    finally:  # also where the file can't be written: the answers may have taken hours
-        console.print(accuracy_table({name: score_answers(questions, given) for name, given in answers.items()}))
-        if pairs:
-            console.print(paired_table(first, pairs))
-    if first not in right:
-        console.print(
-            f"Nothing is compared: {escape(first)} is what the others are compared with, and it couldn't be run."
-        )
+    questions: list[Question]
+    console: Console
+    batch_size: int
+    max_tokens: int | None  # None: as the expected answers need
+    threads: int | None
+    teacher: Path | None  # that looks through the models' towers
 
 
 def _find_models(names: tuple[str, ...], run_name: str | None) -> dict[str, Path]:
@@ -167,14 +163,7 @@ def _find_model(name: str, run_name: str | None) -> Path:
     return folder
 
 
-def _ask_each(
-    folders: dict[str, Path],
-    questions: list[Question],
-    console: Console,
-    settings: dict[str, Any],
-    threads: int | None,
-    teacher: Path | None,
-) -> tuple[dict[str, list[str | None]], list[str]]:
+def _ask_each(folders: dict[str, Path], asking: Asking) -> tuple[dict[str, Asked], list[str]]:
     """Each model's answers, one model after the other; what went wrong with one doesn't lose the others' answers.
 
     Anything may: torch and the engines' libraries raise what they like where memory or a file's form lets them down.
@@ -184,7 +173,7 @@ def _ask_each(
     answers, failures = {}, []
     for name, folder in folders.items():
         try:
-            answers[name] = _ask(folder, questions, console, settings, threads, teacher)
+            answers[name] = _ask(folder, asking)
         except Exception as error:
             if len(folders) == 1:
                 raise
@@ -193,28 +182,28 @@ def _ask_each(
     return answers, failures
 
 
-def _ask(
-    folder: Path,
-    questions: list[Question],
-    console: Console,
-    settings: dict[str, Any],
-    threads: int | None,
-    teacher: Path | None,
-) -> list[str | None]:
+def _ask(folder: Path, asking: Asking) -> Asked:
     """A model's answers; or those of a teacher that looks through the model's tower."""
-    from switchkd.data.answers import answer_all
+    from switchkd.cli.answers import Asked
+    from switchkd.data.answers import Counted, answer_all, usual_limit
     from switchkd.errors import MissingDependencyError, SkdError
     from switchkd.manifest import FILE_NAME
     from switchkd.runtime.engines.answers import EngineAnswers
     from switchkd.runtime.engines.opening import open_engine
 
-    title = f"asking {folder.name}"
+    def ask(model: Any, prompt: Any, batch_size: int) -> Asked:
+        limit = asking.max_tokens or usual_limit(prompt, asking.questions)
+        size = {"batch_size": batch_size, "max_new_tokens": limit}
+        texts = answer_all(model, asking.questions, asking.console, title=f"asking {folder.name}", **size)
+        return Asked(texts, limit, model.cut)
+
+    teacher = asking.teacher
     exports = [path for path in (folder, teacher) if path is not None and (path / FILE_NAME).exists()]
     if teacher is not None and exports:
         raise SkdError(f"{exports[0]} is an export; --through takes a teacher's and students' checkpoints.")
     if exports:
-        with open_engine(folder, threads=threads) as engine:
-            return answer_all(EngineAnswers(engine), questions, console, title=title, **settings | {"batch_size": 1})
+        with open_engine(folder, threads=asking.threads) as engine:
+            return ask(Counted(EngineAnswers(engine), lambda: engine.timings.ended), engine.prompt, 1)
     try:
         from switchkd.models.answerer import Answerer
     except ImportError as error:
@@ -222,37 +211,4 @@ def _ask(
             f"{folder} is a PyTorch checkpoint, which needs an extra: pip install 'switchkd[train]'."
         ) from error
     answerer = Answerer(folder) if teacher is None else Answerer(teacher, tower=folder)
-    return answer_all(answerer, questions, console, title=title, **settings)
-
-
-def _write(
-    path: Path,
-    questions: list[Question],
-    answers: dict[str, list[str | None]],
-    pairs: dict[str, Paired],
-    *,
-    reference: str,
-    several: bool,
-) -> None:
-    """One model's scores and answers; or, where several were asked for, theirs by name and their comparison with the first."""
-    import json
-
-    from switchkd.data.answers import plain_answers, write_answers
-    from switchkd.files import write_text
-
-    if not several:
-        write_answers(path, questions, answers[reference])
-        return
-    compared = {
-        name: {
-            "difference": paired.difference,
-            "interval": paired.interval(),
-            "lost": paired.only_first,
-            "won": paired.only_second,
-            "p_value": paired.p_value,
-        }
-        for name, paired in pairs.items()
-    }
-    models = {name: plain_answers(questions, given) for name, given in answers.items()}
-    known = reference if reference in answers else None
-    write_text(path, json.dumps({"models": models, "reference": known, "compared": compared}, indent=1) + "\n")
+    return ask(answerer, answerer.prompt, asking.batch_size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,7 +76,7 @@ def _offered(known: Mapping[str, Format], part: str, quants: str) -> str:
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
-    help="Questions to compare on: LLaVA JSON of one turn each. Default: the run's test split, else what the model writes itself.",
+    help="Questions to compare on: LLaVA JSON. Default: the run's test split, else what the model writes itself.",
 )
 @click.option(
     "--images", type=click.Path(path_type=Path), help="Picture folder. Default: images/ beside each data file."
@@ -220,7 +221,19 @@ def _show(console: Console, out: Path, manifest: Manifest) -> None:
     for name, what in _TOO_LONG.items():
         if left_out := manifest.parity[name]:
             console.print(f"[yellow]warning[/]: {left_out} {what} than the context")
-    console.print("How fast it is, beside the checkpoint and its other exports: `skd bench`.")
+    console.print(_beside(out), highlight=False, markup=False, soft_wrap=True)
+
+
+def _beside(out: Path) -> str:
+    """Which other exports of its run it stands beside now, with the command that measures them."""
+    from switchkd.runs import run_of
+
+    run = run_of([out])
+    if run is None:
+        return f"How fast it is: `skd bench {shlex.quote(str(out))}`."
+    others = [path.name for path in sorted((run / "exports").glob("[!.]*")) if path.is_dir() and path.name != out.name]
+    beside = f"It stands beside {', '.join(others)}" if others else "It is the first export of its run"
+    return f"{beside}; `skd bench --run {run.name}` measures {'them all' if others else 'it'} and says which to ship."
 
 
 def _proof_rows(parity: dict[str, Any]) -> list[tuple[str, str, str]]:

@@ -32,9 +32,7 @@ def own_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--student-language", metavar="MODEL", help="And a language model, as in `skd init`."),
             click.option("--data", type=_FILE, help="LLaVA JSON to train on."),
             click.option("--images", type=_FILE, help="Its picture folder. Default: images/ beside the file."),
-            click.option(
-                "--eval", "eval_file", type=_FILE, help="Questions to measure with: LLaVA JSON of one turn each."
-            ),
+            click.option("--eval", "eval_file", type=_FILE, help="Questions to measure with: LLaVA JSON."),
             click.option(
                 "--eval-images", type=_FILE, help="Their picture folder. Default: --images, or images/ beside the file."
             ),

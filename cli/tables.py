@@ -14,15 +14,20 @@ from switchkd.scoring import Paired, Score
 if TYPE_CHECKING:
     from switchkd.data.habits import Baselines
     from switchkd.data.statistics import Statistics
+    from switchkd.overlap import MeanScore
     from switchkd.runtime.bench.tables import Grid
     from switchkd.runtime.lmms.benchmarks import Benchmark
     from switchkd.runtime.lmms.run import Result
 
 
-def accuracy_table(results: Mapping[str, Mapping[str, Score]], unseen: Baselines | None = None) -> Table:
+def accuracy_table(
+    results: Mapping[str, Mapping[str, Score | MeanScore]],
+    unseen: Baselines | None = None,
+    title: str = "Accuracy on held-out questions, % (95 % interval)",
+) -> Table:
     """Accuracy by question kind: without looking at the pictures, then a column a model, each with its 95 % interval."""
     table = Table(
-        title="Accuracy on held-out questions, % (95 % interval)",
+        title=title,
         title_justify="left",
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
@@ -51,7 +56,7 @@ def accuracy_table(results: Mapping[str, Mapping[str, Score]], unseen: Baselines
     return table
 
 
-def _cell(score: Score) -> str:
+def _cell(score: Score | MeanScore) -> str:
     low, high = score.interval()
     return f"{100 * score.accuracy:.1f} ({100 * low:.0f}–{100 * high:.0f})"
 
@@ -65,7 +70,7 @@ def paired_table(first: str, pairs: Mapping[str, Paired]) -> Table:
         padding=(0, 1, 0, 0),
     )
     table.add_column("model", overflow="fold")
-    for name in ("difference", "lost", "won", "McNemar's p"):
+    for name in ("difference", "lost", "won", "p"):
         table.add_column(name, justify="right", no_wrap=True)
     for name, paired in pairs.items():
         low, high = paired.interval()

@@ -21,6 +21,38 @@ def lacking(has: Set[str]) -> list[str]:
     return _lacking_x86(has) if has else []
 
 
+# What the one instruction makes of a prompt's time: ONNX q8's as a share of llama.cpp's q4_0 (docs/hardware.md, and
+# docs/results/real-models.md for AVX2 alone).
+_ONE_INSTRUCTION, _THREE_INSTRUCTIONS = 0.5, 0.7
+_ARM_APART = "On Arm the order may be another: no speed was measured there."
+
+
+def elsewhere(has: Set[str]) -> list[str]:
+    """What will differ on other processors than the one that speeds were measured on, a sentence each; empty where its
+    instruction sets aren't known.
+
+    Args:
+        has: as for `lacking`.
+    """
+    if not has:
+        return []
+    if "asimd" in has:
+        return ["Measured on Arm: with other int8 instructions (dotprod, i8mm), and on x86, the order may be another."]
+    if not has & set(VNNI):
+        lead = (
+            "Measured on a processor without VNNI: with VNNI int8 products take one instruction instead of three, and ONNX q8 "
+            f"gains most. It read a prompt in {_ONE_INSTRUCTION:g} of llama.cpp's q4_0's time with it, in "
+            f"{_THREE_INSTRUCTIONS:g} with AVX2 alone."
+        )
+    else:
+        lead = (
+            "Measured on a processor with VNNI: without it int8 products take three instructions instead of one, and ONNX q8 "
+            f"loses most. It read a prompt in {_ONE_INSTRUCTION:g} of llama.cpp's q4_0's time with it, in "
+            f"{_THREE_INSTRUCTIONS:g} with AVX2 alone."
+        )
+    return [lead, _ARM_APART]
+
+
 def _lacking_x86(has: Set[str]) -> list[str]:
     lines = []
     if not {"avx2", "fma"} <= has:

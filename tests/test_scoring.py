@@ -122,3 +122,14 @@ def test_paired_interval_covers_the_truth_in_95_of_100(first, second):
         low, high = Paired(one, two, 60).interval()
         inside += low <= second - first <= high
     assert 0.93 < inside / 4000 < 0.985
+
+
+def test_as_many_questions_as_are_named_tell_a_difference():
+    """By simulation: the intervals of four tests in five of that size leave 0 out."""
+    paired = Paired(30, 12, 500)
+    lost, won = 31 / 502, 13 / 502  # as `interval` counts
+    number = paired.questions_for(lost - won)
+    drawn = np.random.default_rng(0).multinomial(number, [lost, won, 1 - lost - won], 1000)
+    bounds = [Paired(int(one), int(two), number).interval() for one, two, _ in drawn]
+    assert 0.75 < sum(not low <= 0 <= high for low, high in bounds) / 1000 < 0.85
+    assert paired.questions_for(0.01) == pytest.approx(4 * paired.questions_for(0.02), rel=1e-3)

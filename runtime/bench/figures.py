@@ -26,6 +26,8 @@ _COLOURS = (
     "#bbbd44",
     "#58bbcc",
 )
+_WIDTH = 5.2  # inches: letters of 8 points can still be read where all of it is 375 pixels wide
+_LIMIT = "#c0241c"
 Variants = Mapping[str, Any]  # the part "variants" of bench.json
 
 
@@ -34,15 +36,16 @@ def colours(names: Sequence[str]) -> dict[str, str]:
     return {name: _COLOURS[index % len(_COLOURS)] for index, name in enumerate(names)}
 
 
-def draw_pareto(variants: Variants) -> str:
-    """Accuracy against time to first token; a point's area is the peak of memory, a line joins those that none beats in both."""
-    figure, axes = _axes(7, 4.2)
+def draw_pareto(summary: Mapping[str, Any], variants: Variants) -> str:
+    """Accuracy against the whole answer's time, with the limits and with what the teacher and who doesn't look get right; a point's
+    area is the peak of memory, a line joins those that none beats in both."""
+    figure, axes = _axes(_WIDTH, 4.2)
     palette = colours(list(variants))
     most = max((each["memory"]["peak"] or 0 for each in variants.values()), default=0) or 1
     points = []
     for name, each in variants.items():
         score, peak = each["quality"]["accuracy"]["all"], each["memory"]["peak"]
-        time, value = 1e3 * each["latency"]["first_token"]["p50"], 100 * score["accuracy"]
+        time, value = 1e3 * each["latency"]["answer"]["p50"], 100 * score["accuracy"]
         low, high = (100 * bound for bound in score["interval"])
         label = _label(name) if peak is None else f"{_label(name)}, {peak / 1e6:,.0f} MB"
         axes.errorbar(
@@ -51,13 +54,29 @@ def draw_pareto(variants: Variants) -> str:
         axes.scatter(time, value, s=20 + 380 * (peak or 0) / most, color=palette[name], alpha=0.6, label=label)
         points.append((time, value))
     axes.plot(*zip(*pareto_front(points), strict=True), color="0.6", linewidth=1, linestyle=":", zorder=0)
-    axes.set(xlabel="time to first token, p50, ms", ylabel="right answers, % (95 %)")
+    for (name, share), style in zip(summary["yardsticks"].items(), ("-.", (0, (1, 3))), strict=False):
+        axes.axhline(100 * share, color="0.35", linewidth=1, linestyle=style, label=f"{name}, {100 * share:.1f} %")
+    _draw_limits(axes, summary, variants)
+    axes.set(xlabel="whole answer, p50, ms", ylabel="right answers, % (95 %)")
     _logarithmic(axes, "x")
     axes.margins(x=0.15)
-    legend = axes.legend(fontsize=8)
+    legend = axes.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
     for handle in legend.legend_handles:
-        handle.set_sizes([40])
+        if hasattr(handle, "set_sizes"):
+            handle.set_sizes([40])
     return _svg(figure)
+
+
+def _draw_limits(axes: Any, summary: Mapping[str, Any], variants: Variants) -> None:
+    """The lines that `--max-loss` and `--max-ms` set: variants pass above the one and left of the other."""
+    settings = summary["settings"]
+    if settings["max_loss"] is not None:
+        least = 100 * variants[settings["reference"]]["quality"]["accuracy"]["all"]["accuracy"] - settings["max_loss"]
+        axes.axhline(
+            least, color=_LIMIT, linewidth=1.2, linestyle="--", label=f"at most {settings['max_loss']:g} points lost"
+        )
+    if settings["max_ms"] is not None:
+        axes.axvline(settings["max_ms"], color=_LIMIT, linewidth=1.2, label=f"at most {settings['max_ms']:g} ms")
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -71,7 +90,7 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, flo
 
 def draw_phases(variants: Variants) -> str:
     """Where an answer's time goes: the phases' means on top of each other."""
-    figure, axes = _axes(7, 0.9 + 0.45 * len(variants))
+    figure, axes = _axes(_WIDTH, 1.1 + 0.45 * len(variants))
     names = list(variants)[::-1]
     left = np.zeros(len(names))
     for part, colour in zip(_PARTS, _PART_COLOURS, strict=True):
@@ -81,13 +100,13 @@ def draw_phases(variants: Variants) -> str:
     rest = [1e3 * variants[name]["latency"]["answer"]["mean"] for name in names] - left
     axes.barh(names, np.maximum(0, rest), left=left, color="#dddddd", label="tokenizer", height=0.6)
     axes.set(xlabel="mean, ms")
-    axes.legend(fontsize=8, ncols=5, loc="lower right", bbox_to_anchor=(1, 1), frameon=False)
+    axes.legend(fontsize=8, ncols=3, loc="lower right", bbox_to_anchor=(1, 1), frameon=False)
     return _svg(figure)
 
 
 def draw_latencies(measurements: Sequence[Measurement], phase: str) -> str:
     """The share of requests that were done after so many milliseconds."""
-    figure, axes = _axes(7, 3.4)
+    figure, axes = _axes(_WIDTH, 3.4)
     palette = colours([each.name for each in measurements])
     for each in measurements:
         values = 1e3 * np.sort(each.values(phase))
@@ -108,7 +127,7 @@ def draw_latencies(measurements: Sequence[Measurement], phase: str) -> str:
 def draw_kinds(variants: Variants) -> str:
     """Right answers by question kind with their intervals."""
     kinds = sorted({kind for each in variants.values() for kind in each["quality"]["accuracy"]} - {"all"})
-    figure, axes = _axes(7, 0.9 + max(1, len(kinds)) * (0.18 + 0.13 * len(variants)))
+    figure, axes = _axes(_WIDTH, 0.9 + max(1, len(kinds)) * (0.18 + 0.13 * len(variants)))
     palette = colours(list(variants))
     step = 0.8 / len(variants)
     for index, (name, each) in enumerate(variants.items()):
@@ -124,13 +143,13 @@ def draw_kinds(variants: Variants) -> str:
     axes.set_yticks(range(len(kinds)), kinds)
     axes.set_ylim(len(kinds) - 0.5, -0.5)
     axes.set(xlabel="right answers, % (95 %)", xlim=(0, 100))
-    axes.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False)
+    axes.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
     return _svg(figure)
 
 
 def draw_camera(measurements: Sequence[Measurement]) -> str:
     """The answered frames' ages over time, and the deadline."""
-    figure, axes = _axes(7, 3.4)
+    figure, axes = _axes(_WIDTH, 3.4)
     palette = colours([each.name for each in measurements])
     for each in measurements:
         assert each.camera is not None
@@ -146,7 +165,7 @@ def draw_camera(measurements: Sequence[Measurement]) -> str:
 
 def draw_memory(measurements: Sequence[Measurement]) -> str:
     """Memory over time while the camera ran, relative to its start."""
-    figure, axes = _axes(7, 3)
+    figure, axes = _axes(_WIDTH, 3)
     palette = colours([each.name for each in measurements])
     for each in measurements:
         if each.memory:

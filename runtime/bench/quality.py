@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any
 
 from switchkd.data.questions import Question
@@ -70,6 +71,43 @@ def difference(reference: Mapping[int, bool], right: Mapping[int, bool]) -> dict
         "total": paired.total,
         "p_value": paired.p_value,
     }
+
+
+def compare_pairs(right: Mapping[str, Mapping[int, bool]]) -> list[dict[str, Any]]:
+    """Every two variants on the questions that both answered; pairs without any are left out.
+
+    Args:
+        right: variant → question number → whether it answered right.
+
+    Returns:
+        "first", "second"; "both", "first_only", "second_only", "neither": questions; "total"; "difference" (second's accuracy
+        minus first's), its "interval" (95 %), "p_value" (McNemar's exact test), "questions_to_tell": about how many would tell a
+        difference as large as this one, None where it is 0.
+    """
+    found = []
+    for first, second in combinations(right, 2):
+        both = sorted(right[first].keys() & right[second].keys())
+        if not both:
+            continue
+        one, two = ([right[name][index] for index in both] for name in (first, second))
+        paired = pair(one, two)
+        agreed = sum(map(min, one, two))
+        found.append(
+            {
+                "first": first,
+                "second": second,
+                "both": agreed,
+                "first_only": paired.only_first,
+                "second_only": paired.only_second,
+                "neither": paired.total - agreed - paired.only_first - paired.only_second,
+                "total": paired.total,
+                "difference": paired.difference,
+                "interval": list(paired.interval()),
+                "p_value": paired.p_value,
+                "questions_to_tell": paired.questions_for(paired.difference) if paired.difference else None,
+            }
+        )
+    return found
 
 
 def agreement(reference: Mapping[int, str], answers: Mapping[int, str]) -> float | None:

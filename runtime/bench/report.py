@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,22 +10,19 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from switchkd.data.examples import choose
-from switchkd.data.questions import question_text
-from switchkd.errors import DataError, SkdError
+from switchkd.errors import SkdError
 from switchkd.files import write_text
-from switchkd.pictures import open_image
 from switchkd.runtime.bench import figures
+from switchkd.runtime.bench.comparison import compare
+from switchkd.runtime.bench.gallery import data_uri, missed, samples
+from switchkd.runtime.bench.limits import failed
 from switchkd.runtime.bench.measurement import OWN_SETTINGS, PHASES, Bench
-from switchkd.runtime.bench.quality import right_answers
 from switchkd.runtime.bench.statistics import QUANTILES, summarise
-from switchkd.runtime.bench.tables import NONE, WORDS, Grid, compare, figure, grids, spread
+from switchkd.runtime.bench.tables import NONE, WORDS, Grid, figure, grids, spread, verdict_lines
 from switchkd.scoring import is_right
 
 SCHEMA = 1
 JSON_NAME, REQUESTS_NAME, HTML_NAME = "bench.json", "requests.jsonl", "report.html"
-_SAMPLES = 18
-_SAMPLE_SIDE = 240  # pixels
 
 
 def write_bench(bench: Bench, summary: dict[str, Any], extra: Sequence[Grid], out: Path) -> Path:
@@ -88,8 +83,10 @@ def render(bench: Bench, summary: dict[str, Any], extra: Sequence[Grid]) -> str:
         grids=[*grids(summary), *extra],
         phases=_phases(bench),
         drawings=_drawings(bench, summary),
-        samples=_samples(bench),
-        failures=bench.failures(),
+        samples=samples(bench),
+        missed=missed(bench),
+        verdict=verdict_lines(summary),
+        failures=[*bench.failures(), *failed(summary)],
         unused=("unreadable", "interrupted", *(name for own in others for name in own)),
         title=bench.title,
     )
@@ -139,7 +136,7 @@ def _phases(bench: Bench) -> Grid | None:
 def _drawings(bench: Bench, summary: dict[str, Any]) -> list[tuple[str, Markup]] | None:
     """(title, picture as a data URI); None without matplotlib."""
     try:
-        return [(title, _data_uri(svg.encode(), "image/svg+xml")) for title, svg in _draw(bench, summary)]
+        return [(title, data_uri(svg.encode(), "image/svg+xml")) for title, svg in _draw(bench, summary)]
     except ModuleNotFoundError as error:
         if error.name != "matplotlib":
             raise
@@ -152,7 +149,10 @@ def _draw(bench: Bench, summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
     asked = [each for each in bench.answered() if each.requests]
     filmed = [each for each in bench.answered() if each.camera]
     if asked:
-        yield "Accuracy against speed; the area is the peak of memory", figures.draw_pareto(variants)
+        yield (
+            "Accuracy against speed, and the limits; the area is the peak of memory",
+            figures.draw_pareto(summary, variants),
+        )
         yield "Where an answer's time goes", figures.draw_phases(variants)
         yield "Time to first token", figures.draw_latencies(asked, "first_token")
         yield "Time to the whole answer", figures.draw_latencies(asked, "answer")
@@ -161,43 +161,3 @@ def _draw(bench: Bench, summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if filmed:
         yield "Age of answered frames, and the deadline", figures.draw_camera(filmed)
         yield "Memory while the camera ran", figures.draw_memory(filmed)
-
-
-def _samples(bench: Bench) -> list[dict[str, Any]]:
-    """Pictures with every variant's answer: one for each way of being right or wrong, so that none is flattered."""
-    asked = [each for each in bench.answered() if each.requests]
-    if not asked:
-        return []
-    answers = {each.name: each.answers() for each in asked}
-    shared = sorted(set.intersection(*(set(each) for each in answers.values())))
-    right = {name: right_answers(bench.questions, each) for name, each in answers.items()}
-    questions = [bench.questions[index] for index in shared]
-    patterns = [tuple(right[name][index] for name in answers) for index in shared]
-    samples = []
-    for place in choose(questions, patterns, _SAMPLES):
-        index, question = shared[place], questions[place]
-        try:
-            picture = _thumbnail(question.image)  # type: ignore[arg-type]  # `choose` takes none without
-        except DataError:  # gone since it was asked about
-            continue
-        samples.append(
-            {
-                "picture": picture,
-                "question": question_text(question.messages),
-                "expected": question.answer,
-                "answers": [(name, answers[name][index], right[name][index]) for name in answers],
-            }
-        )
-    return samples
-
-
-def _thumbnail(path: Path) -> Markup:
-    picture = open_image(path)
-    picture.thumbnail((_SAMPLE_SIDE, _SAMPLE_SIDE))
-    stream = io.BytesIO()
-    picture.save(stream, "JPEG", quality=88)
-    return _data_uri(stream.getvalue(), "image/jpeg")
-
-
-def _data_uri(content: bytes, kind: str) -> Markup:
-    return Markup(f"data:{kind};base64,{base64.b64encode(content).decode()}")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from switchkd.runtime.bench.measurement import PHASES, RATIOS
-from switchkd.runtime.bench.statistics import QUANTILES, SAMPLES_NEEDED, ratio
+from switchkd.runtime.bench.pairs import SURE
+from switchkd.runtime.bench.statistics import QUANTILES, SAMPLES_NEEDED
+from switchkd.runtime.bench.verdict import GOALS
 
 WORDS = {
     "preprocess": "resize",
@@ -18,6 +19,7 @@ WORDS = {
     "decode_token": "a token",
     "answer": "whole answer",
 }
+_LIMIT_WORDS = {"max_loss": "points lost", "max_ms": "answer, ms", "max_mb": "weights, MB"}
 NONE = "–"
 Summary = Mapping[str, Any]
 
@@ -42,7 +44,8 @@ def grids(summary: Summary) -> list[Grid]:
         reference = summary["settings"]["reference"]
         found += [_speed(asked), _tails(asked)]
         found += [_multiples(asked, reference)] if any(each["latency"].get("beside") for each in asked.values()) else []
-        found += [_quality(asked, reference), *_text(asked, reference), _size(asked)]
+        found += [_quality(asked, reference), *_pairs(summary), *_text(asked, reference), _size(asked)]
+        found += _limits(summary)
     if filmed:
         found += [_camera(filmed), _memory(filmed)]
     return found
@@ -115,7 +118,7 @@ def _quality(variants: Mapping[str, Any], reference: str) -> Grid:
         rows.append(
             (
                 name,
-                _accuracy(quality["accuracy"]["all"]),
+                accuracy_cell(quality["accuracy"]["all"]),
                 _difference(quality.get("difference")),
                 NONE if divergence is None else f"{divergence['kl_mean']:.2g}",
                 NONE if divergence is None else spread(divergence["kl_p99"], "p99", 1),
@@ -127,6 +130,47 @@ def _quality(variants: Mapping[str, Any], reference: str) -> Grid:
         f"and equal first choices: next tokens along the answers of {reference}, with the pictures."
     )
     return Grid("Quality", ("variant", "right, %", "difference (p)", "KL mean", "KL p99", "same first, %"), rows, note)
+
+
+def _pairs(summary: Summary) -> list[Grid]:
+    """Every two variants; nothing where there is one alone."""
+    rows = []
+    for each in summary.get("pairs", ()):
+        low, high = (f"{100 * bound:+.1f}" for bound in each["interval"])
+        more = NONE if each["p_value"] < SURE or not each["questions_to_tell"] else f"{each['questions_to_tell']:,}"
+        difference = f"{100 * each['difference']:+.1f} ({low} to {high})"
+        alone = (f"{each[key]:,}" for key in ("first_only", "second_only"))
+        rows.append((each["first"], each["second"], *alone, difference, f"{each['p_value']:.2g}", more))
+    note = (
+        "Questions that one alone answers right; points that the second has more, with their 95 % interval (Bonett and Price); "
+        "McNemar's exact test. Would tell: about how many questions would, where these don't, if the difference is what it looks "
+        "like (80 % power)."
+    )
+    columns = ("first", "second", "first alone", "second alone", "difference", "p", "would tell")
+    return [Grid("Every two on the same questions", columns, rows, note)] if rows else []
+
+
+def _limits(summary: Summary) -> list[Grid]:
+    """Which variant holds which limit; nothing where none was given."""
+    found = summary.get("limits")
+    if not found:
+        return []
+    names = [check["limit"] for check in next(iter(found.values()))["checks"]]
+    rows = []
+    for name, each in found.items():
+        cells = (f"{figure(check['value'])} {check['outcome']}" for check in each["checks"])
+        rows.append((name, *cells, "pass" if each["passed"] else "FAIL"))
+    heads = [f"{_LIMIT_WORDS[name]} ≤ {summary['settings'][name]:g}" for name in names]
+    note = "What the questions or this run's noise can't tell from a limit doesn't pass."
+    return [Grid("Limits", ("variant", *heads, ""), rows, note)]
+
+
+def verdict_lines(summary: Summary) -> list[tuple[str, str, str, str]]:
+    """For each goal: its words, the choice, how that is known, and why."""
+    verdict = summary.get("verdict") or {"goals": ()}
+    return [
+        (GOALS[each["goal"]], each["choice"], each["basis"], "; ".join(each["reasons"])) for each in verdict["goals"]
+    ]
 
 
 def _text(variants: Mapping[str, Any], reference: str) -> list[Grid]:
@@ -163,7 +207,7 @@ def _joules(each: Summary) -> str:
     return figure(each["energy"]["joules_per_answer"]) if each["energy"] else "n/a"
 
 
-def _accuracy(entry: Summary) -> str:
+def accuracy_cell(entry: Summary) -> str:
     low, high = entry["interval"]
     return f"{100 * entry['accuracy']:.1f} ({100 * low:.0f}–{100 * high:.0f})"
 
@@ -205,109 +249,3 @@ def _memory(variants: Mapping[str, Any]) -> Grid:
         rows.append((name, *(figure(None if size is None else size / 1e6) for size in sizes), growth["verdict"]))
     columns = ("peak", "at the start", "at the end", "growth", "growth an hour", "verdict")
     return Grid("Memory while the camera ran, MB", ("variant", *columns), rows)
-
-
-_COMPARED: tuple[tuple[str, Callable[[Summary], Any]], ...] = (
-    ("first token, p50", lambda each: each["latency"]["first_token"]),
-    ("a token, p50", lambda each: each["latency"]["decode_token"]),
-    ("whole answer, p50", lambda each: each["latency"]["answer"]),
-    ("camera: age, p50", lambda each: each["camera"]["age"]),
-)
-
-
-def compare(old: Summary, new: Summary) -> Grid:
-    """Ratios of the medians of two benches, variant by variant, with their uncertainty."""
-    rows = []
-    references = {each["settings"].get("reference") for each in (old, new)}
-    for name, each in new["variants"].items():
-        before = old["variants"].get(name)
-        if before is None:
-            continue
-        for words, find in _COMPARED:
-            pair = _both(find, before, each)
-            if pair is not None:
-                rows.append((f"{name}, {words}", *_ratio_cells(*pair)))
-        for phase in RATIOS if len(references) == 1 else ():
-            pair = _both(_finding_multiple(phase), before, each)
-            if pair is not None:
-                rows.append((f"{name}, {WORDS[phase]} beside {next(iter(references))}", *_ratio_cells(*pair, "×", 1)))
-        rows += _plain_rows(name, before, each)
-    note = (
-        "New / old. ±: 95 %, out of how noisy each of the two runs was; what differs between runs for other reasons "
-        "isn't in it. Beside another: as a multiple of its time for the same question, in which the computer's own changes "
-        "cancel. Peaks are single readings. Right answers: difference in points with its 95 % interval, as if the two had been "
-        "asked different questions."
-    )
-    return Grid("Against the older bench", ("variant", "old", "new", "ratio", ""), rows, note)
-
-
-def _finding_multiple(phase: str) -> Callable[[Summary], Any]:
-    return lambda each: each["latency"]["beside"][phase]
-
-
-def _both(find: Callable[[Summary], Any], old: Summary, new: Summary) -> tuple[Summary, Summary] | None:
-    try:
-        pair = find(old), find(new)
-    except (KeyError, TypeError):  # measured in one of them only
-        return None
-    return pair if pair[0]["p50"] and pair[1]["p50"] else None
-
-
-def _ratio_cells(old: Summary, new: Summary, unit: str = "ms", scale: float = 1e3) -> tuple[str, ...]:
-    value, noise = ratio(new["p50"], old["p50"], new["p50_noise"], old["p50_noise"])
-    shown = f"{value:.3f}" if noise is None else f"{value:.3f} ±{value * noise:.3f}"
-    verdict = "" if noise is None else "within noise" if abs(value - 1) <= value * noise else "differs"
-    return f"{scale * old['p50']:.4g} {unit}", f"{scale * new['p50']:.4g} {unit}", shown, verdict
-
-
-def _plain_rows(name: str, old: Summary, new: Summary) -> list[tuple[str, ...]]:
-    """Peak memory and accuracy, where both benches have them."""
-    rows = []
-    peaks = [peak for each in (old, new) if (peak := (each.get("memory") or {}).get("peak"))]
-    if len(peaks) == 2:
-        rows.append(
-            (f"{name}, peak memory", *(f"{peak / 1e6:.4g} MB" for peak in peaks), f"{peaks[1] / peaks[0]:.3f}", "")
-        )
-    scores = [each["quality"]["accuracy"]["all"] for each in (old, new) if each.get("quality")]
-    if len(scores) == 2:
-        rows.append((f"{name}, right, %", *map(_accuracy, scores), *_difference_cells(*scores)))
-    return rows
-
-
-def _difference_cells(old: Summary, new: Summary) -> tuple[str, str]:
-    """New minus old in points, with Newcombe's interval out of the two of Wilson (Statistics in Medicine 17, 1998, method 10)."""
-    change = new["accuracy"] - old["accuracy"]
-    (old_low, old_high), (new_low, new_high) = old["interval"], new["interval"]
-    low = change - math.hypot(new["accuracy"] - new_low, old_high - old["accuracy"])
-    high = change + math.hypot(new_high - new["accuracy"], old["accuracy"] - old_low)
-    verdict = "within noise" if low <= 0 <= high else "differs"
-    return f"{100 * change:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})", verdict
-
-
-def changes_between(old: Summary, new: Summary) -> list[str]:
-    """Why two benches may not be comparable, a sentence each."""
-    lines = []
-    for place, keys in (
-        ("machine", ("cpu", "usable_cores", "governor")),
-        ("settings", ("scenario", "device", "threads", "context", "max_tokens", "rate", "sequential", "data")),
-    ):
-        lines += _changes(old[place], new[place], keys)
-    before, after = (each["machine"].get("versions") or {} for each in (old, new))
-    lines += _changes(before, after, sorted(before.keys() & after.keys()))
-    both = [name for name in new["variants"] if name in old["variants"]]
-    for name in both:
-        files = [each["variants"][name].get("files") or {} for each in (old, new)]
-        if files[0].get("manifest_sha256") != files[1].get("manifest_sha256"):
-            lines.append(f"{name} was another export in the older bench.")
-    for whose, names in (("older", old["variants"]), ("newer", new["variants"])):
-        if only := [name for name in names if name not in both]:
-            lines.append(f"Only the {whose} bench has {', '.join(only)}.")
-    return lines
-
-
-def _changes(old: Summary, new: Summary, keys: Sequence[str]) -> list[str]:
-    return [
-        f"The older bench had another {key.replace('_', ' ')}: {old.get(key)} instead of {new.get(key)}."
-        for key in keys
-        if old.get(key) != new.get(key)
-    ]

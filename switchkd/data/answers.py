@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,7 +15,11 @@ from rich.progress import track
 from switchkd.data.questions import Question
 from switchkd.errors import DataError
 from switchkd.files import write_text
-from switchkd.scoring import Score, is_right, score_by_kind
+from switchkd.overlap import EXACT, MEASURES, MeanScore
+from switchkd.prompt import ChatPrompt
+from switchkd.scoring import Score, is_right, normalise, score_by_kind
+
+_LEAST_TOKENS = 16
 
 
 class Answers(Protocol):
@@ -23,6 +28,32 @@ class Answers(Protocol):
     def answer(self, questions: list[Question], *, max_new_tokens: int = 16) -> list[str]:
         """Greedy answers, without special tokens, in the questions' order. Raises DataError where one can't be asked."""
         ...
+
+
+class Counted:
+    """Answers that come one at a time, of which those that a limit ended are counted.
+
+    Args:
+        ended: whether the last one ended by itself.
+    """
+
+    def __init__(self, model: Answers, ended: Callable[[], bool]) -> None:
+        self._model, self._ended = model, ended
+        self.cut = 0
+
+    def answer(self, questions: list[Question], *, max_new_tokens: int = 16) -> list[str]:
+        """As the model's."""
+        texts = []
+        for question in questions:
+            texts += self._model.answer([question], max_new_tokens=max_new_tokens)
+            self.cut += not self._ended()
+        return texts
+
+
+def usual_limit(prompt: ChatPrompt, questions: Sequence[Question]) -> int:
+    """Tokens for an answer: half as many again as the longest expected one has, and at least 16."""
+    longest = max(len(prompt.encode_text(answer)) for answer in {question.answer for question in questions})
+    return max(_LEAST_TOKENS, -(-3 * longest // 2))
 
 
 Given = Sequence[str | None]  # answers in the questions' order; None where one couldn't be asked
@@ -88,6 +119,15 @@ def right_answers(questions: Sequence[Question], answers: Given) -> list[bool]:
     return [_is_right(answer, question.answer) for question, answer in zip(questions, answers, strict=True)]
 
 
+def measure_answers(questions: Sequence[Question], answers: Given, measure: str) -> list[float]:
+    """Each answer by one of `MEASURES`, 0 to 1; what couldn't be asked has 0."""
+    compute = MEASURES[measure]
+    return [
+        0.0 if answer is None else compute(answer, question.answer)
+        for question, answer in zip(questions, answers, strict=True)
+    ]
+
+
 def _is_right(answer: str | None, expected: str) -> bool:
     return answer is not None and is_right(answer, expected)
 
@@ -97,28 +137,66 @@ def score_answers(questions: Sequence[Question], answers: Given) -> dict[str, Sc
     return score_by_kind([question.kind for question in questions], right_answers(questions, answers))
 
 
-def plain_scores(scores: Mapping[str, Score]) -> dict[str, Any]:
-    """Scores as JSON has them: kind → "right", "total", "accuracy", "interval"."""
+def mean_scores(questions: Sequence[Question], answers: Given, measure: str) -> dict[str, MeanScore]:
+    """The mean of another measure by kind, and under "all"."""
+    values = measure_answers(questions, answers, measure)
+    groups: dict[str, list[float]] = defaultdict(list)
+    for question, value in zip(questions, values, strict=True):
+        groups[question.kind].append(value)
+    return {kind: MeanScore(tuple(group)) for kind, group in sorted(groups.items())} | {"all": MeanScore(tuple(values))}
+
+
+def dominant_answer(questions: Sequence[Question], answers: Given) -> tuple[str, int, int] | None:
+    """An answer that at least half of the questions get, ten at least, and more than a quarter more than expect it:
+    (the answer, how many get it, how many expect it)."""
+    said = Counter(normalise(answer) for answer in answers if answer is not None)
+    if not said:
+        return None
+    ((answer, count),) = said.most_common(1)
+    expected = sum(normalise(question.answer) == answer for question in questions)
+    if count < max(10, len(questions) / 2) or count <= 1.25 * expected:
+        return None
+    return answer, count, expected
+
+
+def plain_scores(scores: Mapping[str, Score | MeanScore]) -> dict[str, Any]:
+    """Scores as JSON has them: kind → "right", "total", "accuracy", "interval"; of another measure "mean" instead of "right"
+    and "accuracy"."""
     return {
-        kind: {"right": score.right, "total": score.total, "accuracy": score.accuracy, "interval": score.interval()}
+        kind: (
+            {"right": score.right, "total": score.total, "accuracy": score.accuracy, "interval": score.interval()}
+            if isinstance(score, Score)
+            else {"total": score.total, "mean": score.accuracy, "interval": score.interval()}
+        )
         for kind, score in scores.items()
     }
 
 
-def plain_answers(questions: Sequence[Question], answers: Given) -> dict[str, Any]:
-    """ "scores" by kind, under "unanswered" how many couldn't be asked, and under "answers" each question's id, kind,
-    expected and given answer."""
-    rows = [
+def plain_answers(
+    questions: Sequence[Question], answers: Given, measure: str = EXACT, cut: int | None = None
+) -> dict[str, Any]:
+    """ "scores" by kind, under "unanswered" how many couldn't be asked, under "cut" how many ended at a limit (where counted), and
+    under "answers" each question's id, kind, expected and given answer, with its score by another measure than exact match."""
+    rows: list[dict[str, Any]] = [
         {"id": question.id, "kind": question.kind, "expected": question.answer, "answer": answer}
         for question, answer in zip(questions, answers, strict=True)
     ]
+    scores: Mapping[str, Score | MeanScore] = score_answers(questions, answers)
+    if measure != EXACT:
+        scores = mean_scores(questions, answers, measure)
+        values = measure_answers(questions, answers, measure)
+        rows = [row | {"score": value} for row, value in zip(rows, values, strict=True)]
+    counted = {} if cut is None else {"cut": cut}
     unanswered = sum(answer is None for answer in answers)
-    return {"scores": plain_scores(score_answers(questions, answers)), "unanswered": unanswered, "answers": rows}
+    plain = {"measure": measure, "scores": plain_scores(scores), "unanswered": unanswered}
+    return plain | counted | {"answers": rows}
 
 
-def write_answers(path: Path, questions: Sequence[Question], answers: Given) -> None:
+def write_answers(
+    path: Path, questions: Sequence[Question], answers: Given, measure: str = EXACT, cut: int | None = None
+) -> None:
     """Scores and every answer as JSON."""
-    write_text(path, json.dumps(plain_answers(questions, answers), indent=1) + "\n")
+    write_text(path, json.dumps(plain_answers(questions, answers, measure, cut), indent=1) + "\n")
 
 
 def read_scores(path: Path) -> dict[str, Score]:

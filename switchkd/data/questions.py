@@ -1,4 +1,4 @@
-"""Test questions in the LLaVA form: one question, its expected answer, and the group it is counted in. No torch."""
+"""Test questions in the LLaVA form: a question, its expected answer, and the group it is counted in. No torch."""
 
 from __future__ import annotations
 
@@ -26,17 +26,22 @@ class Question:
 
 
 def read_questions(file: Path, images: Path | None, *, follow_links: bool = False) -> list[Question]:
-    """Reads a test file of single-turn records whole; a test is complete or it is none, so nothing is left out.
+    """Reads a test file whole; a test is complete or it is none, so nothing is left out. A record of several turns is as many
+    questions, `ID/1`, `ID/2` …, each asked with the true turns before it.
 
     Args:
         follow_links: links in the picture folder may lead out of it.
 
     Raises:
-        DataError: the file isn't valid, or a record can't be used, has several turns or lacks its picture.
+        DataError: the file isn't valid, or a record can't be used or lacks its picture.
     """
     records = RecordFile(file)
     places = enumerate(scan_records(file), 1)
-    questions = [_read_question(records.read(*place), number, file, images, follow_links) for number, place in places]
+    questions = [
+        question
+        for number, place in places
+        for question in _read_questions(records.read(*place), number, file, images, follow_links)
+    ]
     if not questions:
         raise DataError(f"{file} has no questions.")
     return questions
@@ -56,7 +61,8 @@ def exchanges(messages: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]
             yield question_text(messages[: index + 1]), messages[index + 1]["content"]
 
 
-def _read_question(raw: bytes, number: int, file: Path, images: Path | None, follow_links: bool) -> Question:
+def _read_questions(raw: bytes, number: int, file: Path, images: Path | None, follow_links: bool) -> Iterator[Question]:
+    """A record's, one for each of its answers."""
     name = f"record {number}"
     try:
         record = read_record(raw)
@@ -64,11 +70,24 @@ def _read_question(raw: bytes, number: int, file: Path, images: Path | None, fol
         image = None if record.image is None else picture_path(images, record.image, follow_links=follow_links)
     except BadRecordError as error:
         raise DataError(f"{file}, {name} can't be used ({error.reason.name.lower()}): {error}.") from error
-    *prompt, answer = record.messages
-    if sum(message["role"] == "assistant" for message in record.messages) > 1:
-        raise DataError(f"{file}, {name} has several answers; a test question has one.")
-    try:
-        answer["content"].encode()
-    except UnicodeEncodeError as error:
-        raise DataError(f"{file}, {name} can't be used: its answer isn't Unicode.") from error
-    return Question(record.id or str(number), record.kind, image, prompt, answer["content"])
+    places = [place for place, message in enumerate(record.messages) if message["role"] == "assistant"]
+    for turn, place in enumerate(places, 1):
+        prompt, answer = record.messages[:place], record.messages[place]["content"]
+        if not answer.strip():
+            raise DataError(f"{file}, {name} can't be used: its answer {turn} is empty.")
+        try:
+            answer.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(f"{file}, {name} can't be used: its answer isn't Unicode.") from error
+        own = record.id or str(number)
+        yield Question(
+            own if len(places) == 1 else f"{own}/{turn}",
+            record.kind,
+            image if any(map(_shows_picture, prompt)) else None,  # which may come with a later turn
+            prompt,
+            answer,
+        )
+
+
+def _shows_picture(message: Mapping[str, Any]) -> bool:
+    return isinstance(message["content"], list) and any(part["type"] == "image" for part in message["content"])

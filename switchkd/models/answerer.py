@@ -55,6 +55,7 @@ class Answerer:
                 f"{folder} names no token that ends an answer: set eos_token in tokenizer_config.json, "
                 "or eos_token_id in generation_config.json."
             )
+        self.cut = 0  # answers so far that a limit ended
         self._ends, self._pad = frozenset(ends), ends[0]  # padding is masked, so that any will do
         # Greedy as the engines are: a checkpoint's own settings (a repetition penalty …) would answer otherwise.
         self.vlm.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=self._pad)
@@ -73,6 +74,7 @@ class Answerer:
                 f"A question takes {longest} tokens with its answer; the model was made for {self._context}."
             )
         generated = self.vlm.generate(**batch, max_new_tokens=max_new_tokens)[:, batch["input_ids"].shape[1] :]
+        self.cut += sum(self._ends.isdisjoint(ids) for ids in generated.tolist())
         # An end token isn't always a special one, whose text goes of itself.
         answers = [takewhile(lambda token: token not in self._ends, ids) for ids in generated.tolist()]
         return [self.prompt.decode([*ids]).strip() for ids in answers]

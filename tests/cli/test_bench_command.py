@@ -73,8 +73,25 @@ def test_bare_it_measures_the_newest_runs_exports_against_its_student(run):
     assert report.count("data:image/svg+xml;base64,") == 5 and "data:image/jpeg;base64," in report
     assert not re.search(r"(src|href)=[\"'](?!data:)", report) and "<script" not in report
     assert "is it &lt;b&gt;red&lt;/b&gt; ?" in report and "<b>" not in report
-    compared = skd("student-onnx-q8", *QUICK, "--compare", folder / "bench.json", "--out", "second")
+    limits = ("--max-ms", 1e6, "--max-mb", 1e3)
+    compared = skd("student-onnx-q8", *QUICK, "--compare", folder / "bench.json", "--out", "second", *limits)
+    assert "What to ship" in compared and "fails" not in compared
     assert "Against the older bench" in compared and "whole answer, p50" in compared and "ratio" in compared
+
+
+def test_limits_decide_the_status(run):
+    """Six questions can't show that a copy of the reference loses nothing; the reference itself loses nothing."""
+    shutil.copytree(run / "exports" / "student-onnx-q8", run / "exports" / "copy")
+    output = skd("student-onnx-q8", "copy", *QUICK, "--max-loss", 1, "--max-mb", 1e3, "--target", "rk3588", status=1)
+    assert (
+        "Error: copy fails: points lost against student-onnx-q8: 0.0" in output and "they can't tell that, " in output
+    )
+    assert "student-onnx-q8 fails" not in output and "predicted for rk3588" in " ".join(output.split())
+    summary = read_summary(run / "reports" / "bench" / "bench.json")
+    assert [each["passed"] for each in summary["limits"].values()] == [True, False]
+    assert "Not considered, as limits aren't held: copy." in summary["verdict"]["caveats"]
+    report = (run / "reports" / "bench" / "report.html").read_text()
+    assert 0 < report.index("What to ship") < report.index("copy fails: points lost") < report.index("Speed, ms")
 
 
 def test_one_bad_variant_is_told_and_the_rest_is_written(run):
@@ -108,6 +125,9 @@ def test_one_bad_variant_is_told_and_the_rest_is_written(run):
         (("--scenario", "camera", "--rate", "inf"), "'--rate': inf isn't a finite number"),
         (("--scenario", "camera", "--minutes", "inf"), "'--minutes': inf"),
         (("--seconds", "nan"), "'--seconds': nan"),
+        (("--max-ms", "0"), "'--max-ms': 0"),
+        (("--scenario", "camera", "--max-loss", "1"), "--max-loss goes with --scenario single alone"),
+        (("--target", "nowhere"), "There is no target 'nowhere'"),
         (("--rate", "5"), "--rate goes with --scenario camera alone"),
         (("--scenario", "camera", "--questions", "5"), "--questions goes with --scenario single alone"),
         (("--scenario", "camera", "--sequential"), "--sequential goes with --scenario single alone"),
@@ -116,7 +136,7 @@ def test_one_bad_variant_is_told_and_the_rest_is_written(run):
 def test_refusals_come_before_anything_is_measured(run, arguments, words):
     (run.parents[1] / "newer.json").write_text('{"schema": 2}')
     (run.parents[1] / "torn.json").write_text('{"schema": 1, "machine": {}, "settings": {}, "variants": {"a": []}}')
-    status = 2 if {"--scenario", "--rate", "--seconds"} & {*arguments} else 1
+    status = 2 if {"--scenario", "--rate", "--seconds", "--max-ms"} & {*arguments} else 1
     assert words in " ".join(skd(*arguments, status=status).split())
     assert not (run / "reports").exists()
 

@@ -13,6 +13,8 @@ from switchkd.cli.main import main
 from switchkd.data.questions import read_questions
 from switchkd.export.folder import ExportRequest, run_export
 from switchkd.models.answerer import Answerer
+from switchkd.overlap import rouge_l
+from switchkd.pictures import open_image
 from switchkd.runtime.engines.opening import open_engine
 from switchkd.scoring import Paired, is_right
 
@@ -82,8 +84,6 @@ def test_models_are_compared_on_the_same_questions(folder, tmp_path, accuracy):
     assert list(written["models"]) == ["student", "f32", "q4"] and written["reference"] == "student"
     questions = read_questions(folder / "questions.json", folder / "images")
     with open_engine(folder / "q4", threads=1) as engine:
-        from switchkd.pictures import open_image
-
         literal = [
             engine.answer(one.messages, one.image and open_image(one.image), max_new_tokens=6) for one in questions
         ]
@@ -116,6 +116,36 @@ def test_one_export_alone_is_written_as_one_checkpoint_is(tmp_path):
     for model in ("student", "f32"):
         skd("eval", model, "--data", "questions.json", "--max-tokens", 6, "--json", tmp_path / f"{model}.json")
     assert (tmp_path / "student.json").read_text() == (tmp_path / "f32.json").read_text()
+
+
+def test_long_answers(folder, tmp_path):
+    """The limit follows the longest expected answer; a cut is counted as it happened, for a checkpoint as for an export; a
+    conversation is asked turn by turn; the measure follows the expected answers' length."""
+    words = " ".join(["a red car stands at the light and"] * 4)
+    talk = [("human", "<image>\nwhat is there ?"), ("gpt", words), ("human", "and then ?"), ("gpt", f"then {words}")]
+    turns = [{"from": who, "value": text} for who, text in talk]
+    (tmp_path / "talk.json").write_text(json.dumps([{"id": "c", "image": "0.png", "conversations": turns}]))
+    asked = ("--data", tmp_path / "talk.json", "--images", "images", "--threads", 1)
+    with open_engine(folder / "f32", threads=1) as engine:
+        limit = -(-3 * len(engine.prompt.encode_text(f"then {words}")) // 2)
+        assert limit > 16
+        texts, ended = [], []
+        for question in read_questions(tmp_path / "talk.json", folder / "images"):
+            texts.append(engine.answer(question.messages, open_image(question.image), max_new_tokens=limit))
+            ended.append(engine.timings.ended)
+    for model in ("f32", "student"):
+        output = skd("eval", model, *asked, "--json", tmp_path / "out.json")
+        written = json.loads((tmp_path / "out.json").read_text())
+        assert [row["answer"] for row in written["answers"]] == texts
+        assert [row["id"] for row in written["answers"]] == ["c/1", "c/2"]
+        assert written["cut"] == ended.count(False) and written["measure"] == "rouge-l"
+        assert written["scores"]["all"]["mean"] == pytest.approx(
+            (rouge_l(texts[0], words) + rouge_l(texts[1], f"then {words}")) / 2
+        )
+        assert "ROUGE-L" in output
+    short = skd("eval", "f32", "student", *asked, "--max-tokens", 1, "--score", "exact")
+    assert short.count("2 of 2 answers were cut at 1 tokens") == 2 and "Accuracy on held-out" in short
+    assert "F1, %" in skd("eval", "f32", *asked, "--max-tokens", 1, "--score", "f1")
 
 
 def test_an_export_by_its_name_in_the_newest_run(folder, tmp_path, monkeypatch, accuracy):

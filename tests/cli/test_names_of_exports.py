@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 from support.finished import coloured_records
 
+from switchkd.cli.export import _beside
 from switchkd.cli.main import main
 
 TAKE_NAMES = ("attention", "bench", "chat", "data check", "eval", "export", "hardware fit", "probe", "serve", "ship")
@@ -100,3 +101,12 @@ def test_predictions_and_data_checks_take_them_too():
 def test_names_of_nothing_are_one_line(arguments, message):
     output = skd(*arguments, fails=True)
     assert message in output and output.count("Error: ") == 1
+
+
+def test_an_export_ends_with_its_neighbours():
+    """Those of its own run, with the command that measures them."""
+    assert _beside(Path("runs/old/exports/made")) == (
+        "It stands beside only, small; `skd bench --run old` measures them all and says which to ship."
+    )
+    assert "first export of its run" in _beside(Path("runs/elsewhere/exports/made"))
+    assert _beside(Path("some where")) == "How fast it is: `skd bench 'some where'`."

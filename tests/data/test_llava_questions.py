@@ -29,10 +29,23 @@ def test_questions_are_read(make_source, images):
         ([car(), {"id": "x"}], r"record 2 can't be used \(no_conversation\)"),
         ([car(image="none.png")], r"car can't be used \(no_picture\)"),
         ([car(image="../images/car.png")], r"car can't be used \(outside_folder\)"),
-        ([{"id": 7, "conversations": turns("a", "b", "c", "d")}], "7 has several answers"),
+        ([{"id": 7, "conversations": turns("a", "b", "c", " ")}], "7 can't be used: its answer 2 is empty"),
     ],
 )
 def test_an_incomplete_test_is_an_error(make_source, images, records, words):
     with pytest.raises(DataError, match=words) as caught:
         read_questions(make_source(records).file, images)
     assert "\n" not in str(caught.value)
+
+
+def test_every_answer_of_a_conversation_is_a_question(make_source, images):
+    """With the true turns before it; the picture belongs to the questions that come with or after it."""
+    talk = turns("What ?", "A car.", "<image>\nWhose ?", "Mine.", "Since when ?", "Monday.")
+    first, second, third = read_questions(make_source([car(id="t", kind="k", conversations=talk)]).file, images)
+    assert [each.id for each in (first, second, third)] == ["t/1", "t/2", "t/3"]
+    assert [each.answer for each in (first, second, third)] == ["A car.", "Mine.", "Monday."]
+    assert first.messages == [{"role": "user", "content": "What ?"}]
+    assert [message["role"] for message in third.messages] == ["user", "assistant", "user", "assistant", "user"]
+    assert third.messages[:2] == [*first.messages, {"role": "assistant", "content": "A car."}]
+    assert third.messages[3]["content"] == "Mine." and third.messages[:3] == second.messages
+    assert [each.image for each in (first, second, third)] == [None, images / "car.png", images / "car.png"]

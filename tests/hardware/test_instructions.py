@@ -2,7 +2,7 @@
 
 import pytest
 
-from switchkd.hardware.instructions import lacking
+from switchkd.hardware.instructions import elsewhere, lacking
 
 HASWELL = {"ssse3", "sse4_2", "avx", "f16c", "fma", "avx2"}
 CORTEX_A72 = {"fp", "asimd"}
@@ -30,3 +30,12 @@ def names(has):
 )
 def test_what_is_lacking(has, named):
     assert names(has) == named
+
+
+def test_what_differs_on_other_processors_is_said():
+    assert elsewhere(set()) == []
+    for has, word in ((HASWELL, "without"), (HASWELL | {"avx_vnni"}, "with"), (HASWELL | {"avx512_vnni"}, "with")):
+        first, second = elsewhere(has)
+        assert first.startswith(f"Measured on a processor {word} VNNI") and second.startswith("On Arm")
+    (line,) = elsewhere(CORTEX_A72)
+    assert line.startswith("Measured on Arm") and "x86" in line

@@ -8,10 +8,11 @@ from scipy import stats
 from scipy.special import rel_entr, softmax
 
 from switchkd.data.questions import Question
+from switchkd.runtime.bench.comparison import changes_between, compare
 from switchkd.runtime.bench.divergence import divergence
 from switchkd.runtime.bench.figures import pareto_front
 from switchkd.runtime.bench.quality import Divergences, accuracy, agreement, difference, right_answers
-from switchkd.runtime.bench.tables import changes_between, compare, figure, spread
+from switchkd.runtime.bench.tables import figure, spread
 
 QUESTIONS = [Question(str(index), ("car", "sign")[index % 2], Path("x.png"), [], "two") for index in range(8)]
 

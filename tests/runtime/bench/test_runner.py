@@ -17,8 +17,9 @@ from switchkd.passages import PROVING, passages
 from switchkd.pictures import open_image
 from switchkd.runtime.bench import reading, runner
 from switchkd.runtime.bench.divergence import divergence
-from switchkd.runtime.bench.measurement import Bench, Measurement, summarise_bench
+from switchkd.runtime.bench.measurement import Bench, Measurement
 from switchkd.runtime.bench.session import Session
+from switchkd.runtime.bench.summary import summarise_bench
 from switchkd.runtime.bench.tables import grids
 from switchkd.runtime.engines.opening import open_checkpoint, open_engine
 

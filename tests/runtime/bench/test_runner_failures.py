@@ -12,9 +12,9 @@ from switchkd.data.questions import read_questions
 from switchkd.files import file_sha256
 from switchkd.manifest import FILE_NAME
 from switchkd.runtime.bench import runner
-from switchkd.runtime.bench.measurement import summarise_bench
 from switchkd.runtime.bench.memory import process_tree
 from switchkd.runtime.bench.session import Session
+from switchkd.runtime.bench.summary import summarise_bench
 from switchkd.runtime.engines.opening import open_engine
 
 # One worker runs them all: the models that they share take half a minute to make.

@@ -4,7 +4,8 @@ import copy
 
 import pytest
 
-from switchkd.runtime.bench.tables import _text, changes_between, compare
+from switchkd.runtime.bench.comparison import changes_between, compare
+from switchkd.runtime.bench.tables import _text
 from switchkd.scoring import Score
 
 
