@@ -148,7 +148,7 @@ _ONNX_RUNTIME = Runtime(
         "q8": Kernel(True, 0.68, 0.6, 0.7),
         "q4": Kernel(True, 0.68, 0.175, 0.65),
     },
-    bits={"q8": (8, 8, 8), "q4": (5.6, 4.9, 4.7)},
+    bits={"q8": (8, 8, 8), "q4": (5.6, 5.1, 4.7)},
     vision_bits={"q8": 8},
     own_embedding=True,
     devices=True,

@@ -99,6 +99,16 @@ def small_graph(
     return ir.from_proto(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=VERSION, producer_name="skd"))
 
 
+def constant(graph: Any, name: str, values: Any) -> Any:
+    """A new initializer of an `onnx_ir.Graph`."""
+    import onnx_ir as ir
+
+    tensor = ir.tensor(values, name=name)
+    value = ir.Value(name=name, const_value=tensor, shape=ir.Shape(values.shape), type=ir.TensorType(tensor.dtype))
+    graph.register_initializer(value)
+    return value
+
+
 def tensor_types(path: Path) -> dict[str, TensorCount]:
     """What a graph's weights really are: type → how many, and how many bytes; the largest first.
 

@@ -16,9 +16,10 @@ import numpy as np
 from switchkd.architecture.family import Refusal, refuse
 from switchkd.errors import SkdError
 from switchkd.export.checkpoint import Checkpoint
-from switchkd.export.onnx.graph import CONTRIB, save_graph, small_graph
+from switchkd.export.onnx.graph import CONTRIB, constant, save_graph, small_graph
 from switchkd.export.onnx.grids import halved
 from switchkd.export.onnx.kernels import BLOCK, Blocks
+from switchkd.export.onnx.rotary import fold_positions
 
 KEEP = "num_logits_to_keep"
 
@@ -60,6 +61,7 @@ def write_decoder(checkpoint: Checkpoint, path: Path) -> None:
         _name_cache_width(model.graph, checkpoint.architecture.head_width)
         _spell_out_norms(model.graph)
         _keep_last_logits(model.graph)
+        fold_positions(model.graph)
         save_graph(model, path)
 
 
@@ -182,7 +184,7 @@ def _spell_out_norms(graph: Any) -> None:
     for norm in [node for node in graph if node.op_type == "SimplifiedLayerNormalization"]:
         hidden, weight = norm.inputs
         two, last, epsilon = (
-            _constant(graph, f"{norm.name}/{name}", values)
+            constant(graph, f"{norm.name}/{name}", values)
             for name, values in (
                 ("two", np.array(2, np.float32)),
                 ("last", np.array([-1], np.int64)),
@@ -209,15 +211,6 @@ def _spell_out_norms(graph: Any) -> None:
         graph.remove(norm, safe=True)
 
 
-def _constant(graph: Any, name: str, values: Any) -> Any:
-    import onnx_ir as ir
-
-    tensor = ir.tensor(values, name=name)
-    value = ir.Value(name=name, const_value=tensor, shape=ir.Shape(values.shape), type=ir.TensorType(tensor.dtype))
-    graph.register_initializer(value)
-    return value
-
-
 def _keep_last_logits(graph: Any) -> None:
     """Lets the head see only the last positions: hidden[:, -num_logits_to_keep:], where 0 means all, as in Python.
 
@@ -230,7 +223,7 @@ def _keep_last_logits(graph: Any) -> None:
     count = ir.Value(name=KEEP, type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape([]))
     graph.inputs.append(count)
     axis, first, end = (
-        _constant(graph, f"{KEEP}.{name}", np.array([number], np.int64))
+        constant(graph, f"{KEEP}.{name}", np.array([number], np.int64))
         for name, number in (("axis", 1), ("first", 0), ("end", np.iinfo(np.int64).max))
     )
     negated = ir.node("Neg", [count], name=f"/lm_head/{KEEP}/Neg")

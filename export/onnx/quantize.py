@@ -20,15 +20,16 @@ from switchkd.export.onnx.graph import CONTRIB, save_graph
 from switchkd.export.onnx.grids import symmetric_grid
 from switchkd.export.onnx.kernels import LIMIT, Blocks, Kernels
 from switchkd.export.onnx.products import Product, products
+from switchkd.export.onnx.rotary import PREFIX
 from switchkd.export.onnx.smoothing import smooth
 
 Observed = Mapping[str, Seen]  # by the name of a value that products read
 _SMOOTHING = 0.5  # SmoothQuant's strength; 0.4 and 0.65 lose a third more on a real Qwen2.5-0.5B
 _APART = 32  # one of so many channels may stay in float
 _WORTH = 2.0  # where that makes the others' mean square error at least so much smaller
-_FREQUENT = 8192  # tokens that come first: vocabularies are in the order of merges, the most frequent before
+_FREQUENT = 16384  # tokens that come first: vocabularies are in the order of merges, the most frequent before
 # The first layers lose most, through all that follow, and of their products the `up`: which of so many layers get eight bits.
-_FINE_LAYERS = ((re.compile(r"/up_proj"), 1 / 4), (re.compile(r"/mlp/"), 1 / 8))
+_FINE_LAYERS = ((re.compile(r"/up_proj"), 3 / 8), (re.compile(r"/mlp/"), 1 / 8))
 # A language model's products of attention are an eighth of its weights and half of what four bits lose …
 _ATTENTION = re.compile(r"/attn/")
 # … and the gate is what loses least by them.
@@ -166,8 +167,9 @@ def convert_half(source: Path, target: Path) -> None:
     plain = ir.load(source).graph
     values = [value.name or "" for value in (*plain.inputs, *plain.outputs)]
     kept = [name for name in values if not name.startswith(("past_key_values.", "present."))]
+    exact = [node.name for node in plain if (node.name or "").startswith(PREFIX)]
     with _quiet():
-        half = convert_float_to_float16(str(source), keep_io_types=kept)
+        half = convert_float_to_float16(str(source), keep_io_types=kept, node_block_list=exact)
     graph = ir.from_proto(half)
     graph.graph.sort()  # the converter appends its casts
     save_graph(graph, target)

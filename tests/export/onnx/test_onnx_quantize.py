@@ -176,7 +176,7 @@ def test_a_large_vocabulary_s_first_rows_get_eight_bits(tmp_path, monkeypatch):
     assert np.abs(eight - four).max() > 0.01
 
 
-@pytest.mark.parametrize("layers, all_products, up", [(24, 3, 6), (4, 0, 1), (2, 0, 0)])
+@pytest.mark.parametrize("layers, all_products, up", [(24, 3, 9), (4, 0, 1), (2, 0, 0)])
 def test_the_first_layers_of_many_get_eight_bits(layers, all_products, up):
     kinds = ("up_proj", "gate_proj", "down_proj")
     names = [f"/model/layers.{layer}/mlp/{kind}/MatMul" for layer in range(layers) for kind in kinds] + [
