@@ -19,7 +19,6 @@ from switchkd.export.checkpoint import Checkpoint
 from switchkd.export.onnx.graph import CONTRIB, constant, save_graph, small_graph
 from switchkd.export.onnx.grids import halved
 from switchkd.export.onnx.kernels import BLOCK, Blocks
-from switchkd.export.onnx.rotary import fold_positions
 
 KEEP = "num_logits_to_keep"
 
@@ -61,7 +60,6 @@ def write_decoder(checkpoint: Checkpoint, path: Path) -> None:
         _name_cache_width(model.graph, checkpoint.architecture.head_width)
         _spell_out_norms(model.graph)
         _keep_last_logits(model.graph)
-        fold_positions(model.graph)
         save_graph(model, path)
 
 

@@ -20,7 +20,7 @@ from switchkd.export.onnx.graph import CONTRIB, save_graph
 from switchkd.export.onnx.grids import symmetric_grid
 from switchkd.export.onnx.kernels import LIMIT, Blocks, Kernels
 from switchkd.export.onnx.products import Product, products
-from switchkd.export.onnx.rotary import PREFIX
+from switchkd.export.onnx.rotary import fold_positions
 from switchkd.export.onnx.smoothing import smooth
 
 Observed = Mapping[str, Seen]  # by the name of a value that products read
@@ -155,6 +155,7 @@ def _rewrite(source: Path, target: Path, quantize: Callable[[Any, Kernels], None
 
     model = ir.load(source)
     quantize(model.graph, Kernels(model.graph))
+    fold_positions(model.graph)
     model.opset_imports.setdefault(CONTRIB, 1)
     save_graph(model, target)
 
@@ -167,9 +168,8 @@ def convert_half(source: Path, target: Path) -> None:
     plain = ir.load(source).graph
     values = [value.name or "" for value in (*plain.inputs, *plain.outputs)]
     kept = [name for name in values if not name.startswith(("past_key_values.", "present."))]
-    exact = [node.name for node in plain if (node.name or "").startswith(PREFIX)]
     with _quiet():
-        half = convert_float_to_float16(str(source), keep_io_types=kept, node_block_list=exact)
+        half = convert_float_to_float16(str(source), keep_io_types=kept)
     graph = ir.from_proto(half)
     graph.graph.sort()  # the converter appends its casts
     save_graph(graph, target)

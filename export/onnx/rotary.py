@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from switchkd.export.onnx.graph import constant
 
-PREFIX = "rotary/"  # of the nodes' names
+_PREFIX = "rotary/"  # of the nodes' names
 _EXACT = 5e-7  # largest error of numbers up to 1 by how cosines are computed
 _SMALLEST = 1024  # rows from which on it is worth it
 _NEIGHBOURS = range(
@@ -56,18 +56,18 @@ def _compute(graph: Any, tables: list[Any], frequencies: Floats, factor: np.floa
     """The nodes in the tables' place."""
     import onnx_ir as ir
 
-    numbers = [constant(graph, f"{PREFIX}{name}", np.array(number, np.int64)) for name, number in (("0", 0), ("1", 1))]
+    numbers = [constant(graph, f"{_PREFIX}{name}", np.array(number, np.int64)) for name, number in (("0", 0), ("1", 1))]
     count, column = (
-        constant(graph, f"{PREFIX}rows", np.array(rows, np.int64)),
-        constant(graph, f"{PREFIX}axis", np.array([1], np.int64)),
+        constant(graph, f"{_PREFIX}rows", np.array(rows, np.int64)),
+        constant(graph, f"{_PREFIX}axis", np.array([1], np.int64)),
     )
-    each = constant(graph, f"{PREFIX}frequencies", frequencies[None])  # [1, D]
-    scale = constant(graph, f"{PREFIX}factor", np.array(factor))
+    each = constant(graph, f"{_PREFIX}frequencies", frequencies[None])  # [1, D]
+    scale = constant(graph, f"{_PREFIX}factor", np.array(factor))
     nodes: list[Any] = []
 
     def add(kind: str, inputs: list[Any], name: str, settings: dict[str, Any] | None = None) -> Any:
-        nodes.append(ir.node(kind, inputs, settings or {}, name=f"{PREFIX}{name}"))
-        nodes[-1].outputs[0].name = f"{PREFIX}{name}/output_0"
+        nodes.append(ir.node(kind, inputs, settings or {}, name=f"{_PREFIX}{name}"))
+        nodes[-1].outputs[0].name = f"{_PREFIX}{name}/output_0"
         return nodes[-1].outputs[0]
 
     positions = add("Range", [numbers[0], count, numbers[1]], "positions")
