@@ -88,6 +88,7 @@ from switchkd.cli.options import POSITIVE, RUN, find_named, sampling_options
     show_default=True,
     help="Refuse a request's fields that aren't known, or tell the log of each name once.",
 )
+@click.option("--page/--no-page", default=True, show_default=True, help="A chat page for browsers at /.")
 @sampling_options
 def serve_command(
     variant: str,
@@ -107,6 +108,7 @@ def serve_command(
     run_name: str | None,
     aliases: tuple[str, ...],
     strict: bool,
+    page: bool,
     **sampling: Any,
 ) -> None:
     """Answer chat requests with VARIANT: an export folder, the name of one of a run's exports (also as RUN/NAME), or a checkpoint
@@ -136,6 +138,11 @@ def serve_command(
             request_seconds=timeout,
             max_tokens=max_tokens,
         )
+
+        def ready(url: str) -> None:
+            chat = f"\nchat page: {url.removesuffix('v1')}" if page else ""
+            click.echo(f"{identity.name} answers at {url}{chat}")
+
         log_to_stderr()
         folder = find_named(variant, run_name)
         identity = Identity.of(folder)
@@ -150,8 +157,9 @@ def serve_command(
                 engine,
                 (host, port),
                 limits,
-                lambda url: click.echo(f"{identity.name} answers at {url}"),
+                ready,
                 ending,
                 rules,
                 identity,
+                page=page,
             )

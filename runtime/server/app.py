@@ -1,4 +1,4 @@
-"""The server's addresses: chat completions, models, health, metrics."""
+"""The server's addresses: chat completions, models, health, metrics, a page."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from switchkd.runtime.engines.engine import Engine
 from switchkd.runtime.engines.token_bytes import TokenBytes
 from switchkd.runtime.server.answer import End, Outcome, Piece
 from switchkd.runtime.server.arrivals import Arrivals
-from switchkd.runtime.server.completion import Collected, Completion, usage_of
+from switchkd.runtime.server.chat_page import chat_page
+from switchkd.runtime.server.completion import Collected, Completion, timings_of, usage_of
 from switchkd.runtime.server.fields import Unknown
 from switchkd.runtime.server.identity import Identity
 from switchkd.runtime.server.limits import Limits, RequestError
@@ -40,9 +41,10 @@ class ChatApp:
         limits: what the server takes on.
         rules: how requests are read; the first of its names is the model's own.
         identity: what is told of the model beside that name.
+        page: a chat page is at `/`.
     """
 
-    def __init__(self, engine: Engine, limits: Limits, rules: Rules, identity: Identity) -> None:
+    def __init__(self, engine: Engine, limits: Limits, rules: Rules, identity: Identity, *, page: bool = True) -> None:
         self.model = rules.names[0]
         self._rules, self._identity = rules, identity
         self._engine, self._limits = engine, limits
@@ -60,6 +62,7 @@ class ChatApp:
             Route("/v1/models/{model:path}", self._model),
             Route("/health", self._health),
             Route("/metrics", self._scrape),
+            *([chat_page()] if page else []),
         ]
         handlers: dict[Any, Any] = {HTTPException: http_error, Exception: failure}
         self.asgi = Starlette(routes=routes, exception_handlers=handlers)
@@ -113,7 +116,8 @@ class ChatApp:
                 return self._streamed(job, completion, first, chat, record)
             answers, outcome = await _collect(job, first)
             self._finish(job, outcome, chat, record)
-            return json_response(completion.whole(answers, usage_of(outcome.timings)))
+            usage, timings = usage_of(outcome.timings), timings_of(outcome.timings, job.waited)
+            return json_response(completion.whole(answers, usage, timings))
         except BaseException:
             job.cancel()
             raise
@@ -147,7 +151,8 @@ class ChatApp:
             return
         self._finish(job, happened, chat, record)
         if chat.stream_usage:
-            yield event(completion.usage_chunk(usage_of(happened.timings)))
+            usage, timings = usage_of(happened.timings), timings_of(happened.timings, job.waited)
+            yield event(completion.usage_chunk(usage, timings))
         yield b"data: [DONE]\n\n"
         record.status = 200
 
@@ -159,7 +164,7 @@ class ChatApp:
         now = time.monotonic()
         record.timings = outcome.timings
         picture = chat.pixels is not None
-        self._metrics.answered(outcome.timings, job.started - job.arrived, now - job.arrived, picture)
+        self._metrics.answered(outcome.timings, job.waited, now - job.arrived, picture)
 
     async def _models(self, _: Request) -> Response:
         return json_response({"object": "list", "data": [self._card(name) for name in self._rules.names]})

@@ -42,6 +42,11 @@ class Job:
         self.arrived = self.started = time.monotonic()
         self.deadline = self.arrived + seconds
 
+    @property
+    def waited(self) -> float:
+        """Seconds from the request's arrival to the engine's beginning, its picture's decoding included."""
+        return self.started - self.arrived
+
     def start(self, request: ChatRequest) -> None:
         """Puts the request in the queue, when it is prepared."""
         self.request = request

@@ -35,6 +35,8 @@ def serve(
     ending: EndOnSignal,
     rules: Rules,
     identity: Identity,
+    *,
+    page: bool,
 ) -> None:
     """Answers requests until SIGTERM or Ctrl-C; then those that have arrived are still answered.
 
@@ -43,13 +45,13 @@ def serve(
         address: host and port; port 0 takes any free one.
         ready: called with the server's URL once it listens.
         ending: under way, told here how to end.
-        rules, identity: see `ChatApp`.
+        rules, identity, page: see `ChatApp`.
 
     Raises:
         SkdError: the address can't be listened on.
     """
     with listening(*address) as listeners:
-        app = ChatApp(engine, limits, rules, identity)
+        app = ChatApp(engine, limits, rules, identity, page=page)
         try:
             server = make_server(app, limits, listeners)
             # uvicorn takes the signals while it runs, and raises them again when all is done.

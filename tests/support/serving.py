@@ -84,6 +84,7 @@ def running(
     host: str = "127.0.0.1",
     send_buffer: int = 0,
     rules: Mapping[str, Any] | None = None,
+    page: bool = True,
     **limits: Any,
 ) -> Iterator[Served]:
     """Serves in a thread of this process; `send_buffer`: bytes that the system takes of a client which doesn't read."""
@@ -92,7 +93,7 @@ def running(
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
         url, port = url_of(listeners[0]), listeners[0].getsockname()[1]
         read = Rules(**{"names": (engine.name,), **(rules or {})})
-        app = ChatApp(engine, replace(LIMITS, **limits), read, Identity(read.names[0]))
+        app = ChatApp(engine, replace(LIMITS, **limits), read, Identity(read.names[0]), page=page)
         server = make_server(app, app._limits, listeners)
         thread = threading.Thread(target=server.run, kwargs={"sockets": listeners})
         thread.start()
