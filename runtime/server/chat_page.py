@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import re
 from importlib import resources
 
 from starlette.requests import Request
@@ -12,16 +11,13 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 _FILES = resources.files("switchkd.runtime.server") / "page"
-_STYLE = ("page.css",)
-_SCRIPT = ("elements.js", "client.js", "picture.js", "page.js")  # in this order, one module
+_SCRIPTS = ("elements.js", "client.js", "picture.js", "page.js")  # in this order, one module
 
 
 def chat_page() -> Route:
     """The page's address."""
-    style, script = _joined(_STYLE), _joined(_SCRIPT)
-    document = _read("page.html")
-    for tag, content in (("style", style), ("script", script)):
-        document = re.sub(f"(<{tag}[^>]*>)(?=</{tag}>)", lambda found, text=content: found[1] + text, document)
+    style, script = _read("page.css"), "\n".join(map(_read, _SCRIPTS))
+    document = _read("page.html").replace("</style>", f"{style}</style>").replace("</script>", f"{script}</script>")
     headers = {
         "content-security-policy": _policy(style, script),
         "permissions-policy": "camera=(self), microphone=(), geolocation=()",
@@ -53,10 +49,6 @@ def _policy(style: str, script: str) -> str:
 
 def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-
-def _joined(names: tuple[str, ...]) -> str:
-    return "\n".join(_read(name) for name in names)
 
 
 def _read(name: str) -> str:

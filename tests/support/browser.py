@@ -1,4 +1,4 @@
-"""Chromium without a window, driven by the DevTools protocol (https://chromedevtools.github.io/devtools-protocol/) over its pipe."""
+"""Chromium without a window, driven over a pipe: https://chromedevtools.github.io/devtools-protocol/."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 _OPTIONS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--remote-debugging-pipe")
 # A camera that shows a drawing, and is allowed without asking.
 _CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
-_KEYS = {"Tab": 9, "Enter": 13, "Escape": 27, " ": 32}
+_KEYS = {"Tab": 9, "Enter": 13, "Escape": 27, " ": 32, "ArrowDown": 40}
 _SHIFT = 8  # bit of the protocol's `modifiers`
 
 

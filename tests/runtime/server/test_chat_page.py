@@ -44,6 +44,13 @@ def opened(browser: Browser, served: Served) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
+def pair(shared_engine, other_engine):
+    """A server of two models."""
+    with running(shared_engine, other_engine) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
 def scene(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("scene") / "scene.png"
     picture(3).save(path)
@@ -186,8 +193,42 @@ def test_escape_stops_and_what_was_said_stays(shared_server, page, gate):
     assert answers(page, 2)[1][".text"] == shared_server.ask(history).choices[0].message.content
 
 
-def test_everything_by_the_keyboard(page, scene):
+def test_two_models_beside_each_other(pair, other_engine, browser, scene):
+    """Both are asked the same, each goes on with its own answers; on a phone they stand below each other."""
+    names = [pair.app.model, other_engine.name]
+    histories: list[list[dict]] = [[], []]
+    with opened(browser, pair):
+        assert browser.run("[...document.querySelector('#second').options].map((each) => each.value)") == ["", *names]
+        browser.run(f"document.querySelector('#second').value = {json.dumps(names[1])}")
+        show(browser, scene)
+        for turn, question in enumerate(
+            [about(data_url(3), "how many cars ?"), *[[{"role": "user", "content": "why ?"}]]]
+        ):
+            ask(browser, "why ?" if turn else "how many cars ?")
+            shown = answers(browser, 2 * turn + 2)[-2:]
+            assert [each["h2"] for each in shown] == names
+            for name, history, each in zip(names, histories, shown, strict=True):
+                history += question
+                expected = pair.client.chat.completions.create(model=name, messages=history).choices[0].message.content
+                assert each[".text"] == expected
+                history.append({"role": "assistant", "content": expected})
+        assert histories[0] != histories[1]
+        places = "[...document.querySelectorAll('.answer')].slice(0, 2).map((each) => each.getBoundingClientRect())"
+        places = f"(([a, b]) => [a.left < b.left, a.top < b.top])({places})"
+        assert browser.run(places) == [True, False]
+        browser.look(375)
+        assert browser.run(places) == [False, True]
+        assert browser.run("document.documentElement.scrollWidth") == 375
+        browser.look(1200)
+
+
+def test_everything_by_the_keyboard(pair, browser, scene):
     """Each control is reached by Tab, has a name and shows that it has the focus; Shift+Enter begins a line."""
+    with opened(browser, pair):
+        by_the_keyboard(browser, scene)
+
+
+def by_the_keyboard(page: Browser, scene: Path) -> None:
     focused = """(() => { const it = document.activeElement; return it === document.body ? null : [
         it.id, it.labels?.[0]?.textContent.trim() || it.textContent, getComputedStyle(it).outlineStyle]; })()"""
     show(page, scene)
@@ -199,12 +240,15 @@ def test_everything_by_the_keyboard(page, scene):
         reached.append(page.run(focused))
         page.press("Tab")
     reached = [each for each in reached if each]
-    assert {each[0] for each in reached} == {"first", "anew", "remove", "question", "choose", "camera", "ask"}
+    assert {each[0] for each in reached} == {"first", "second", "anew", "remove", "question", "choose", "camera", "ask"}
     assert all(name and outline != "none" for _, name, outline in reached)
-    while page.run("document.activeElement.id") != "ask":
-        page.press("Tab")
-    page.press(" ")
-    answers(page, 1)
+    for control, key in (("second", "ArrowDown"), ("ask", " ")):
+        while page.run("document.activeElement.id") != control:
+            page.press("Tab")
+        if control == "second":
+            page.press(key)
+        page.press(key)
+    answers(page, 2)  # of both models
     assert page.run("document.querySelector('.question p').textContent") == "is it\nred ?"
 
 
