@@ -83,8 +83,8 @@ function measuredFigures({ sent, first, pieces }) {
 }
 
 const rate = (value) => (value < 10 ? value.toFixed(1) : value.toFixed(0));
-const duration = (seconds) =>
-  seconds < 1 ? `${(1000 * seconds).toFixed(seconds < 0.01 ? 1 : 0)} ms` : `${seconds.toFixed(1)} s`;
+const duration = (seconds) => // a number stays with its unit
+  seconds < 1 ? `${(1000 * seconds).toFixed(seconds < 0.01 ? 1 : 0)}\u00a0ms` : `${seconds.toFixed(1)}\u00a0s`;
 
 /** The question and room for its answers; gives the elements of the latter. */
 function showTurn({ text, picture }, models) {

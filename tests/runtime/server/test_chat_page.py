@@ -120,7 +120,7 @@ def test_a_picture_and_questions_about_it(shared_server, page, scene):
     assert answer[".text"] == expected.choices[0].message.content != ""
     usage = expected.usage
     assert re.fullmatch(
-        r"(waited [\d.]+ m?s · )?picture [\d.]+ ms · first token [\d.]+ ms · \d+ tokens a second · "
+        r"(waited [\d.]+\sm?s · )?picture [\d.]+\sms · first token [\d.]+\sms · \d+ tokens a second · "
         rf"{usage.prompt_tokens} tokens read, {usage.completion_tokens} said · cut at the longest answer",
         answer[".figures"],
     ), answer
