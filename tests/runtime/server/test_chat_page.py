@@ -159,7 +159,7 @@ def test_a_refusal_is_shown_in_the_servers_words(shared_server, page, scene):
 
 def test_what_is_no_picture(shared_server, page, tmp_path):
     """Its name alone says what a file is: the page tells what it can tell, the server the rest."""
-    text, torn = tmp_path / "words.txt", tmp_path / "torn.png"
+    text, torn, large = (tmp_path / name for name in ("words.txt", "torn.png", "large.png"))
     text.write_text("words")
     torn.write_bytes(b"\x89PNG\r\n\x1a\n torn")
     page.choose_file("#file", text)
@@ -170,7 +170,12 @@ def test_what_is_no_picture(shared_server, page, tmp_path):
     ask(page, "what is it ?")
     (answer,) = answers(page, 1)
     assert "picture" in answer[".wrong"] and answer[".text"] == ""
-    assert len(page.errors()) == 1 and "422" in page.errors()[0]
+    large.write_bytes(torn.read_bytes() + bytes(1_000_000))
+    page.choose_file("#file", large)
+    page.wait("document.querySelector('#preview').textContent.includes('large')")
+    page.press("Enter")  # the question has come back
+    assert answers(page, 2)[1][".wrong"] == "The request is larger than 0.2 MB."
+    assert ["422" in page.errors()[0], "413" in page.errors()[1]] == [True, True]
 
 
 def test_escape_stops_and_what_was_said_stays(shared_server, page, gate):
