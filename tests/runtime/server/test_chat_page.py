@@ -262,9 +262,10 @@ def test_the_camera(shared_engine, browser):
     with running(shared_engine, **sizes) as served, opened(browser, served):
         browser.run("document.querySelector('#camera').click()")
         browser.wait("document.querySelector('#video').videoWidth && !document.querySelector('#video').paused")
+        browser.run("track = document.querySelector('#video').srcObject.getTracks()[0], 0")
         browser.press("Enter")  # the button that takes it has the focus
         browser.wait("document.querySelector('#picture').naturalWidth")
-        assert browser.run("document.querySelector('#video').srcObject") is None  # the camera is off
+        browser.wait("track.readyState === 'ended'")  # the camera is off
         url = browser.run("document.querySelector('#picture').src")
         ask(browser, "what is it ?")
         (answer,) = answers(browser, 1)
