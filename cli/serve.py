@@ -1,4 +1,4 @@
-"""`skd serve`: an exported student behind an OpenAI-compatible chat endpoint."""
+"""`skd serve`: exported students behind an OpenAI-compatible chat endpoint."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from switchkd.cli.options import POSITIVE, RUN, find_named, sampling_options
 
 
 @click.command("serve", short_help="Answer chat requests over HTTP.")
-@click.argument("variant")
+@click.argument("variants", nargs=-1, required=True, metavar="VARIANT...")
 @click.option(
     "--host", default="127.0.0.1", show_default=True, help="Address to listen on. There is no access control."
 )
@@ -79,8 +79,8 @@ from switchkd.cli.options import POSITIVE, RUN, find_named, sampling_options
     "--alias",
     "aliases",
     multiple=True,
-    metavar="NAME",
-    help="Another name that requests may call the model by; repeat it.",
+    metavar="[NAME=]ALIAS",
+    help="Another name that requests may call the first VARIANT by, or the one called NAME; repeat it.",
 )
 @click.option(
     "--strict/--lenient",
@@ -88,9 +88,10 @@ from switchkd.cli.options import POSITIVE, RUN, find_named, sampling_options
     show_default=True,
     help="Refuse a request's fields that aren't known, or tell the log of each name once.",
 )
+@click.option("--page/--no-page", default=True, show_default=True, help="A chat page for browsers at /.")
 @sampling_options
 def serve_command(
-    variant: str,
+    variants: tuple[str, ...],
     host: str,
     port: int,
     threads: int | None,
@@ -107,22 +108,22 @@ def serve_command(
     run_name: str | None,
     aliases: tuple[str, ...],
     strict: bool,
+    page: bool,
     **sampling: Any,
 ) -> None:
-    """Answer chat requests with VARIANT: an export folder, the name of one of a run's exports (also as RUN/NAME), or a checkpoint
-    (a folder, or its name on the hub).
+    """Answer chat requests with each VARIANT: an export folder, the name of one of a run's exports (also as RUN/NAME), or a
+    checkpoint (a folder, or its name on the hub).
 
-    The address speaks the chat part of OpenAI's API, pictures included, and answers one request at a time. The settings
-    of how tokens are drawn, from --temperature on, hold where a request doesn't say. Ctrl-C or SIGTERM ends it after the
-    requests that have arrived.
+    The address speaks the chat part of OpenAI's API, pictures included, and answers one request at a time; a request's
+    model chooses among several variants, and the first is the usual one. The settings of how tokens are drawn, from
+    --temperature on, hold where a request doesn't say. Ctrl-C or SIGTERM ends it after the requests that have arrived.
     """
     from switchkd.runtime.server.ending import EndOnSignal
 
     with EndOnSignal() as ending:
-        from switchkd.runtime.engines.opening import open_engine
         from switchkd.runtime.engines.sampling import Sampling
-        from switchkd.runtime.server.identity import Identity
         from switchkd.runtime.server.limits import Limits
+        from switchkd.runtime.server.models import open_models
         from switchkd.runtime.server.request import Rules
         from switchkd.runtime.server.request_log import log_to_stderr
         from switchkd.runtime.server.serve import serve
@@ -136,22 +137,20 @@ def serve_command(
             request_seconds=timeout,
             max_tokens=max_tokens,
         )
+
         log_to_stderr()
-        folder = find_named(variant, run_name)
-        identity = Identity.of(folder)
-        rules = Rules(
-            names=tuple(dict.fromkeys((identity.name, *aliases))),
-            pictures_first=picture_order == "first",
-            sampling=Sampling(**sampling),
-            strict=strict,
-        )
-        with open_engine(folder, threads=threads, context=context, device=device) as engine:
-            serve(
-                engine,
-                (host, port),
-                limits,
-                lambda url: click.echo(f"{identity.name} answers at {url}"),
-                ending,
-                rules,
-                identity,
+        found = [(variant, find_named(variant, run_name)) for variant in variants]
+        with open_models(found, aliases, threads=threads, context=context, device=device) as models:
+            own = [model.identity.name for model in models.all]
+            rules = Rules(
+                names=models.names,
+                pictures_first=picture_order == "first",
+                sampling=Sampling(**sampling),
+                strict=strict,
             )
+
+            def ready(url: str) -> None:
+                chat = f"\nchat page: {url.removesuffix('v1')}" if page else ""
+                click.echo(f"{' and '.join(own)} answer{'s' if len(own) == 1 else ''} at {url}{chat}")
+
+            serve(models, (host, port), limits, ready, ending, rules, page=page)

@@ -1,4 +1,4 @@
-"""The server's addresses: chat completions, models, health, metrics."""
+"""The server's addresses: chat completions, models, health, metrics, a page."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from switchkd.runtime.engines.engine import Engine
-from switchkd.runtime.engines.token_bytes import TokenBytes
+from switchkd.preprocess import Preprocess
 from switchkd.runtime.server.answer import End, Outcome, Piece
 from switchkd.runtime.server.arrivals import Arrivals
-from switchkd.runtime.server.completion import Collected, Completion, usage_of
+from switchkd.runtime.server.chat_page import chat_page
+from switchkd.runtime.server.completion import Collected, Completion, timings_of, usage_of
 from switchkd.runtime.server.fields import Unknown
-from switchkd.runtime.server.identity import Identity
 from switchkd.runtime.server.limits import Limits, RequestError
 from switchkd.runtime.server.metrics import CONTENT_TYPE, Metrics
+from switchkd.runtime.server.models import Models
 from switchkd.runtime.server.notices import Notices
 from switchkd.runtime.server.queue import CLIENT_GONE, Event, Job, Queue
 from switchkd.runtime.server.request import ChatRequest, Rules, parse_request
@@ -33,39 +33,42 @@ _STUCK_SECONDS = 60.0  # past a request's time without the engine coming back
 
 
 class ChatApp:
-    """An engine's endpoints; `asgi` is the application.
+    """Some models' endpoints; `asgi` is the application.
 
     Args:
-        engine: answers requests, one at a time; nobody else uses it until `close`.
+        models: answer requests, one at a time, whichever it is for; nobody else uses their engines until `close`.
         limits: what the server takes on.
-        rules: how requests are read; the first of its names is the model's own.
-        identity: what is told of the model beside that name.
+        rules: how requests are read, with the models' names.
+        page: a chat page is at `/`.
     """
 
-    def __init__(self, engine: Engine, limits: Limits, rules: Rules, identity: Identity) -> None:
-        self.model = rules.names[0]
-        self._rules, self._identity = rules, identity
-        self._engine, self._limits = engine, limits
+    def __init__(self, models: Models, limits: Limits, rules: Rules, *, page: bool = True) -> None:
+        self.model = models.usual.identity.name
+        self._models, self._limits, self._rules = models, limits, rules
         self._started = int(time.time())
-        self._queue = queue = Queue(engine, limits.waiting)
-        self._metrics = Metrics(self.model, engine.load_seconds, lambda: queue.waiting, lambda: queue.busy)
+        self._queue = queue = Queue(limits.waiting)
+        self._metrics = Metrics(
+            {model.identity.name: model.engine.load_seconds for model in models.all},
+            lambda: queue.waiting,
+            lambda: queue.busy,
+        )
         self._unknown = Unknown(Notices(), rules.strict)
         self._arrivals = Arrivals(limits)
-        self._token_bytes = TokenBytes(engine.prompt.tokenizer)
         # One picture is decoded at a time, so that memory is bounded.
         self._decoder = ThreadPoolExecutor(1, "picture")
         routes = [
             Route("/v1/chat/completions", self._chat, methods=["POST"]),
-            Route("/v1/models", self._models),
+            Route("/v1/models", self._list),
             Route("/v1/models/{model:path}", self._model),
             Route("/health", self._health),
             Route("/metrics", self._scrape),
+            *([chat_page()] if page else []),
         ]
         handlers: dict[Any, Any] = {HTTPException: http_error, Exception: failure}
         self.asgi = Starlette(routes=routes, exception_handlers=handlers)
 
     def close(self) -> None:
-        """Ends what is under way and lets the engine go; waits for its step to end."""
+        """Ends what is under way and lets the engines go; waits for a step to end."""
         self._queue.close()
         self._decoder.shutdown(wait=False, cancel_futures=True)
 
@@ -95,16 +98,17 @@ class ChatApp:
             del body  # twenty megabytes that nobody needs while a picture waits
             chat = await job.in_time(parsing)
             record.model = chat.model
+            model = self._models[chat.model]
             if chat.picture is not None:
-                chat = await job.in_time(self._decoded(chat))
-            job.start(chat)
+                chat = await job.in_time(self._decoded(chat, model.engine.preprocess))
+            job.start(chat, model.engine)
             gone = asyncio.create_task(_cancel_when_gone(request, job))
             first = await job.next()
             if isinstance(first, RequestError):
                 raise first
             completion = Completion(
                 chat.model,
-                self._token_bytes,
+                model.token_bytes,
                 stream_usage=chat.stream_usage,
                 logprobs=chat.top_logprobs is not None,
             )
@@ -113,7 +117,8 @@ class ChatApp:
                 return self._streamed(job, completion, first, chat, record)
             answers, outcome = await _collect(job, first)
             self._finish(job, outcome, chat, record)
-            return json_response(completion.whole(answers, usage_of(outcome.timings)))
+            usage, timings = usage_of(outcome.timings), timings_of(outcome.timings, job.waited)
+            return json_response(completion.whole(answers, usage, timings))
         except BaseException:
             job.cancel()
             raise
@@ -147,38 +152,41 @@ class ChatApp:
             return
         self._finish(job, happened, chat, record)
         if chat.stream_usage:
-            yield event(completion.usage_chunk(usage_of(happened.timings)))
+            usage, timings = usage_of(happened.timings), timings_of(happened.timings, job.waited)
+            yield event(completion.usage_chunk(usage, timings))
         yield b"data: [DONE]\n\n"
         record.status = 200
 
-    def _decoded(self, chat: ChatRequest) -> Awaitable[ChatRequest]:
+    def _decoded(self, chat: ChatRequest, preprocess: Preprocess) -> Awaitable[ChatRequest]:
         loop = asyncio.get_running_loop()
-        return loop.run_in_executor(self._decoder, chat.prepared, self._engine.preprocess, self._limits)
+        return loop.run_in_executor(self._decoder, chat.prepared, preprocess, self._limits)
 
     def _finish(self, job: Job, outcome: Outcome, chat: ChatRequest, record: RequestRecord) -> None:
         now = time.monotonic()
         record.timings = outcome.timings
         picture = chat.pixels is not None
-        self._metrics.answered(outcome.timings, job.started - job.arrived, now - job.arrived, picture)
+        self._metrics.answered(outcome.timings, job.waited, now - job.arrived, picture)
 
-    async def _models(self, _: Request) -> Response:
-        return json_response({"object": "list", "data": [self._card(name) for name in self._rules.names]})
+    async def _list(self, _: Request) -> Response:
+        return json_response({"object": "list", "data": [self._card(name) for name in self._models.names]})
 
     async def _model(self, request: Request) -> Response:
         name = request.path_params["model"]
-        if name not in self._rules.names:
-            return error_response(RequestError(404, f"There is only the model '{self.model}'.", code="model_not_found"))
+        if name not in self._models.names:
+            there = " and ".join(f"'{model.identity.name}'" for model in self._models.all)
+            return error_response(RequestError(404, f"There is only {there}.", code="model_not_found"))
         return json_response(self._card(name))
 
     def _card(self, name: str) -> dict[str, Any]:
         card = {"id": name, "object": "model", "created": self._started, "owned_by": "switchkd"}
-        alias = {} if name == self.model else {"root": self.model}
-        return {**card, **alias, **self._identity.fields()}
+        identity = self._models[name].identity
+        alias = {} if name == identity.name else {"root": identity.name}
+        return {**card, **alias, **identity.fields()}
 
     async def _health(self, _: Request) -> Response:
         stuck = self._queue.overdue > _STUCK_SECONDS
         state = {"status": "stuck" if stuck else "ok", "model": self.model, "waiting": self._queue.waiting}
-        return json_response({**state, **self._identity.fields()}, 503 if stuck else 200)
+        return json_response({**state, **self._models.usual.identity.fields()}, 503 if stuck else 200)
 
     async def _scrape(self, _: Request) -> Response:
         return Response(self._metrics.text(), headers={"content-type": CONTENT_TYPE})

@@ -45,7 +45,9 @@ class Completion:
         self._head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
         self._token_bytes, self._logprobs = token_bytes, logprobs
 
-    def whole(self, answers: Mapping[int, Collected], usage: Mapping[str, Any]) -> dict[str, Any]:
+    def whole(
+        self, answers: Mapping[int, Collected], usage: Mapping[str, Any], timings: Mapping[str, float]
+    ) -> dict[str, Any]:
         """The `chat.completion` object."""
         choices = []
         for index, answer in sorted(answers.items()):
@@ -54,7 +56,7 @@ class Completion:
             scores = self._scores(answer.scores)
             ending = _ending(answer.end)
             choices.append({"index": index, "message": message, "logprobs": scores, **ending})
-        return {**self._head, "object": "chat.completion", "choices": choices, "usage": usage}
+        return {**self._head, "object": "chat.completion", "choices": choices, "usage": usage, "timings": timings}
 
     def role_chunk(self, index: int) -> dict[str, Any]:
         """The chunk that an answer begins with."""
@@ -68,9 +70,9 @@ class Completion:
         """The chunk that an answer ends with."""
         return self._chunk(end.index, {}, **_ending(end))
 
-    def usage_chunk(self, usage: Mapping[str, Any]) -> dict[str, Any]:
+    def usage_chunk(self, usage: Mapping[str, Any], timings: Mapping[str, float]) -> dict[str, Any]:
         """The chunk after the last, with no choice."""
-        return {**self._head, "object": "chat.completion.chunk", "choices": [], "usage": usage}
+        return {**self._head, "object": "chat.completion.chunk", "choices": [], "usage": usage, "timings": timings}
 
     def _chunk(self, index: int, delta: Mapping[str, Any], **more: Any) -> dict[str, Any]:
         choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": None, **more}
@@ -98,6 +100,12 @@ def usage_of(timings: Timings) -> dict[str, Any]:
         "total_tokens": timings.prompt_tokens + timings.new_tokens,
         "prompt_tokens_details": {"cached_tokens": timings.reused_tokens},
     }
+
+
+def timings_of(timings: Timings, waited: float) -> dict[str, float]:
+    """Seconds by phase, a field of ours: until the engine began, and in it, under the names that the metrics have."""
+    phases = {"wait": waited, "encode": timings.encode, "prefill": timings.prefill, "decode": timings.decode}
+    return {phase: round(seconds, 6) for phase, seconds in phases.items()}
 
 
 def _ending(end: End) -> dict[str, Any]:

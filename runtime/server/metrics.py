@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
@@ -18,22 +18,21 @@ class Metrics:
     """A server's own registry. All times are in seconds.
 
     Args:
-        model: the served model's name.
-        load_seconds: how long loading it took.
+        models: the served models' names, and how long loading each took.
         waiting: tells how many requests wait now.
         busy: tells whether the engine is answering one now.
     """
 
-    def __init__(
-        self, model: str, load_seconds: float, waiting: Callable[[], float], busy: Callable[[], float]
-    ) -> None:
+    def __init__(self, models: Mapping[str, float], waiting: Callable[[], float], busy: Callable[[], float]) -> None:
         self._registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         info = Gauge("skd_info", "What is served.", ("model", "version"), registry=registry)
-        info.labels(model, switchkd.__version__).set(1)
-        Gauge("skd_load_seconds", "Time that loading the model took.", registry=registry).set(load_seconds)
-        Gauge("skd_waiting", "Requests that wait for the engine.", registry=registry).set_function(waiting)
-        Gauge("skd_busy", "1 while the engine answers a request.", registry=registry).set_function(busy)
+        for model in models:
+            info.labels(model, switchkd.__version__).set(1)
+        load = Gauge("skd_load_seconds", "Time that loading the models took.", registry=registry)
+        load.set(sum(models.values()))
+        Gauge("skd_waiting", "Requests that wait for an engine.", registry=registry).set_function(waiting)
+        Gauge("skd_busy", "1 while an engine answers a request.", registry=registry).set_function(busy)
         self._requests = Counter("skd_requests", "Chat requests by HTTP status.", ("status",), registry=registry)
         self._tokens = Counter("skd_tokens", "Tokens read (prompt) and decoded.", ("kind",), registry=registry)
         self._pictures = Counter("skd_pictures", "Pictures encoded.", registry=registry)

@@ -1,4 +1,4 @@
-"""The queue before the engine: requests are answered one at a time in their order, by a thread of its own."""
+"""The queue before the engines: requests are answered one at a time in their order, by a thread of its own."""
 
 from __future__ import annotations
 
@@ -39,12 +39,18 @@ class Job:
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._end: RequestError | None = None  # why it shouldn't go on
         self.request: ChatRequest | None = None
+        self.engine: Engine | None = None
         self.arrived = self.started = time.monotonic()
         self.deadline = self.arrived + seconds
 
-    def start(self, request: ChatRequest) -> None:
-        """Puts the request in the queue, when it is prepared."""
-        self.request = request
+    @property
+    def waited(self) -> float:
+        """Seconds from the request's arrival to the engine's beginning, its picture's decoding included."""
+        return self.started - self.arrived
+
+    def start(self, request: ChatRequest, engine: Engine) -> None:
+        """Puts the request in the queue, when it is prepared, for an engine that only the queue's thread uses."""
+        self.request, self.engine = request, engine
         self._queue.append(self)
 
     def cancel(self, reason: RequestError | None = None) -> None:
@@ -90,12 +96,11 @@ class Queue:
     """A bounded queue and the thread that empties it.
 
     Args:
-        engine: used by that thread alone, until `close`.
         waiting: how many requests may wait while another is answered.
     """
 
-    def __init__(self, engine: Engine, waiting: int) -> None:
-        self._engine, self._places = engine, waiting + 1
+    def __init__(self, waiting: int) -> None:
+        self._places = waiting + 1
         self._changed = threading.Condition()
         self._admitted: set[Job] = set()
         self._jobs: deque[Job] = deque()
@@ -166,9 +171,9 @@ class Queue:
 
     def _work(self) -> None:
         while (job := self._take()) is not None:
-            assert job.request is not None
+            assert job.request is not None and job.engine is not None
             try:
-                job.put(self._answer(job, job.request))
+                job.put(self._answer(job, job.engine, job.request))
             except RequestError as error:
                 job.put(error)
             except SkdError as error:
@@ -194,7 +199,7 @@ class Queue:
             self._current = job = self._jobs.popleft()
             return job
 
-    def _answer(self, job: Job, request: ChatRequest) -> Outcome:
+    def _answer(self, job: Job, engine: Engine, request: ChatRequest) -> Outcome:
         def check() -> None:
             job.check()
             if self._closed:
@@ -202,7 +207,7 @@ class Queue:
 
         job.started = time.monotonic()
         check()
-        pieces = answer(self._engine, request, check)
+        pieces = answer(engine, request, check)
         while True:
             try:
                 job.put(next(pieces))

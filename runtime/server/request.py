@@ -42,7 +42,7 @@ _HONOURED = (
 class Rules:
     """How a server reads requests."""
 
-    names: tuple[str, ...]  # that `model` may be
+    names: tuple[str, ...]  # that `model` may be; the first where a request names none
     pictures_first: bool = True  # a picture goes before the words of its message, wherever it was sent
     sampling: Sampling = GREEDY  # what holds where a request doesn't say
     strict: bool = False  # fields that aren't known are refused, not told in the log
@@ -126,8 +126,10 @@ def _object(body: bytes | bytearray) -> dict[str, Any]:
 
 
 def _model(name: Any, rules: Rules) -> str:
+    if name is None:
+        return rules.names[0]
     if not isinstance(name, str):
-        raise RequestError(400, "The request names no model.", param="model")
+        raise RequestError(400, "'model' is a name.", param="model")
     if name not in rules.names:
         there = " or ".join(f"'{each}'" for each in rules.names)
         message = f"There is no model {shown(name)} here, only {there}."

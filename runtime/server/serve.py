@@ -14,12 +14,11 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from switchkd.errors import SkdError
-from switchkd.runtime.engines.engine import Engine
 from switchkd.runtime.server.app import ChatApp
 from switchkd.runtime.server.ending import EndOnSignal
 from switchkd.runtime.server.hosts import OwnHosts
-from switchkd.runtime.server.identity import Identity
 from switchkd.runtime.server.limits import Limits
+from switchkd.runtime.server.models import Models
 from switchkd.runtime.server.request import Rules
 from switchkd.runtime.server.watchdog import watched
 
@@ -28,28 +27,29 @@ STALL_SECONDS = 20.0  # for a request's head to arrive, and for a client to take
 
 
 def serve(
-    engine: Engine,
+    models: Models,
     address: tuple[str, int],
     limits: Limits,
     ready: Callable[[str], None],
     ending: EndOnSignal,
     rules: Rules,
-    identity: Identity,
+    *,
+    page: bool,
 ) -> None:
     """Answers requests until SIGTERM or Ctrl-C; then those that have arrived are still answered.
 
     Args:
-        engine: of the model; not closed.
+        models: their engines are not closed.
         address: host and port; port 0 takes any free one.
         ready: called with the server's URL once it listens.
         ending: under way, told here how to end.
-        rules, identity: see `ChatApp`.
+        rules, page: see `ChatApp`.
 
     Raises:
         SkdError: the address can't be listened on.
     """
     with listening(*address) as listeners:
-        app = ChatApp(engine, limits, rules, identity)
+        app = ChatApp(models, limits, rules, page=page)
         try:
             server = make_server(app, limits, listeners)
             # uvicorn takes the signals while it runs, and raises them again when all is done.

@@ -20,6 +20,7 @@ from switchkd.runtime.engines.engine import Engine
 from switchkd.runtime.server.app import ChatApp
 from switchkd.runtime.server.identity import Identity
 from switchkd.runtime.server.limits import Limits
+from switchkd.runtime.server.models import Model, Models
 from switchkd.runtime.server.request import Rules
 from switchkd.runtime.server.serve import listening, make_server, url_of
 
@@ -80,19 +81,28 @@ class Served:
 @contextmanager
 def running(
     engine: Engine,
-    *,
+    *beside: Engine,
     host: str = "127.0.0.1",
     send_buffer: int = 0,
+    aliases: tuple[str, ...] = (),
     rules: Mapping[str, Any] | None = None,
+    page: bool = True,
     **limits: Any,
 ) -> Iterator[Served]:
-    """Serves in a thread of this process; `send_buffer`: bytes that the system takes of a client which doesn't read."""
+    """Serves in a thread of this process.
+
+    Args:
+        beside: other models' engines.
+        send_buffer: bytes that the system takes of a client which doesn't read.
+        aliases: other names of the first.
+    """
     with listening(host, 0) as listeners:
         for listener in listeners if send_buffer else ():
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
         url, port = url_of(listeners[0]), listeners[0].getsockname()[1]
-        read = Rules(**{"names": (engine.name,), **(rules or {})})
-        app = ChatApp(engine, replace(LIMITS, **limits), read, Identity(read.names[0]))
+        names = [(engine.name, *aliases), *((each.name,) for each in beside)]
+        models = Models(map(Model.of, (engine, *beside), [Identity(own) for own, *_ in names], names))
+        app = ChatApp(models, replace(LIMITS, **limits), Rules(models.names, **(rules or {})), page=page)
         server = make_server(app, app._limits, listeners)
         thread = threading.Thread(target=server.run, kwargs={"sockets": listeners})
         thread.start()

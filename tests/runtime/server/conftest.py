@@ -24,6 +24,13 @@ def shared_engine(student) -> Iterator[Engine]:
         yield engine
 
 
+@pytest.fixture(scope="session")
+def other_engine(shelf) -> Iterator[Engine]:
+    """Another student, with other answers."""
+    with open_engine(shelf.checkpoint(seed=6, tied=False), threads=1) as engine:
+        yield engine
+
+
 @pytest.fixture
 def engine(shared_engine) -> Iterator[Engine]:
     """The student; a test may put a gate in front of its language model."""

@@ -173,3 +173,19 @@ def test_schemas(served, options):
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == answers[0].message.content
     free = served.ask(ASKED, response_format={"type": "json_object"}, max_tokens=5, **options).choices[0]
     assert free.message.content.startswith("{") and free.finish_reason in ("length", "stop")
+
+
+def test_an_answer_tells_its_seconds_by_phase(served):
+    """Whole or streamed, they are the ones that the metrics sum up."""
+    told = [
+        served.ask(ASKED).timings,
+        chunks_of(served, stream_options={"include_usage": True})[-1].timings,
+        served.ask([{"role": "user", "content": "is it red ?"}]).timings,
+    ]
+    assert told[2]["encode"] == 0
+    lines = dict(line.rsplit(" ", 1) for line in served.app._metrics.text().decode().splitlines() if line[0] != "#")
+    for phase in ("encode", "prefill", "decode"):
+        whole = float(lines[f'skd_phase_seconds_sum{{phase="{phase}"}}'])
+        assert sum(each[phase] for each in told) == pytest.approx(whole, abs=1e-5), phase
+    assert sum(each["wait"] for each in told) == pytest.approx(float(lines["skd_wait_seconds_sum"]), abs=1e-5)
+    assert not any(hasattr(chunk, "timings") for chunk in chunks_of(served))  # as no usage is asked for

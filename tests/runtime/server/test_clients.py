@@ -28,7 +28,7 @@ class Scene(BaseModel):
 
 @pytest.fixture(scope="module")
 def served(shared_engine):
-    with running(shared_engine, rules={"names": ("student", ALIAS)}, max_tokens=60) as served:
+    with running(shared_engine, aliases=(ALIAS,), max_tokens=60) as served:
         yield served
 
 

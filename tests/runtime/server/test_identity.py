@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 
 import openai
@@ -55,7 +56,7 @@ def test_a_checkpoint_has_its_folders_name(student):
 def test_an_installed_model_is_served_by_its_names(installed):
     """By the command line, up to its end: SIGTERM ends an idle server soon."""
     command = [sys.executable, "-m", "switchkd.cli", "serve", str(installed), "--port", "0", "--threads", "1"]
-    command += ["--alias", "gpt-4o", "--alias", "team/student"]
+    command += ["--alias", "gpt-4o", "--alias", "team/student", "--no-page"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         name, _, url = process.stdout.readline().strip().partition(" answers at ")
         assert name == "road-student-q4"
@@ -68,6 +69,8 @@ def test_an_installed_model_is_served_by_its_names(installed):
             assert {key: getattr(card, key) for key in told} == told
         with urllib.request.urlopen(f"{url.removesuffix('/v1')}/health", timeout=PATIENCE) as response:
             assert json.load(response) == {"status": "ok", "model": name, "waiting": 0, **told}
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            urllib.request.urlopen(url.removesuffix("/v1"), timeout=PATIENCE)
         answers = [client.chat.completions.create(model=each, messages=HELLO, max_tokens=3) for each in names]
         assert [answer.model for answer in answers] == names
         with pytest.raises(openai.NotFoundError, match="gpt-4o"):
@@ -76,6 +79,7 @@ def test_an_installed_model_is_served_by_its_names(installed):
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE) == 0
         assert time.monotonic() - started < 2
+        assert process.stdout.read() == ""  # no page, no address of one
         lines = [LINE.fullmatch(line).groups() for line in process.stderr.read().splitlines()]
     assert [line[:2] for line in lines] == [*(("200", each) for each in names), ("404", "-")]
     usage = answers[0].usage

@@ -122,6 +122,7 @@ TAKEN = {
             ("partial", False),
         )
     ],
+    "no `model`": [(said(model=None), said())],
     "`user`, `metadata`, `store`, `service_tier`, `parallel_tool_calls`, `safety_identifier`": [
         (said(**{name: value}), said())
         for name, value in (

@@ -97,9 +97,9 @@ def test_a_server_that_takes_connections_and_says_nothing():
     assert not lives(gone)
 
 
-def test_a_busy_server_lives(served, monkeypatch):
+def test_a_busy_server_lives(engine, served, monkeypatch):
     """Too many connections are no reason to end those that are served."""
     monkeypatch.setattr(serve, "CONNECTIONS", 1)
-    with running(served.app._engine) as busy:
+    with running(engine) as busy:
         status, _ = raw(busy, "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert status == 503 and lives(busy.url)
