@@ -27,7 +27,7 @@ from switchkd.export.trials import Trials
 from switchkd.files import file_sha256, replacing_folder
 from switchkd.manifest import FILE_NAME, FileEntry, ImageTokens, Manifest, Origin
 from switchkd.passages import CALIBRATION, passages
-from switchkd.runtime.engines.engine import DEFAULT_CONTEXT
+from switchkd.runtime.engines.interfaces import DEFAULT_CONTEXT
 from switchkd.runtime.engines.opening import usable_processors
 
 

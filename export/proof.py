@@ -24,7 +24,8 @@ from switchkd.export.parity import Reference, measure_loss, refer_all, write_fre
 from switchkd.export.samples import Sample, synthetic_samples
 from switchkd.runtime.bench.divergence import entropy
 from switchkd.runtime.bench.reading import Page, Readings, TextReference, compare_reading, keep_reading
-from switchkd.runtime.engines.engine import DEFAULT_CONTEXT, Engine
+from switchkd.runtime.engines.engine import Engine
+from switchkd.runtime.engines.interfaces import DEFAULT_CONTEXT
 from switchkd.runtime.engines.opening import open_checkpoint
 
 # Samples whose logits are compared at every position, which at a vocabulary of 152,000 takes half a gigabyte each.

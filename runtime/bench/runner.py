@@ -23,7 +23,7 @@ from switchkd.runtime.bench.quality import Divergences
 from switchkd.runtime.bench.scenario import CameraLog, Clock, WallClock, question_order, run_camera
 from switchkd.runtime.bench.session import QuestionError, Session, SessionError
 from switchkd.runtime.bench.text import TextRounds
-from switchkd.runtime.engines.engine import CPU
+from switchkd.runtime.engines.interfaces import CPU
 
 Progress = Callable[[str, float], None]  # what is being done, and which share of it is done
 _FRAMES = 16  # different pictures that a camera shows, decoded before it starts

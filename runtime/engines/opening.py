@@ -17,8 +17,9 @@ from switchkd.manifest import FILE_NAME, Manifest, ManifestError
 from switchkd.preprocess import Preprocess
 from switchkd.prompt import ChatPrompt
 from switchkd.runs import RUNS
-from switchkd.runtime.engines.engine import CPU, DEFAULT_CONTEXT, Engine, LanguageModel, VisionEncoder
+from switchkd.runtime.engines.engine import Engine
 from switchkd.runtime.engines.formats import MODULES, known_formats, known_runtimes, runtime_of
+from switchkd.runtime.engines.interfaces import CPU, DEFAULT_CONTEXT, LanguageModel, VisionEncoder
 from switchkd.runtime.engines.llama import engine as llama
 from switchkd.runtime.engines.onnx import engine as onnx
 from switchkd.runtime.engines.parts import ExportParts, Opener, PartFiles, RunOptions
