@@ -16,7 +16,7 @@ from switchkd.data.examples import choose
 from switchkd.data.questions import question_text
 from switchkd.errors import DataError, SkdError
 from switchkd.files import write_text
-from switchkd.pictures import open_image
+from switchkd.pictures import open_image, side_by_side
 from switchkd.runtime.bench import figures
 from switchkd.runtime.bench.measurement import OWN_SETTINGS, PHASES, Bench
 from switchkd.runtime.bench.quality import right_answers
@@ -177,7 +177,7 @@ def _samples(bench: Bench) -> list[dict[str, Any]]:
     for place in choose(questions, patterns, _SAMPLES):
         index, question = shared[place], questions[place]
         try:
-            picture = _thumbnail(question.image)  # type: ignore[arg-type]  # `choose` takes none without
+            picture = _thumbnail(question.images)  # `choose` takes none without
         except DataError:  # gone since it was asked about
             continue
         samples.append(
@@ -191,8 +191,8 @@ def _samples(bench: Bench) -> list[dict[str, Any]]:
     return samples
 
 
-def _thumbnail(path: Path) -> Markup:
-    picture = open_image(path)
+def _thumbnail(paths: Sequence[Path]) -> Markup:
+    picture = side_by_side([*map(open_image, paths)])
     picture.thumbnail((_SAMPLE_SIDE, _SAMPLE_SIDE))
     stream = io.BytesIO()
     picture.save(stream, "JPEG", quality=88)

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from switchkd.errors import DataError, SkdError
 from switchkd.files import write_text
-from switchkd.pictures import to_rgb
+from switchkd.pictures import side_by_side, to_rgb
 from switchkd.prompt import Message
 from switchkd.runtime.bench.divergence import log_softmax
 from switchkd.runtime.engines.engine import Floats
@@ -169,7 +169,7 @@ class ExportedStudent(lmms):
         if self._encoded[0] != key:
             pictures = [_picture(visual) for visual in about[0](self._document(about)) or ()]
             self._counts["joined"] += len(pictures) > 1
-            self._encoded = key, self._engine.encode_image(_join(pictures)) if pictures else None
+            self._encoded = key, self._engine.encode_image(side_by_side(pictures)) if pictures else None
         return self._encoded[1]
 
     def _document(self, about: Sequence[Any]) -> Any:
@@ -211,24 +211,6 @@ def _picture(visual: Any) -> Image.Image:
             f"skd looks at still pictures; this task shows {type(visual).__name__}, a film or a sound perhaps."
         )
     return to_rgb(visual)
-
-
-def _join(pictures: Sequence[Image.Image]) -> Image.Image:
-    """Pictures side by side, at the height that gives the row as many pixels as they have together; one alone as it is."""
-    if len(pictures) == 1:
-        return pictures[0]
-    area = sum(picture.width * picture.height for picture in pictures)
-    height = max(1, round(math.sqrt(area / sum(picture.width / picture.height for picture in pictures))))
-    scaled = [
-        picture.resize((max(1, round(picture.width * height / picture.height)), height), Image.Resampling.BICUBIC)
-        for picture in pictures
-    ]
-    row = Image.new("RGB", (sum(picture.width for picture in scaled), height))
-    left = 0
-    for picture in scaled:
-        row.paste(picture, (left, 0))
-        left += picture.width
-    return row
 
 
 def _surprise(logits: Floats, token: int) -> float:

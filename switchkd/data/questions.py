@@ -9,7 +9,7 @@ from typing import Any
 
 from switchkd.data.index import RecordFile
 from switchkd.data.reasons import BadRecordError
-from switchkd.data.records import picture_path, read_record
+from switchkd.data.records import picture_paths, read_record
 from switchkd.data.scan import scan_records
 from switchkd.errors import DataError
 
@@ -20,7 +20,7 @@ class Question:
 
     id: str
     kind: str  # the group whose accuracy it counts for; "all" where the file names none
-    image: Path | None  # None: a question of text only
+    images: tuple[Path, ...]  # in the order of their parts; none: a question of text only
     messages: list[dict[str, Any]]  # the prompt, without the answer
     answer: str  # expected
 
@@ -32,7 +32,7 @@ def read_questions(file: Path, images: Path | None, *, follow_links: bool = Fals
         follow_links: links in the picture folder may lead out of it.
 
     Raises:
-        DataError: the file isn't valid, or a record can't be used, has several turns or lacks its picture.
+        DataError: the file isn't valid, or a record can't be used, has several turns or lacks a picture.
     """
     records = RecordFile(file)
     places = enumerate(scan_records(file), 1)
@@ -43,7 +43,7 @@ def read_questions(file: Path, images: Path | None, *, follow_links: bool = Fals
 
 
 def question_text(messages: Sequence[Mapping[str, Any]]) -> str:
-    """The words of a conversation's last message, without the picture."""
+    """The words of a conversation's last message, without the pictures."""
     content = messages[-1]["content"]
     parts = content if isinstance(content, list) else [{"text": content}]
     return " ".join(part["text"].strip() for part in parts if part.get("text"))
@@ -61,7 +61,7 @@ def _read_question(raw: bytes, number: int, file: Path, images: Path | None, fol
     try:
         record = read_record(raw)
         name = record.id or name
-        image = None if record.image is None else picture_path(images, record.image, follow_links=follow_links)
+        paths = picture_paths(images, record.images, follow_links=follow_links)
     except BadRecordError as error:
         raise DataError(f"{file}, {name} can't be used ({error.reason.name.lower()}): {error}.") from error
     *prompt, answer = record.messages
@@ -71,4 +71,4 @@ def _read_question(raw: bytes, number: int, file: Path, images: Path | None, fol
         answer["content"].encode()
     except UnicodeEncodeError as error:
         raise DataError(f"{file}, {name} can't be used: its answer isn't Unicode.") from error
-    return Question(record.id or str(number), record.kind, image, prompt, answer["content"])
+    return Question(record.id or str(number), record.kind, paths, prompt, answer["content"])

@@ -84,9 +84,7 @@ def test_models_are_compared_on_the_same_questions(folder, tmp_path, accuracy):
     with open_engine(folder / "q4", threads=1) as engine:
         from switchkd.pictures import open_image
 
-        literal = [
-            engine.answer(one.messages, one.image and open_image(one.image), max_new_tokens=6) for one in questions
-        ]
+        literal = [engine.answer(one.messages, *map(open_image, one.images), max_new_tokens=6) for one in questions]
     assert [row["answer"] for row in written["models"]["q4"]["answers"]] == literal
     # The float32 export says what the checkpoint says, one by one as in a batch.
     student = written["models"]["student"]

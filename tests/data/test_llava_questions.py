@@ -18,8 +18,8 @@ def test_questions_are_read(make_source, images):
         with_picture, text = read_questions(make_source(records, name).file, images)
         image_part = [{"type": "image"}, {"type": "text", "text": "How many?"}]
         prompt = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": image_part}]
-        assert with_picture == Question("car", "count", images / "car.png", prompt, "Two.")
-        assert text == Question("2", "all", None, [{"role": "user", "content": "2 + 2?"}], "4")
+        assert with_picture == Question("car", "count", (images / "car.png",), prompt, "Two.")
+        assert text == Question("2", "all", (), [{"role": "user", "content": "2 + 2?"}], "4")
 
 
 @pytest.mark.parametrize(
