@@ -60,6 +60,7 @@ class Engine:
         self.image_tokens, self.end_tokens = image_tokens, end_tokens
         self.load_seconds = load_seconds
         self.timings = Timings()  # of the request under way or last finished
+        self.trained_pictures: int | None = None  # most of a record that it was trained on; None: not known
         self._open = True
 
     @cached_property
@@ -111,6 +112,19 @@ class Engine:
             theirs = f", {pictures * self.image_tokens} of them for {pictures} pictures" if pictures > 1 else ""
             raise DataError(f"The prompt takes {len(ids)} tokens{theirs}, more than the context of {context}.")
         return ids
+
+    def require_room(self, pictures: int) -> None:
+        """Raises DataError where so many pictures don't fit, whatever is asked about them; nothing is looked at for it."""
+        if pictures * self.image_tokens >= (context := self.language.context):
+            taken = f"{pictures} pictures take {pictures * self.image_tokens} tokens"
+            raise DataError(f"{taken}, more than the context of {context}.")
+
+    def unfamiliar(self, pictures: int) -> str | None:
+        """What to say of a conversation with more pictures than the model ever learned from at once; None where there are not."""
+        if self.trained_pictures is None or pictures <= self.trained_pictures:
+            return None
+        most = {0: "no picture", 1: "one picture"}.get(self.trained_pictures, f"{self.trained_pictures} pictures")
+        return f"{self.name} was trained on conversations with at most {most}; what it says of more is a guess."
 
     def _count_pictures(self, ids: Sequence[int]) -> int:
         return list(ids).count(self.prompt.image_token_id) // self.image_tokens

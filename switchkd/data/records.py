@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from switchkd.data.reasons import BadRecordError, Reason
-from switchkd.data.talks import MARKER, Place, Turns, picture_places, read_pictures, read_turns, refuse_other_media
+from switchkd.data.talks import Place, Turns, parts_at, picture_places, read_pictures, read_turns, refuse_other_media
 
 
 @dataclass(frozen=True)
@@ -133,16 +133,5 @@ def _messages(turns: Turns, places: Sequence[Place]) -> list[dict[str, Any]]:
     messages: list[dict[str, Any]] = []
     for number, (role, text) in enumerate(turns):
         starts = [start for turn, start in places if turn == number]
-        messages.append({"role": role, "content": _parts(text, starts) if starts else text})
+        messages.append({"role": role, "content": parts_at(text, starts) if starts else text})
     return messages
-
-
-def _parts(text: str, starts: Sequence[int]) -> list[dict[str, str]]:
-    """A text as parts, a picture in place of the marker at each of these ascending places."""
-    parts = []
-    ends = [0, *(start + len(MARKER) for start in starts)]
-    for number, (end, start) in enumerate(zip(ends, [*starts, len(text)], strict=True)):
-        piece = text[end:start].removeprefix("\n") if number else text[:start]
-        parts += [{"type": "text", "text": piece}] if piece else []
-        parts += [{"type": "image"}] if number < len(starts) else []
-    return parts

@@ -10,7 +10,7 @@ A message's content may be a list of `{"type": "text", "text": …}` and `{"type
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from switchkd.data.reasons import BadRecordError, Reason
@@ -89,6 +89,18 @@ def picture_places(turns: Turns, pictures: int) -> list[Place]:
     if len(places) != pictures:
         raise BadRecordError(Reason.IMAGE_MARKER, f"{len(places)} {MARKER} placeholders for {pictures} pictures")
     return places
+
+
+def parts_at(text: str, starts: Sequence[int]) -> list[dict[str, str]]:
+    """A text as a message's parts, a picture in place of the marker at each of these ascending places; the newline behind it is
+    the template's."""
+    parts = []
+    ends = [0, *(start + len(MARKER) for start in starts)]
+    for number, (end, start) in enumerate(zip(ends, [*starts, len(text)], strict=True)):
+        piece = text[end:start].removeprefix("\n") if number else text[:start]
+        parts += [{"type": "text", "text": piece}] if piece else []
+        parts += [{"type": "image"}] if number < len(starts) else []
+    return parts
 
 
 def _read_turn(turn: Any) -> tuple[str, str]:
