@@ -55,7 +55,15 @@ def test_the_export_is_proved_on_pairs_and_says_so(export):
 
 def test_checkpoint_and_export_are_evaluated(student, export, data, tmp_path):
     skd(
-        "eval", student, export, "--data", data / "pairs_test.json", "--max-tokens", 6, "--json", tmp_path / "scores.json"
+        "eval",
+        student,
+        export,
+        "--data",
+        data / "pairs_test.json",
+        "--max-tokens",
+        6,
+        "--json",
+        tmp_path / "scores.json",
     )
     written = json.loads((tmp_path / "scores.json").read_text())
     questions = read_questions(data / "pairs_test.json", data / "images")
