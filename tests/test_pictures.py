@@ -17,14 +17,7 @@ from support import pictures
 from support.pictures import encoded, noise, saved
 
 from switchkd.errors import DataError
-from switchkd.pictures import (
-    UnsupportedPictureError,
-    check_image_header,
-    decode_image,
-    open_image,
-    side_by_side,
-    to_rgb,
-)
+from switchkd.pictures import UnsupportedPictureError, check_image_header, decode_image, open_image, to_rgb
 
 
 def test_transparency_shows_white_to_the_last_bit():
@@ -345,12 +338,3 @@ def test_files_of_other_kinds_are_called_by_their_name(name, tmp_path):
         with pytest.raises(UnsupportedPictureError, match=rf"a\.jpg is {re.escape(name.partition(' (')[0])}") as caught:
             look(tmp_path / "a.jpg")
     assert "\n" not in str(caught.value)
-
-
-def test_pictures_side_by_side_keep_their_pixels():
-    sizes = [(800, 24), (300, 1200)]
-    row = side_by_side([Image.new("RGB", size) for size in sizes])
-    assert row.width * row.height == pytest.approx(sum(width * height for width, height in sizes), rel=0.02)
-    assert row.width / row.height == pytest.approx(800 / 24 + 300 / 1200, rel=0.01)
-    assert side_by_side([Image.new("RGB", (90, 60))] * 2).size == (180, 60)
-    assert side_by_side([Image.new("RGB", (30_000, 1)), Image.new("RGB", (1, 1))]).size == (30_001, 1)
