@@ -26,7 +26,7 @@ from switchkd.pictures import open_image
 from switchkd.runtime.engines.engine import Engine
 from switchkd.runtime.engines.opening import open_engine
 
-Asked = tuple[list[dict[str, Any]], Image.Image | None]  # messages, picture
+Asked = tuple[list[dict[str, Any]], list[Image.Image]]  # messages, pictures
 
 TEXTS = ("what is this ?", "how many cars are there ?", "is it day or night ?", "what does the sign say ?")
 MOST_DIVERGENCE = 1e-4  # nats, mean; clipped int8 sums made seven times as much (docs/results/processors.md)
@@ -61,19 +61,19 @@ def main() -> None:
 
 
 def questions(data: Path | None, images: Path | None, count: int) -> list[Asked]:
-    """(messages, picture): of the file, spread evenly, or made up."""
+    """(messages, pictures): of the file, spread evenly, or made up."""
     if data is not None:
         from switchkd.data.questions import read_questions
 
         read = read_questions(data, images or data.parent / "images")
         spread = [read[index * len(read) // count] for index in range(min(count, len(read)))]
-        return [(question.messages, open_image(question.image) if question.image else None) for question in spread]
+        return [(question.messages, [*map(open_image, question.images)]) for question in spread]
     made_up: list[Asked] = []
     for seed in range(count):
         cells = np.random.default_rng(seed).integers(0, 256, (3 + seed, 5 + seed, 3), dtype=np.uint8)
         image = Image.fromarray(cells).resize((320, 240), Image.Resampling.BICUBIC)
         parts = [{"type": "image"}, {"type": "text", "text": TEXTS[seed % len(TEXTS)]}]
-        made_up.append(([{"role": "user", "content": parts}], image))
+        made_up.append(([{"role": "user", "content": parts}], [image]))
     return made_up
 
 
@@ -83,8 +83,8 @@ def answers(engine: Engine, asked: list[Asked], count: int) -> dict[str, NDArray
     lead = np.zeros((len(asked), count), np.float32)
     features, logits = [], []
     start = time.perf_counter()
-    for number, (messages, image) in enumerate(asked):
-        seen = None if image is None else engine.encode_image(image)
+    for number, (messages, images) in enumerate(asked):
+        seen = engine.encode_images(images)
         if seen is not None:
             features.append(seen)
         row = engine.prefill(engine.encode_prompt(messages), seen)

@@ -38,7 +38,7 @@ from switchkd.files import file_sha256
 from switchkd.manifest import FILE_NAME, Manifest
 from switchkd.prompt import ChatPrompt
 from switchkd.runtime.bench.divergence import divergence
-from switchkd.runtime.engines.engine import LanguageModel
+from switchkd.runtime.engines.interfaces import LanguageModel
 from switchkd.runtime.engines.opening import open_checkpoint, open_engine
 
 Floats = NDArray[np.float32]

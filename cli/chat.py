@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,14 +19,21 @@ if TYPE_CHECKING:
     from switchkd.runtime.engines.sampling import Sampling
 
 _HELP = """/image FILE   talk about another picture, from the beginning
-/reset        forget what was said
+/add FILE     show one more picture with the next question
+/reset        forget what was said; the pictures stay
 /help         this list
 An empty line ends."""
 
 
 @click.command("chat", short_help="Ask a student about pictures.")
 @click.argument("variant")
-@click.option("--image", type=click.Path(path_type=Path), help="Picture to talk about.")
+@click.option(
+    "--image",
+    "images",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="Picture to talk about; repeat it for several, in their order.",
+)
 @click.option("--prompt", help="One question. Without it, questions are read line by line until the input ends.")
 @click.option("--threads", type=click.IntRange(min=1), help="Processor threads. Default: all.")
 @click.option("--device", default="cpu", show_default=True, help="Where an ONNX export runs; `skd doctor` lists them.")
@@ -47,7 +54,7 @@ An empty line ends."""
 @click.option("--seed", type=int, help="Draw the same answer again. Default: another one each time.")
 def chat_command(
     variant: str,
-    image: Path | None,
+    images: tuple[Path, ...],
     prompt: str | None,
     threads: int | None,
     device: str,
@@ -70,11 +77,11 @@ def chat_command(
     texts = None if choices is None else _read_choices(choices)
     form = None if schema is None else _read_schema(schema)
     settings = Sampling(**sampling)
-    picture = _open(image) if image else None
+    pictures = [_open(image) for image in images]
     with open_engine(find_named(variant, run_name), threads=threads, device=device) as engine:
         grammar = None if form is None else engine.grammars.json_schema(form)
         conversation = Conversation(engine, max_tokens, settings, texts, grammar)
-        conversation.show(picture)
+        conversation.show(pictures)
         if prompt is not None:
             conversation.ask(prompt)
         else:
@@ -82,7 +89,7 @@ def chat_command(
 
 
 class Conversation:
-    """Questions about one picture, or none, each asked with all that was said before.
+    """Questions about any number of pictures, each asked with all that was said before.
 
     Args:
         engine: answers.
@@ -97,22 +104,45 @@ class Conversation:
     ) -> None:
         self._engine, self._max_tokens, self._sampling = engine, max_tokens, sampling
         self._choices, self._grammar = choices, grammar
-        self._features: Floats | None = None
+        self._seen: list[Floats] = []  # each picture's, in their order
+        self._placed = 0  # so many of them stand in the messages
         self._messages: list[dict[str, Any]] = []
         self._asked = 0
+        self._warned = False
 
-    def show(self, picture: Any) -> None:
-        """Begins anew with a picture, or without one."""
-        self._features = None if picture is None else self._engine.encode_image(picture)
+    def show(self, pictures: Sequence[Any]) -> None:
+        """Begins anew with pictures, or without one. Raises DataError where they don't fit; all stays as it was then."""
+        self._engine.require_room(len(pictures))
+        self._seen = [self._engine.encode_image(picture) for picture in pictures]
+        self._warn()
         self.reset()
 
+    def add(self, picture: Any) -> None:
+        """One more picture, which stands with the next question. Raises as `show`."""
+        self._engine.require_room(len(self._seen) + 1)
+        self._seen.append(self._engine.encode_image(picture))
+        self._warn()
+
     def reset(self) -> None:
-        """Forgets what was said; the picture stays."""
-        self._messages = []
+        """Forgets what was said; the pictures stay, for the next question."""
+        self._messages, self._placed = [], 0
+
+    @property
+    def _features(self) -> Floats | None:
+        from switchkd.runtime.engines.picture_places import join_features
+
+        return join_features(self._seen)
+
+    def _warn(self) -> None:
+        told = self._engine.unfamiliar(len(self._seen))
+        if told and not self._warned:
+            click.echo(told, err=True)
+            self._warned = True
 
     def ask(self, text: str) -> None:
         """Prints the answer as it is generated, and keeps both."""
-        self._messages.append(_question(text, with_picture=self._features is not None and not self._messages))
+        self._messages.append(_question(text, pictures=len(self._seen) - self._placed))
+        self._placed = len(self._seen)
         sampling = self._sampling.numbered(self._asked)
         self._asked += 1
         said = self._chosen(sampling) if self._choices else "".join(self._pieces(sampling))
@@ -167,8 +197,11 @@ def _obey(conversation: Conversation, line: str) -> None:
     """A line that is a command. Raises DataError where it can't be followed."""
     command, _, argument = line.partition(" ")
     if command == "/image" and argument:
-        conversation.show(_open(Path(argument.strip()).expanduser()))
+        conversation.show([_open(Path(argument.strip()).expanduser())])
         click.echo("The conversation begins anew with this picture.", err=True)
+    elif command == "/add" and argument:
+        conversation.add(_open(Path(argument.strip()).expanduser()))
+        click.echo("The next question is about this picture too.", err=True)
     elif command == "/reset" and not argument:
         conversation.reset()
         click.echo("Forgotten.", err=True)
@@ -232,19 +265,23 @@ def _read_schema(path: Path) -> Mapping[str, Any]:
     return schema
 
 
-def _question(text: str, *, with_picture: bool) -> dict[str, Any]:
-    """The question's message, the picture in front of its words as in training, also where the text has a place for it."""
+def _question(text: str, *, pictures: int) -> dict[str, Any]:
+    """The question's message with the pictures that it brings, in front of its words as in training, also where the text has
+    places for them."""
     from switchkd.data.talks import MARKER
     from switchkd.runtime.engines.picture_order import marked_question, picture_first
 
-    if MARKER not in text:
-        picture = [{"type": "image"}] if with_picture else []
-        return {"role": "user", "content": [*picture, {"type": "text", "text": text}]}
-    if not with_picture or text.count(MARKER) > 1:
-        reason = "a conversation has one" if with_picture else "there is none: name one with --image"
-        click.echo(f"{MARKER} stands for a picture, and {reason}; it is read as plain text here.", err=True)
-        return {"role": "user", "content": [{"type": "image"}] * with_picture + [{"type": "text", "text": text}]}
+    plain = {"role": "user", "content": [*[{"type": "image"}] * pictures, {"type": "text", "text": text}]}
+    if not (places := text.count(MARKER)):
+        return plain
+    if places != pictures:
+        there = f"this question brings {pictures}" if pictures else "this question brings none: name one with --image"
+        click.echo(f"{MARKER} stands for a picture, and {there}; it is read as plain text here.", err=True)
+        return plain
     parts = marked_question(text)
     if (first := picture_first(parts)) != parts:
-        click.echo("The picture goes before the words, as in training.", err=True)
+        one = pictures == 1
+        click.echo(
+            f"The picture{'' if one else 's'} go{'es' if one else ''} before the words, as in training.", err=True
+        )
     return {"role": "user", "content": first}

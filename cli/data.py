@@ -22,7 +22,8 @@ def data_group() -> None:
 @click.option("--val", default=50, show_default=True, help="Validation pictures.")
 @click.option("--test", default=250, show_default=True, help="Test pictures.")
 @click.option("--text", default=12000, show_default=True, help="Text-only scenes.")
-def roadscenes_command(folder: Path, size: int, seed: int, train: int, val: int, test: int, text: int) -> None:
+@click.option("--pairs", default=0, show_default=True, help="Training questions about two pictures each.")
+def roadscenes_command(folder: Path, pairs: int, **sizes: int) -> None:
     """Draw driving-camera pictures with captions and questions into FOLDER, as LLaVA JSON."""
     from rich.console import Console
     from rich.progress import Progress
@@ -35,7 +36,8 @@ def roadscenes_command(folder: Path, size: int, seed: int, train: int, val: int,
         task = bar.add_task("drawing road scenes")
         summary = write_roadscenes(
             folder,
-            **{"size": size, "seed": seed, "train": train, "val": val, "test": test, "text": text},
+            **sizes,
+            pairs=pairs,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     table = Table(title=f"{folder}", title_justify="left")
@@ -44,6 +46,10 @@ def roadscenes_command(folder: Path, size: int, seed: int, train: int, val: int,
     for kind, accuracy in summary["blind"]["by_kind"].items():
         table.add_row(kind, f"{100 * accuracy:.1f}")
     table.add_row("all", f"{100 * summary['blind']['overall']:.1f}", style="bold")
+    if pairs:
+        for kind, accuracy in summary["blind_pairs"]["by_kind"].items():
+            table.add_row(f"pairs: {kind}", f"{100 * accuracy:.1f}")
+        table.add_row("all pairs", f"{100 * summary['blind_pairs']['overall']:.1f}", style="bold")
     console.print(table)
 
 

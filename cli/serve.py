@@ -51,7 +51,14 @@ from switchkd.cli.options import POSITIVE, RUN, find_named, sampling_options
     type=POSITIVE,
     default=20,
     show_default=True,
-    help="Largest request; larger ones get 413.",
+    help="Largest request, all its pictures included; larger ones get 413.",
+)
+@click.option(
+    "--max-pictures",
+    type=click.IntRange(min=1),
+    default=16,
+    show_default=True,
+    help="Most pictures of a conversation; more get 400.",
 )
 @click.option(
     "--max-picture-mb",
@@ -72,7 +79,7 @@ from switchkd.cli.options import POSITIVE, RUN, find_named, sampling_options
     type=click.Choice(["first", "sent"]),
     default="first",
     show_default=True,
-    help="first: a picture goes before the words of its message, as in training. sent: where the request has it.",
+    help="first: pictures go before the words of their message, as in training. sent: where the request has them.",
 )
 @RUN
 @click.option(
@@ -102,6 +109,7 @@ def serve_command(
     timeout: float,
     upload_timeout: float,
     max_request_mb: float,
+    max_pictures: int,
     max_picture_mb: float,
     max_megapixels: float,
     picture_order: str,
@@ -131,6 +139,7 @@ def serve_command(
         limits = Limits(
             waiting=queue,
             request_bytes=round(max_request_mb * 1e6),
+            pictures=max_pictures,
             picture_bytes=round(max_picture_mb * 1e6),
             picture_pixels=round(max_megapixels * 1e6),
             upload_seconds=upload_timeout,

@@ -123,6 +123,8 @@ def data_table(name: str, report: Any) -> Table:
     table.add_column("for example")
     table.add_row("usable", str(report.usable))
     table.add_row("  of these text only", str(report.text_only))
+    if report.several:
+        table.add_row("  of these with several pictures", str(report.several), f"up to {report.most_pictures}")
     for reason, count in report.bad.items():
         examples = escape(f"{', '.join(report.examples[reason])}: {report.why[reason]}")
         table.add_row(f"[red]unusable: {escape(reason)}", str(count), examples)

@@ -27,7 +27,8 @@ from switchkd.export.trials import Trials
 from switchkd.files import file_sha256, replacing_folder
 from switchkd.manifest import FILE_NAME, FileEntry, ImageTokens, Manifest, Origin
 from switchkd.passages import CALIBRATION, passages
-from switchkd.runtime.engines.engine import DEFAULT_CONTEXT
+from switchkd.runs import trained_pictures
+from switchkd.runtime.engines.interfaces import DEFAULT_CONTEXT
 from switchkd.runtime.engines.opening import usable_processors
 
 
@@ -215,4 +216,5 @@ class _Export:
             end_tokens=sorted(end_token_ids(checkpoint.folder, prompt)),
             context=checkpoint.text["max_position_embeddings"],
             parity=parity,
+            pictures=trained_pictures(checkpoint.folder),
         )

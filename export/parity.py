@@ -4,7 +4,7 @@ The reference is a PyTorch forward of the checkpoint in float32. Stages, in a re
 
     pixels     [3, H, W]  what the tower reads; the reference is transformers' own image processor
     features   [P, W_v]   what the projector reads
-    projected  [P, W]     what stands in the prompt for the picture
+    projected  [P, W]     what stands in the prompt for the picture; several pictures' one behind the other, in all three
     logits     [T, V]     after every position of the prompt
     greedy                the answer's tokens, one by one through the key-value cache
 
@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL.Image import Image
 
 from switchkd.errors import CheckpointError, SkdError
 from switchkd.export.samples import Sample
@@ -65,16 +66,14 @@ def write_freely(engine: Engine, sample: Sample, tokens: int, seed: int) -> Refe
     words would begin.
 
     Args:
-        sample: its picture is shown, its words aren't.
+        sample: its first picture is shown, its words aren't.
         tokens: written, the end of a turn notwithstanding; fewer where the context ends.
 
     Raises:
         CheckpointError: it computes values that aren't finite.
     """
     random = np.random.default_rng(seed)
-    image = sample.image()
-    assert image is not None
-    features = engine.encode_image(image)
+    features = engine.encode_images(sample.images()[:1])
     ids = engine.prompt.encode_opening(image_tokens=engine.image_tokens)
     text: list[int] = []
     rows: list[Floats] = []
@@ -109,7 +108,7 @@ def check_stages(engine: Engine, references: Sequence[Reference], tolerance: Map
     tokens = ties = 0
     for reference in references:
         if reference.logits is None:
-            features = _features(engine, reference.sample)
+            features = engine.encode_images(reference.sample.images())
         else:
             features = _compare_stages(engine, reference, tolerance, errors)
         rows = answer_rows(engine, reference, features)
@@ -135,7 +134,7 @@ def measure_loss(engine: Engine, references: Sequence[Reference]) -> dict[str, A
     agreed: list[bool] = []
     right: list[tuple[bool, bool]] = []  # the checkpoint's answer, the build's
     for reference in references:
-        features = _features(engine, reference.sample)
+        features = engine.encode_images(reference.sample.images())
         rows = answer_rows(engine, reference, features)
         divergences += divergence(reference.rows, rows).tolist()
         same = rows.argmax(-1) == reference.rows.argmax(-1)
@@ -170,11 +169,11 @@ def relative_error(value: Floats, reference: Floats) -> float:
 
 
 def _refer(engine: Engine, sample: Sample, pixels: Any, *, whole: bool) -> Reference:
-    image, stages, features = sample.image(), {}, None
-    if image is not None:
-        stages = engine.vision.trace(engine.preprocess.resize(image))
-        features = stages["projected"]
-        stages["pixels"] = pixels(image)
+    images = sample.images()
+    stages = _trace(engine, images)
+    features = stages.get("projected")
+    if images:
+        stages["pixels"] = np.concatenate([pixels(image) for image in images])
     ids = engine.encode_prompt(sample.messages)
     logits = engine.language.prefill(ids, features, every=True) if whole else None
     row = engine.prefill(ids, features) if logits is None else logits[-1]
@@ -201,11 +200,8 @@ def _reference_pixels(checkpoint: Path) -> Any:
 def _compare_stages(
     engine: Engine, reference: Reference, tolerance: Mapping[str, float], errors: dict[str, float]
 ) -> Floats | None:
-    """Records the errors of all stages; the engine's own features of the picture [P, W]."""
-    own: dict[str, Floats] = {}
-    image = reference.sample.image()
-    if image is not None:
-        own = engine.vision.trace(engine.preprocess.resize(image))
+    """Records the errors of all stages; the engine's own features of the pictures [I·P, W]."""
+    own = _trace(engine, reference.sample.images())
     for stage, expected in reference.stages.items():
         if stage in tolerance:  # a format may not show every stage
             error = relative_error(own[stage], expected) if stage in own else float("nan")
@@ -236,9 +232,10 @@ def _require_tie(reference: Reference, rows: Floats, position: int, tolerance: f
         )
 
 
-def _features(engine: Engine, sample: Sample) -> Floats | None:
-    image = sample.image()
-    return None if image is None else engine.encode_image(image)
+def _trace(engine: Engine, images: Sequence[Image]) -> dict[str, Floats]:
+    """What `VisionEncoder.trace` has of each picture, one behind the other; nothing where there is none."""
+    traces = [engine.vision.trace(engine.preprocess.resize(image)) for image in images]
+    return {stage: np.concatenate([each[stage] for each in traces]) for stage in traces[0]} if traces else {}
 
 
 def _is_right(engine: Engine, reference: Reference, ids: Sequence[int]) -> bool:

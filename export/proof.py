@@ -24,7 +24,8 @@ from switchkd.export.parity import Reference, measure_loss, refer_all, write_fre
 from switchkd.export.samples import Sample, synthetic_samples
 from switchkd.runtime.bench.divergence import entropy
 from switchkd.runtime.bench.reading import Page, Readings, TextReference, compare_reading, keep_reading
-from switchkd.runtime.engines.engine import DEFAULT_CONTEXT, Engine
+from switchkd.runtime.engines.engine import Engine
+from switchkd.runtime.engines.interfaces import DEFAULT_CONTEXT
 from switchkd.runtime.engines.opening import open_checkpoint
 
 # Samples whose logits are compared at every position, which at a vocabulary of 152,000 takes half a gigabyte each.
@@ -88,9 +89,9 @@ class Proof:
         self._folder = folder
         context = min(DEFAULT_CONTEXT, checkpoint.text["max_position_embeddings"])
         self._page = Page.load(checkpoint.prompt, context=context)
-        seeing = [sample for sample in samples if sample.picture is not None]
+        seeing = [sample for sample in samples if sample.pictures]
         made_up = synthetic_samples(_SYNTHETIC_SAMPLES if not samples else max(0, WHOLE_SAMPLES - len(seeing)))
-        asked = [*seeing, *made_up, *(sample for sample in samples if sample.picture is None)]
+        asked = [*seeing, *made_up, *(sample for sample in samples if not sample.pictures)]
         # Not `open_engine`: a folder that holds an export as well would be compared with itself.
         with open_checkpoint(checkpoint.folder, threads=threads) as engine:
             self.references = refer_all(engine, checkpoint.folder, asked, every=WHOLE_SAMPLES)

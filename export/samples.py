@@ -13,7 +13,7 @@ from PIL import Image
 from switchkd.data.index import RecordFile
 from switchkd.data.questions import read_questions
 from switchkd.data.reasons import BadRecordError
-from switchkd.data.records import picture_path, read_record
+from switchkd.data.records import picture_paths, read_record
 from switchkd.data.scan import scan_records
 from switchkd.errors import DataError
 from switchkd.pictures import open_image
@@ -24,15 +24,15 @@ _Item = TypeVar("_Item")
 
 @dataclass(frozen=True)
 class Sample:
-    """One conversation, with or without a picture."""
+    """One conversation, with pictures or without."""
 
     messages: Sequence[Message]
-    picture: Path | Image.Image | None  # None: text alone
+    pictures: Sequence[Path | Image.Image] = ()  # in the order of their parts; none: text alone
     answer: str | None = None  # the expected one, where it is known
 
-    def image(self) -> Image.Image | None:
-        """The picture, decoded. Raises DataError where it can't be."""
-        return open_image(self.picture) if isinstance(self.picture, Path) else self.picture
+    def images(self) -> list[Image.Image]:
+        """The pictures, decoded. Raises DataError where one can't be."""
+        return [open_image(picture) if isinstance(picture, Path) else picture for picture in self.pictures]
 
 
 def synthetic_samples(count: int, seed: int = 0) -> list[Sample]:
@@ -40,7 +40,7 @@ def synthetic_samples(count: int, seed: int = 0) -> list[Sample]:
     random = np.random.default_rng(seed)
     questions = ("What is this?", "Describe the picture in one sentence.", "How many cars are there, and where?")
     return [
-        Sample(_question(questions[index % len(questions)]), _synthetic_picture(random, cells=2 ** (1 + index % 5)))
+        Sample(_question(questions[index % len(questions)]), [_synthetic_picture(random, cells=2 ** (1 + index % 5))])
         for index in range(count)
     ]
 
@@ -55,13 +55,13 @@ class SampleFile:
     leave_out: Callable[[str], None] = lambda _: None  # told why, for each that is left out
 
     def questions(self, count: int) -> list[Sample]:
-        """Of a test file, see `read_questions`; those whose picture is torn are left out.
+        """Of a test file, see `read_questions`; those with a torn picture are left out.
 
         Raises:
             DataError: the file can't be used, or none of its pictures.
         """
         asked = _spread(read_questions(self.file, self.images, follow_links=self.follow_links), count)
-        samples = [Sample(question.messages, question.image, question.answer) for question in asked]
+        samples = [Sample(question.messages, question.images, question.answer) for question in asked]
         seen = [sample for sample in samples if self._can_be_seen(sample)]
         if not seen:
             raise DataError(f"No picture of the questions in {self.file} can be used.")
@@ -73,12 +73,11 @@ class SampleFile:
         for place in _spread(list(scan_records(self.file)), count):
             try:
                 record = read_record(records.read(*place))
-                name = record.image
-                picture = None if name is None else picture_path(self.images, name, follow_links=self.follow_links)
+                pictures = picture_paths(self.images, record.images, follow_links=self.follow_links)
             except BadRecordError as error:
                 self.leave_out(f"{error.reason.name.lower()}: {error}")
                 continue
-            sample = Sample(record.messages, picture)
+            sample = Sample(record.messages, pictures)
             if self._can_be_seen(sample):
                 samples.append(sample)
         if not samples:
@@ -89,7 +88,7 @@ class SampleFile:
 
     def _can_be_seen(self, sample: Sample) -> bool:
         try:
-            sample.image()
+            sample.images()
         except DataError as error:
             self.leave_out(str(error))
             return False

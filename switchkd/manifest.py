@@ -4,7 +4,7 @@
      "source": {"name": …, "sha256": …}, "tools": {name: version},
      "files": {path: {"role": …, "bytes": …, "sha256": …, "tensor_types": {type: {"count": …, "bytes": …}}}},
      "image": {"tokens": …, "token": …, "token_id": …}, "prompt_template": …, "end_tokens": […],
-     "context": …, "parity": {…}, "measured": {…}}
+     "context": …, "parity": {…}, "measured": {…}, "pictures": …}
 
 A reader refuses a newer schema, a path that leaves the folder, and a file whose bytes aren't those that were written.
 """
@@ -79,6 +79,7 @@ class Manifest:
     context: int  # most tokens the model was trained to read
     parity: dict[str, Any]  # measured against the source; see the exporter's documentation
     measured: dict[str, Any] = field(default_factory=dict)  # speed, in older exports alone; `skd bench` measures it
+    pictures: int | None = None  # most of a record that it was trained on; None: not known
     schema: int = SCHEMA
 
     @classmethod
@@ -140,6 +141,7 @@ class Manifest:
                 source=_build(Origin, value["source"]),
                 image=_build(ImageTokens, value["image"]),
                 measured=_typed({"measured": {}, **value}, "measured", dict),
+                pictures=None if value.get("pictures") is None else _typed(value, "pictures", int),
                 files=files,
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -245,3 +246,21 @@ def _torn(name: str, error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):  # its words are the name again
         return f"{name} is torn or not a picture."
     return f"{name} is torn or not a picture: {error or type(error).__name__}."
+
+
+def side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Pictures side by side, at the height that gives the row as many pixels as they have together; one alone as it is."""
+    if len(pictures) == 1:
+        return pictures[0]
+    area = sum(picture.width * picture.height for picture in pictures)
+    height = max(1, round(math.sqrt(area / sum(picture.width / picture.height for picture in pictures))))
+    scaled = [
+        picture.resize((max(1, round(picture.width * height / picture.height)), height), Image.Resampling.BICUBIC)
+        for picture in pictures
+    ]
+    row = Image.new("RGB", (sum(picture.width for picture in scaled), height))
+    left = 0
+    for picture in scaled:
+        row.paste(picture, (left, 0))
+        left += picture.width
+    return row

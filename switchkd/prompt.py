@@ -183,7 +183,7 @@ class ChatPrompt:
             if labels:  # offsets cost more than the ids
                 mask += [_overlaps(start + a, start + b, layout.answers) for a, b in piece.offsets]
         pictures = [position for position, token in enumerate(ids) if token == self.image_token_id]
-        expected = sum(_count_images(message) for message in messages)
+        expected = sum(count_images(message) for message in messages)
         if len(pictures) != expected:
             raise CheckpointError(f"The chat template writes {len(pictures)} image tokens for {expected} pictures.")
         _repeat(ids, pictures, image_tokens)
@@ -319,6 +319,7 @@ def _repeat(values: list[Any], positions: list[int], times: int) -> None:
         values[position : position + 1] = [values[position]] * times
 
 
-def _count_images(message: Message) -> int:
+def count_images(message: Message) -> int:
+    """How many pictures stand in a message of the form above."""
     content = message["content"]
     return 0 if isinstance(content, str) else sum(part["type"] == "image" for part in content)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,15 @@ def existing_run(name: str | None) -> Path | None:
     if not run_folder(name).is_dir():
         raise SkdError(f"There is no run {run_folder(name)}.")
     return run_folder(name)
+
+
+def trained_pictures(model: Path) -> int | None:
+    """Most pictures in a record that a model was trained on, over all its stages here; None for models trained elsewhere."""
+    try:
+        record = json.loads((model.resolve().parent / STAGE_RECORD).read_text(encoding="utf-8"))
+        return int(record.get("pictures", 1))  # versions that didn't write it took one
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
 
 
 def recorded_recipe(run_folder: Path) -> dict[str, Any]:

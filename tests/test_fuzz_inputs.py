@@ -142,7 +142,7 @@ def check_file(file: Path, images: Path) -> int | None:
     for number, row in enumerate(index.usable):
         sample = samples[number]
         assert sample["length"] == index.tokens[row] and not sample["bad"]
-        assert (sample["labels"] >= 0).any() and (sample["pixel_values"] is not None) == bool(index.has_image[row])
+        assert (sample["labels"] >= 0).any() and (sample["pixel_values"] is not None) == bool(index.pictures[row])
     return len(index)
 
 

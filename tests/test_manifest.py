@@ -49,6 +49,14 @@ def test_reads_back_what_it_wrote(folder):
     assert manifest == make(manifest.files)
     assert manifest.file_of("language") == "language.gguf"
     assert manifest.files["language.gguf"].tensor_types["Q4_0"].bytes == 200
+    assert manifest.pictures is None
+    for pictures in (0, 1, 6, None):
+        change(folder, pictures=pictures)
+        assert Manifest.load(folder).pictures == pictures
+    for wrong in ("2", True, 1.5):
+        change(folder, pictures=wrong)
+        with pytest.raises(ManifestError, match="torn: TypeError pictures"):
+            Manifest.load(folder)
 
 
 text = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=20)

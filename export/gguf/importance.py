@@ -44,8 +44,7 @@ def collect(
 ) -> Importance:
     """Lets an engine that `collector` observes read whole conversations, and texts given as token ids."""
     for sample in samples:
-        image = sample.image()
-        features = None if image is None else engine.encode_image(image)
+        features = engine.encode_images(sample.images())
         ids = engine.prompt.encode(sample.messages, image_tokens=engine.image_tokens).ids
         # Logits after every position: otherwise the last block would see only the last token.
         engine.language.prefill(ids, features, every=True)

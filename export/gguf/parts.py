@@ -125,7 +125,7 @@ def _importance(job: Quantization) -> Importance:
 
     if not job.calibration:
         return make()
-    samples = [(sample.messages, str(sample.picture)) for sample in job.calibration]
+    samples = [(sample.messages, [*map(str, sample.pictures)]) for sample in job.calibration]
     key = sha256(f"{job.checkpoint.sha256}{samples}{job.passages}".encode()).hexdigest()[:12]
     return kept(job.cache / f"{job.checkpoint.folder.name}-importance-{key}.npz", make)
 

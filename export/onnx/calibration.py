@@ -15,6 +15,7 @@ from switchkd.export.parts import Quantization
 from switchkd.export.samples import Sample, synthetic_samples
 from switchkd.runtime.engines.opening import open_vision
 from switchkd.runtime.engines.parts import RunOptions
+from switchkd.runtime.engines.picture_places import join_features
 
 Floats = NDArray[np.float32]
 _TOKENS = 4000  # of text; more changed nothing
@@ -70,9 +71,9 @@ def language_examples(job: Quantization) -> Iterator[Feeds]:
         ids = checkpoint.prompt.encode(sample.messages, image_tokens=checkpoint.image_tokens).ids
         places = np.array(ids) == checkpoint.prompt.image_token_id
         embeds = table[np.where(places, 0, ids)]
-        image = sample.image()
-        if image is not None:
-            embeds[places] = vision.encode(checkpoint.preprocess.resize(image))
+        seen = [vision.encode(checkpoint.preprocess.resize(image)) for image in sample.images()]
+        if (features := join_features(seen)) is not None:
+            embeds[places] = features
         yield _decoder_inputs(job, embeds[:_LONGEST])
     vision.close()
 
@@ -81,14 +82,13 @@ def vision_examples(job: Quantization) -> Iterator[Feeds]:
     """Inputs of the tower for pictures."""
     preprocess = job.checkpoint.preprocess
     for sample in _seeing(job):
-        image = sample.image()
-        if image is not None:
+        for image in sample.images():
             yield {"pixel_values": preprocess.normalize(preprocess.resize(image))[None]}
 
 
 def _seeing(job: Quantization) -> list[Sample]:
     """The user's records with pictures; made-up ones where there are none."""
-    seeing = [sample for sample in job.calibration if sample.picture is not None]
+    seeing = [sample for sample in job.calibration if sample.pictures]
     return seeing[:_PICTURES] or synthetic_samples(_PICTURES)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from markupsafe import Markup
 from switchkd.data.examples import choose
 from switchkd.data.questions import question_text
 from switchkd.errors import DataError
-from switchkd.pictures import open_image
+from switchkd.pictures import open_image, side_by_side
 from switchkd.runtime.bench.measurement import Bench
 from switchkd.runtime.bench.quality import right_answers
 
@@ -36,7 +37,7 @@ def samples(bench: Bench) -> list[dict[str, Any]]:
     for place in choose(questions, patterns, _SAMPLES):
         index, question = shared[place], questions[place]
         try:
-            picture = _thumbnail(question.image)
+            picture = _thumbnail(question.images)
         except DataError:  # gone since it was asked about
             continue
         shown.append(
@@ -68,14 +69,14 @@ def missed(bench: Bench) -> list[dict[str, Any]]:
         if index is not None
     )
     shown: list[dict[str, Any]] = []
-    seen: set[Path | None] = {None}
+    seen: set[tuple[Path, ...]] = {()}
     for name, index in turns:
         question = bench.questions[index]
-        if question.image in seen or len(shown) == _MISSED:
+        if question.images in seen or len(shown) == _MISSED:
             continue
-        seen.add(question.image)
+        seen.add(question.images)
         try:
-            picture = _thumbnail(question.image)
+            picture = _thumbnail(question.images)
         except DataError:
             continue
         pair = [(bench.reference, answers[bench.reference][index], True), (name, answers[name][index], False)]
@@ -90,9 +91,8 @@ def missed(bench: Bench) -> list[dict[str, Any]]:
     return shown
 
 
-def _thumbnail(path: Path | None) -> Markup:
-    assert path is not None  # of a question that was chosen for its picture
-    picture = open_image(path)
+def _thumbnail(paths: Sequence[Path]) -> Markup:
+    picture = side_by_side([*map(open_image, paths)])
     picture.thumbnail((_SIDE, _SIDE))
     stream = io.BytesIO()
     picture.save(stream, "JPEG", quality=88)

@@ -9,7 +9,7 @@ from pathlib import Path
 from switchkd.architecture.references import model_name
 from switchkd.errors import SkdError
 from switchkd.manifest import FILE_NAME
-from switchkd.runtime.engines.engine import CPU
+from switchkd.runtime.engines.interfaces import CPU
 from switchkd.runtime.engines.opening import find_variant
 
 

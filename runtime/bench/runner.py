@@ -23,7 +23,7 @@ from switchkd.runtime.bench.quality import Divergences
 from switchkd.runtime.bench.scenario import CameraLog, Clock, WallClock, question_order, run_camera
 from switchkd.runtime.bench.session import QuestionError, Session, SessionError
 from switchkd.runtime.bench.text import TextRounds
-from switchkd.runtime.engines.engine import CPU
+from switchkd.runtime.engines.interfaces import CPU
 
 Progress = Callable[[str, float], None]  # what is being done, and which share of it is done
 _FRAMES = 16  # different pictures that a camera shows, decoded before it starts
@@ -211,7 +211,7 @@ class Runner:
 
     def _question(self, index: int) -> dict[str, Any]:
         question = self.bench.questions[index]
-        return {"image": str(question.image) if question.image else None, "messages": question.messages}
+        return {"images": [*map(str, question.images)], "messages": question.messages}
 
     def _order(self, count: int) -> Iterator[int]:
         return question_order(len(self.bench.questions), count, self.settings.seed)
@@ -276,7 +276,7 @@ class Runner:
     def _prepare_frames(self, each: Measurement, session: Session) -> list[int]:
         """Numbers of the questions whose pictures the camera shows; each has been asked once, to warm up and be decoded."""
         frames: list[int] = []
-        shown = (index for index in self._order(len(self.bench.questions)) if self.bench.questions[index].image)
+        shown = (index for index in self._order(len(self.bench.questions)) if self.bench.questions[index].images)
         for index in shown:
             self.progress(f"{each.name}: warming up", len(frames) / _FRAMES)
             if self._warm(each, session, index):

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL.Image import Image
 
 from switchkd.errors import DataError, SkdError
 from switchkd.files import file_sha256
@@ -27,7 +26,7 @@ from switchkd.pictures import open_image
 from switchkd.prompt import Message
 from switchkd.runtime.bench.divergence import divergence
 from switchkd.runtime.bench.reading import compare_reading, keep_reading
-from switchkd.runtime.engines.engine import Engine, Floats
+from switchkd.runtime.engines.engine import Engine
 from switchkd.runtime.engines.idling import wait_until_idle
 from switchkd.runtime.engines.opening import open_engine
 
@@ -55,17 +54,17 @@ class Worker:
         }
         self._picture = lru_cache(maxsize=frames)(open_image)
 
-    def ask(self, image: str | None, messages: Sequence[Message], max_tokens: int) -> dict[str, Any]:
-        """One request as a user makes it: a picture in memory and a question, to the answer's last token.
+    def ask(self, images: Sequence[str], messages: Sequence[Message], max_tokens: int) -> dict[str, Any]:
+        """One request as a user makes it: pictures in memory and a question, to the answer's last token.
 
         Returns:
             "answer"; "seconds" by phase: "preprocess", "encode", "prefill", "first_token" (from the request's start),
             "decode" (all later tokens), "answer" (the whole); "prompt_tokens", "reused_tokens", "new_tokens".
         """
-        picture = self._picture(image) if image else None
+        pictures = [self._picture(path) for path in images]
         engine = self.engine
         start = time.perf_counter()
-        features = self._features(picture)
+        features = engine.encode_images(pictures)
         ids = engine.encode_prompt(messages)
         prepared = time.perf_counter()
         tokens = list(engine.tokens(ids, features, max_new_tokens=max_tokens))
@@ -82,13 +81,13 @@ class Worker:
             **{name: getattr(timings, name) for name in ("prompt_tokens", "reused_tokens", "new_tokens")},
         }
 
-    def refer(self, image: str | None, messages: Sequence[Message], max_tokens: int, file: str) -> dict[str, Any]:
+    def refer(self, images: Sequence[str], messages: Sequence[Message], max_tokens: int, file: str) -> dict[str, Any]:
         """Answers greedily and keeps the logits [A, V] that the tokens were chosen from in a .npy file.
 
         Returns:
             "tokens": the answer's, the end token included.
         """
-        features = self._features(self._picture(image) if image else None)
+        features = self.engine.encode_images([self._picture(path) for path in images])
         ids = self.engine.encode_prompt(messages)
         limit = min(max_tokens, self._room(ids))
         rows = [self.engine.prefill(ids, features)]
@@ -100,15 +99,15 @@ class Worker:
         return {"tokens": tokens}
 
     def compare(
-        self, image: str | None, messages: Sequence[Message], tokens: Sequence[int], file: str
+        self, images: Sequence[str], messages: Sequence[Message], tokens: Sequence[int], file: str
     ) -> dict[str, Any]:
-        """This variant's distributions along the reference's answer, with the picture, against the reference's.
+        """This variant's distributions along the reference's answer, with the pictures, against the reference's.
 
         Returns:
             "kl": nats a position; "same": whether the first choice is the reference's. Both None where the vocabularies
             differ, and shorter than the answer where this variant's context is.
         """
-        features = self._features(self._picture(image) if image else None)
+        features = self.engine.encode_images([self._picture(path) for path in images])
         ids = self.engine.encode_prompt(messages)
         tokens = tokens[: self._room(ids)]
         reference = np.load(file, allow_pickle=False)[: len(tokens)]
@@ -135,12 +134,6 @@ class Worker:
     def _room(self, ids: Sequence[int]) -> int:
         """Most tokens of an answer to this prompt."""
         return self.engine.language.context - len(ids)
-
-    def _features(self, picture: Image | None) -> Floats | None:
-        if picture is None:
-            self.engine.new_request()
-            return None
-        return self.engine.encode_image(picture)
 
 
 _OPERATIONS = ("ask", "refer", "compare", "read", "compare_reading", "wait_until_idle")

@@ -20,8 +20,6 @@ class EngineAnswers:
             DataError: a picture that can't be used, or a prompt that doesn't fit.
         """
         return [
-            self._engine.answer(
-                question.messages, open_image(question.image) if question.image else None, max_new_tokens=max_new_tokens
-            )
+            self._engine.answer(question.messages, *map(open_image, question.images), max_new_tokens=max_new_tokens)
             for question in questions
         ]

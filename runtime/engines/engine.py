@@ -1,4 +1,4 @@
-"""What every engine is: a vision encoder and a language model behind one interface, decoding, time by phase.
+"""What every engine is: a vision encoder and a language model put together, decoding, time by phase.
 
 An engine is put together from two parts, so that formats mix: a tower in one format may feed a language model in another.
 Text becomes token ids by `ChatPrompt` and pictures become bytes by `Preprocess`, the same in every engine and in training.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,67 +20,14 @@ from switchkd.errors import DataError, SkdError
 from switchkd.preprocess import Preprocess
 from switchkd.prompt import ChatPrompt, Message
 from switchkd.runtime.engines.grammar import Grammar, Grammars
+from switchkd.runtime.engines.interfaces import LanguageModel, VisionEncoder
+from switchkd.runtime.engines.picture_places import join_features
 from switchkd.runtime.engines.sampler import Chooser, Floats, best, chooser
 from switchkd.runtime.engines.sampling import GREEDY, Sampling
 from switchkd.runtime.engines.timings import Timings
 from switchkd.runtime.packages.usage import Usage
 
 _Result = TypeVar("_Result")
-DEFAULT_CONTEXT = 4096  # tokens of a prompt and its answer together
-CPU = "cpu"  # the device that every engine runs on
-
-
-class VisionEncoder(Protocol):
-    """Pictures to the embeddings that stand for them in a prompt."""
-
-    def encode(self, pixels: NDArray[np.uint8]) -> Floats:
-        """Bytes [H, W, 3] of exactly the tower's size → projected tokens [P, W]."""
-        ...
-
-    def trace(self, pixels: NDArray[np.uint8]) -> dict[str, Floats]:
-        """The same, with every stage the format shows: some of "pixels" [3, H, W], "features" [P, W_v], always
-        "projected" [P, W]. For checking, not for speed."""
-        ...
-
-    def close(self) -> None:
-        """Frees everything."""
-        ...
-
-
-class LanguageModel(Protocol):
-    """A language model with its memory of one conversation."""
-
-    context: int  # the most tokens it can hold
-
-    def prefill(self, ids: Sequence[int], features: Floats | None = None, *, every: bool = False) -> Floats:
-        """Forgets the last request, reads a prompt, returns next-token logits.
-
-        Args:
-            ids: token ids [T]; the image token stands P times where the picture is.
-            features: the picture's embeddings [P, W], or None for text alone.
-            every: logits after each position instead of after the last.
-
-        Returns:
-            [V], or [T, V] with `every`.
-        """
-        ...
-
-    def step(self, token: int) -> Floats:
-        """Appends one token; next-token logits [V], which the next use of this part may overwrite."""
-        ...
-
-    def rewind(self, length: int) -> None:
-        """Forgets all but the first tokens of prompt and answer, as many as are given here; at most those in memory."""
-        ...
-
-    @property
-    def reused(self) -> int:
-        """How many of the last prompt's tokens were still in memory and not read again."""
-        ...
-
-    def close(self) -> None:
-        """Frees everything."""
-        ...
 
 
 class Engine:
@@ -115,6 +62,7 @@ class Engine:
         self.load_seconds = load_seconds
         self.timings = Timings()  # of the request under way or last finished
         self.usage: Usage | None = None  # of the installed release that it was opened from
+        self.trained_pictures: int | None = None  # most of a record that it was trained on; None: not known
         self._open = True
 
     @cached_property
@@ -138,7 +86,7 @@ class Engine:
         return_freed_memory()
 
     def new_request(self) -> None:
-        """Starts a new request's timings, where none begins with `encode_image`."""
+        """Starts a new request's timings, where none begins with pictures."""
         self.timings = Timings()
 
     def encode_image(self, image: Image) -> Floats:
@@ -150,6 +98,12 @@ class Engine:
         self.new_request()
         return self.encode_pixels(self._timed("preprocess", self.preprocess.resize, image))
 
+    def encode_images(self, images: Sequence[Image]) -> Floats | None:
+        """The same for any number of pictures: [I·P, W], one behind the other; None for none."""
+        self.new_request()
+        prepared = [self._timed("preprocess", self.preprocess.resize, image) for image in images]
+        return join_features([self.encode_pixels(pixels) for pixels in prepared])
+
     def encode_pixels(self, pixels: NDArray[np.uint8]) -> Floats:
         """The same for a picture that was prepared by `preprocess.resize`: bytes [H, W, 3] → [P, W]."""
         return self._timed("encode", self.vision.encode, pixels)
@@ -157,9 +111,27 @@ class Engine:
     def encode_prompt(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of a conversation, ready for the assistant's turn. Raises DataError where it doesn't fit."""
         ids = self.prompt.encode(messages, image_tokens=self.image_tokens, add_generation_prompt=True).ids
-        if len(ids) >= self.language.context:
-            raise DataError(f"The prompt takes {len(ids)} tokens, more than the context of {self.language.context}.")
+        if len(ids) >= (context := self.language.context):
+            pictures = self._count_pictures(ids)
+            theirs = f", {pictures * self.image_tokens} of them for {pictures} pictures" if pictures > 1 else ""
+            raise DataError(f"The prompt takes {len(ids)} tokens{theirs}, more than the context of {context}.")
         return ids
+
+    def require_room(self, pictures: int) -> None:
+        """Raises DataError where so many pictures don't fit, whatever is asked about them; nothing is looked at for it."""
+        if pictures * self.image_tokens >= (context := self.language.context):
+            taken = f"{pictures} pictures take {pictures * self.image_tokens} tokens"
+            raise DataError(f"{taken}, more than the context of {context}.")
+
+    def unfamiliar(self, pictures: int) -> str | None:
+        """What to say of a conversation with more pictures than the model ever learned from at once; None where there are not."""
+        if self.trained_pictures is None or pictures <= self.trained_pictures:
+            return None
+        most = {0: "no picture", 1: "one picture"}.get(self.trained_pictures, f"{self.trained_pictures} pictures")
+        return f"{self.name} was trained on conversations with at most {most}; what it says of more is a guess."
+
+    def _count_pictures(self, ids: Sequence[int]) -> int:
+        return list(ids).count(self.prompt.image_token_id) // self.image_tokens
 
     def prefill(self, ids: Sequence[int], features: Floats | None = None) -> Floats:
         """Reads a prompt; logits [V] of the answer's first token."""
@@ -188,7 +160,7 @@ class Engine:
 
         Args:
             ids: the prompt [T].
-            features: the picture's, from `encode_image`.
+            features: the pictures', from `encode_image` or `encode_images`.
             choose: takes each token; the most probable one unless told otherwise.
         """
         yield from self.decode(self.prefill(ids, features), max_new_tokens=max_new_tokens, choose=choose)
@@ -217,7 +189,7 @@ class Engine:
         Args:
             ids: the prompt [T].
             answer: the tokens that are said, whatever this engine would say.
-            features: the picture's, from `encode_image`.
+            features: the pictures', from `encode_image` or `encode_images`.
         """
         logits = self.prefill(ids, features)
         for place, token in enumerate(answer):
@@ -237,8 +209,8 @@ class Engine:
         """The answer, piece by piece as it is decoded; a piece is never half a character.
 
         Args:
-            messages: the conversation, at most one of them with a picture.
-            features: that picture's, from `encode_image`.
+            messages: the conversation.
+            features: its pictures', in their order, from `encode_image` or `encode_images`.
             sampling: how tokens are drawn; greedy unless told otherwise.
             grammar: what the answer fits, of `grammars`.
 
@@ -246,13 +218,18 @@ class Engine:
             DataError: messages of a wrong form, a picture without features or the reverse, or too long a prompt.
         """
         ids = self.encode_prompt(messages)
-        expected = 0 if features is None else len(features)
-        if ids.count(self.prompt.image_token_id) != expected:
-            raise DataError("The messages and the pictures given with them don't match: one picture, one image part.")
+        self._require_match(ids, 0 if features is None else len(features))
         choose = chooser(sampling, ids)
         if grammar is not None:
             choose = grammar.constrain(choose)
         return self.pieces(self.tokens(ids, features, max_new_tokens=max_new_tokens, choose=choose))
+
+    def _require_match(self, ids: Sequence[int], image_tokens: int) -> None:
+        if list(ids).count(self.prompt.image_token_id) != image_tokens:
+            given, places = image_tokens // self.image_tokens, self._count_pictures(ids)
+            raise DataError(
+                f"The messages and the pictures given with them don't match: {places} image parts, {given} pictures."
+            )
 
     def pieces(self, tokens: Iterable[int]) -> Iterator[str]:
         """Text of token ids as they come; a piece is never half a character, but for a last one that stays half."""
@@ -270,12 +247,13 @@ class Engine:
     def _decode_after(self, before: list[int], ids: list[int]) -> str:
         return self.prompt.decode(before + ids)[len(self.prompt.decode(before)) :]
 
-    def answer(self, messages: Sequence[Message], image: Image | None = None, *, max_new_tokens: int = 256) -> str:
-        """The whole greedy answer, without surrounding white space. Raises as `generate` and `encode_image`."""
-        if image is None:
-            self.new_request()
-        features = None if image is None else self.encode_image(image)
-        return "".join(self.generate(messages, features, max_new_tokens=max_new_tokens)).strip()
+    def answer(self, messages: Sequence[Message], *images: Image, max_new_tokens: int = 256) -> str:
+        """The whole greedy answer about any number of pictures, without surrounding white space. Raises as `generate` and
+        `encode_image`, and before any picture is looked at where they don't fit."""
+        ids = self.encode_prompt(messages)
+        self._require_match(ids, len(images) * self.image_tokens)
+        features = self.encode_images(images)
+        return "".join(self.pieces(self.tokens(ids, features, max_new_tokens=max_new_tokens))).strip()
 
     def _step(self, token: int) -> Floats:
         return self._timed("decode", self.language.step, token)
@@ -288,16 +266,3 @@ class Engine:
         result = work(*arguments)
         setattr(self.timings, phase, getattr(self.timings, phase) + time.perf_counter() - start)
         return result
-
-
-def picture_span(ids: Sequence[int], image_token_id: int, features: Floats | None) -> tuple[int, int]:
-    """Where the picture stands in `ids`, as [start, end); an empty range at the front for text alone.
-
-    Raises:
-        ValueError: the image tokens aren't one unbroken run of as many as there are features.
-    """
-    count = 0 if features is None else len(features)
-    start = list(ids).index(image_token_id) if image_token_id in ids else 0
-    if list(ids).count(image_token_id) != count or any(token != image_token_id for token in ids[start : start + count]):
-        raise ValueError(f"{count} features need as many image tokens in one run")
-    return start, start + count

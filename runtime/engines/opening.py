@@ -16,9 +16,10 @@ from switchkd.hardware.runtimes import GGUF, ONNX
 from switchkd.manifest import FILE_NAME, Manifest, ManifestError
 from switchkd.preprocess import Preprocess
 from switchkd.prompt import ChatPrompt
-from switchkd.runs import RUNS
-from switchkd.runtime.engines.engine import CPU, DEFAULT_CONTEXT, Engine, LanguageModel, VisionEncoder
+from switchkd.runs import RUNS, trained_pictures
+from switchkd.runtime.engines.engine import Engine
 from switchkd.runtime.engines.formats import MODULES, known_formats, known_runtimes, runtime_of
+from switchkd.runtime.engines.interfaces import CPU, DEFAULT_CONTEXT, LanguageModel, VisionEncoder
 from switchkd.runtime.engines.llama import engine as llama
 from switchkd.runtime.engines.onnx import engine as onnx
 from switchkd.runtime.engines.parts import ExportParts, Opener, PartFiles, RunOptions
@@ -160,7 +161,9 @@ def _open_export(folder: Path, verify: bool, options: RunOptions) -> Engine:
         end_tokens=frozenset(manifest.end_tokens),
         context=manifest.context,
     )
-    return open_parts(export, options)
+    engine = open_parts(export, options)
+    engine.trained_pictures = manifest.pictures
+    return engine
 
 
 def _require_cpu(device: str, folder: Path, kind: str) -> None:
@@ -177,7 +180,7 @@ def open_checkpoint(folder: Path, *, threads: int, context: int = DEFAULT_CONTEX
 
     prompt, preprocess = ChatPrompt.load(folder), Preprocess.load(folder)
     vision, language = load_parts(folder, preprocess, threads=threads, context=context)
-    return Engine(
+    engine = Engine(
         folder.name,
         prompt,
         preprocess,
@@ -186,3 +189,5 @@ def open_checkpoint(folder: Path, *, threads: int, context: int = DEFAULT_CONTEX
         image_tokens=vision.image_tokens,
         end_tokens=end_token_ids(folder, prompt),
     )
+    engine.trained_pictures = trained_pictures(folder)
+    return engine

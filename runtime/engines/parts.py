@@ -11,7 +11,7 @@ from switchkd.errors import SkdError
 from switchkd.manifest import TensorCount
 from switchkd.preprocess import Preprocess
 from switchkd.prompt import ChatPrompt
-from switchkd.runtime.engines.engine import CPU, DEFAULT_CONTEXT, LanguageModel, VisionEncoder
+from switchkd.runtime.engines.interfaces import CPU, DEFAULT_CONTEXT, LanguageModel, VisionEncoder
 
 
 @dataclass(frozen=True)

@@ -1,37 +1,34 @@
-"""Where a picture stands in its message: in front of the words, as models of this kind have it in training.
+"""Where pictures stand in their message: in front of the words, as models of this kind have them in training.
 
 A question before its picture is another input to a model that has only seen the reverse, and most answers to it are wrong.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
-from switchkd.data.talks import MARKER
+from switchkd.data.talks import MARKER, parts_at
 
 
 def picture_first(parts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The parts of a message with its picture in front; what was on both sides of it is two lines then.
+    """The parts of a message with its pictures in front, in their order; what stood around them is a line each then.
 
     Args:
-        parts: `{"type": "text", "text": …}` and at most one `{"type": "image"}`.
+        parts: `{"type": "text", "text": …}` and `{"type": "image"}`.
     """
-    places = [place for place, part in enumerate(parts) if part["type"] == "image"]
-    before = "".join(part["text"] for part in parts[: places[0]]) if places else ""
-    if not before:
+    runs = [(kind, list(run)) for kind, run in groupby(parts, lambda part: part["type"])]
+    texts = ["".join(part["text"] for part in run) for kind, run in runs if kind == "text"]
+    pictures = [part for kind, run in runs if kind == "image" for part in run]
+    last = max((place for place, (kind, _) in enumerate(runs) if kind == "image"), default=0)
+    if not any(part["text"] for kind, run in runs[:last] if kind == "text" for part in run):
         return list(parts)
-    after = "".join(part["text"] for part in parts[places[0] + 1 :])
-    lines = [text for text in (before.strip("\n"), after.strip("\n")) if text]
-    return [parts[places[0]], *([{"type": "text", "text": "\n".join(lines)}] if lines else [])]
+    lines = [line for text in texts if (line := text.strip("\n"))]
+    return [*pictures, *([{"type": "text", "text": "\n".join(lines)}] if lines else [])]
 
 
-def marked_question(text: str) -> list[dict[str, Any]]:
-    """The parts of a question that has one `MARKER` in it: the picture stands there, as in a record."""
-    before, _, after = text.partition(MARKER)
-    parts = [
-        {"type": "text", "text": before},
-        {"type": "image"},
-        {"type": "text", "text": after.removeprefix("\n")},
-    ]
-    return [part for part in parts if part.get("text") != ""]
+def marked_question(text: str) -> list[dict[str, str]]:
+    """The parts of a question: a picture stands at each `MARKER` in it, as in a record."""
+    return parts_at(text, [found.start() for found in re.finditer(MARKER, text)])

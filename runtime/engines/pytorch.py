@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from switchkd.architecture.architecture import Architecture
 from switchkd.errors import MissingDependencyError
 from switchkd.preprocess import Preprocess
-from switchkd.runtime.engines.engine import Floats, picture_span
+from switchkd.runtime.engines.picture_places import picture_places
+from switchkd.runtime.engines.sampler import Floats
 
 
 def load_parts(
@@ -102,13 +103,13 @@ class TorchLanguage:
         """See `LanguageModel.prefill`."""
         import torch
 
-        start, end = picture_span(ids, self._vlm.config.image_token_id, features)
-        # The image token may have no row of its own.
-        plain = [*ids[:start], *[0] * (end - start), *ids[end:]]
+        shown = torch.from_numpy(picture_places(ids, self._vlm.config.image_token_id, features))
         with torch.inference_mode():
-            embeds = self._vlm.get_input_embeddings()(torch.tensor([plain]))  # [1, T, W]
+            # The image token may have no row of its own.
+            plain = torch.tensor([ids]).masked_fill(shown, 0)
+            embeds = self._vlm.get_input_embeddings()(plain)  # [1, T, W]
             if features is not None:
-                embeds[0, start:end] = torch.from_numpy(features)
+                embeds[0, shown] = torch.from_numpy(features)
             self._cache = None
             return self._read(embeds, every)
 

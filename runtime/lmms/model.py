@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,17 @@ from loguru import logger
 from PIL import Image
 from tqdm import tqdm
 
+from switchkd.data.talks import MARKER, parts_at
 from switchkd.errors import DataError, SkdError
 from switchkd.files import write_text
-from switchkd.pictures import to_rgb
+from switchkd.pictures import side_by_side, to_rgb
 from switchkd.prompt import Message
 from switchkd.runtime.bench.divergence import log_softmax
 from switchkd.runtime.engines.engine import Floats
 from switchkd.runtime.engines.opening import open_engine
 from switchkd.runtime.server.answer import StopTexts
 
-_MARKER = "<image>"  # where a task's text wants the picture; in front of the text where there is none
+Seen = tuple[int, Floats | None]  # pictures, and their features
 _Visuals = Callable[[Any], Sequence[Any] | None]
 
 
@@ -36,6 +38,8 @@ class ExportedStudent(lmms):
         threads: processor threads; by default as many as this process may use.
         context: most tokens of a prompt and its answer.
         max_new_tokens: of an answer, for tasks that set no limit.
+        apart: show several pictures each by itself, at the text's markers or in front of it; by default where the student was
+            trained on several, and otherwise side by side as one picture.
         counts: a file to write the numbers of requests to, by "unanswered" and "joined" (several pictures side by side).
         device, batch_size, max_batch_size: lmms-eval always passes them; the engine has no use for them.
 
@@ -52,6 +56,7 @@ class ExportedStudent(lmms):
         context: int = 4096,
         max_new_tokens: int = 1024,
         counts: str | None = None,
+        apart: bool | None = None,
         device: str | None = None,
         batch_size: int | str = 1,
         max_batch_size: int | None = None,
@@ -59,7 +64,8 @@ class ExportedStudent(lmms):
         super().__init__()
         self._engine = open_engine(str(variant), threads=threads, context=context)
         self._max_new_tokens = max_new_tokens
-        self._encoded: tuple[Any, Floats | None] = (None, None)  # of the document asked last
+        self._apart = (self._engine.trained_pictures or 1) > 1 if apart is None else bool(apart)
+        self._encoded: tuple[Any, Seen] = (None, (0, None))  # of the document asked last
         self._counts = {"unanswered": 0, "joined": 0}
         self._counts_file = Path(counts) if counts else None
 
@@ -96,7 +102,7 @@ class ExportedStudent(lmms):
         return self._each(requests, loss, otherwise=(math.inf, False))
 
     def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
-        """Raises SkdError: conversations with several pictures aren't what a student is trained for."""
+        """Raises SkdError: questions are asked one by one."""
         raise SkdError("The model skd answers single questions; this task asks in several rounds.")
 
     def clean(self) -> None:
@@ -127,10 +133,10 @@ class ExportedStudent(lmms):
 
     def _answer(self, text: str, about: Sequence[Any], limit: int, stops: tuple[str, ...]) -> GenerationResult:
         engine, cut = self._engine, StopTexts(stops)
-        features = self._encode(about)
+        pictures, features = self._encode(about)
         engine.new_request()
         pieces = []
-        for piece in engine.generate([_message(text, features)], features, max_new_tokens=limit):
+        for piece in engine.generate([_message(text, pictures)], features, max_new_tokens=limit):
             pieces.append(cut.feed(piece))
             if cut.found:
                 break
@@ -138,8 +144,8 @@ class ExportedStudent(lmms):
         return GenerationResult("".join([*pieces, cut.rest()]).strip(), counts)
 
     def _loss(self, text: str, continuation: str, about: Sequence[Any]) -> tuple[float, bool]:
-        engine, features = self._engine, self._encode(about)
-        asked = [_message(text, features)]
+        engine, (pictures, features) = self._engine, self._encode(about)
+        asked = [_message(text, pictures)]
         continuation = continuation.lstrip()  # a turn of its own, which the template sets apart; tasks do so by a space
         prompt = engine.encode_prompt(asked)
         whole = engine.prompt.encode(
@@ -158,18 +164,21 @@ class ExportedStudent(lmms):
             greedy &= int(logits.argmax()) == token
         return float(np.mean(losses)), greedy
 
-    def _encode(self, about: Sequence[Any]) -> Floats | None:
-        """The picture's features; those of the document asked last are kept, for its other choices.
+    def _encode(self, about: Sequence[Any]) -> Seen:
+        """(how many pictures the model sees, their features); those of the document asked last are kept, for its other choices.
 
         A task of several rounds asks each with a function of its own for the pictures, which is why that is compared too.
         """
         if not about:
-            return None
+            return 0, None
         key = tuple(about)
         if self._encoded[0] != key:
             pictures = [_picture(visual) for visual in about[0](self._document(about)) or ()]
-            self._counts["joined"] += len(pictures) > 1
-            self._encoded = key, self._engine.encode_image(_join(pictures)) if pictures else None
+            if len(pictures) > 1 and not self._apart:
+                self._counts["joined"] += 1
+                pictures = [side_by_side(pictures)]
+            self._engine.require_room(len(pictures))
+            self._encoded = key, (len(pictures), self._engine.encode_images(pictures))
         return self._encoded[1]
 
     def _document(self, about: Sequence[Any]) -> Any:
@@ -177,19 +186,17 @@ class ExportedStudent(lmms):
         return self.task_dict[task][split][document]
 
 
-def _message(text: str, features: Floats | None) -> Message:
-    """The user's turn; without a picture the text stays as it is."""
-    if features is None:
+def _message(text: str, pictures: int) -> Message:
+    """The user's turn: pictures stand at the text's first markers, or in front of it where it has too few; further markers go.
+    Without a picture the text stays as it is."""
+    if not pictures:
         return {"role": "user", "content": text}
-    before, marker, after = text.partition(_MARKER)
-    if not marker:
-        before, after = "", text
-    parts = [
-        {"type": "text", "text": before},
-        {"type": "image"},
-        {"type": "text", "text": after.replace(_MARKER, "").removeprefix("\n") if marker else after},
-    ]
-    return {"role": "user", "content": [part for part in parts if part.get("text") != ""]}
+    starts = [found.start() for found in re.finditer(MARKER, text)][:pictures]
+    if len(starts) < pictures:
+        words = text.replace(MARKER, "")
+        return {"role": "user", "content": [*[{"type": "image"}] * pictures, {"type": "text", "text": words}]}
+    end = starts[-1] + len(MARKER)
+    return {"role": "user", "content": parts_at(text[:end] + text[end:].replace(MARKER, ""), starts)}
 
 
 def _read_settings(settings: Mapping[str, Any], default: int) -> tuple[int, tuple[str, ...]]:
@@ -211,24 +218,6 @@ def _picture(visual: Any) -> Image.Image:
             f"skd looks at still pictures; this task shows {type(visual).__name__}, a film or a sound perhaps."
         )
     return to_rgb(visual)
-
-
-def _join(pictures: Sequence[Image.Image]) -> Image.Image:
-    """Pictures side by side, at the height that gives the row as many pixels as they have together; one alone as it is."""
-    if len(pictures) == 1:
-        return pictures[0]
-    area = sum(picture.width * picture.height for picture in pictures)
-    height = max(1, round(math.sqrt(area / sum(picture.width / picture.height for picture in pictures))))
-    scaled = [
-        picture.resize((max(1, round(picture.width * height / picture.height)), height), Image.Resampling.BICUBIC)
-        for picture in pictures
-    ]
-    row = Image.new("RGB", (sum(picture.width for picture in scaled), height))
-    left = 0
-    for picture in scaled:
-        row.paste(picture, (left, 0))
-        left += picture.width
-    return row
 
 
 def _surprise(logits: Floats, token: int) -> float:

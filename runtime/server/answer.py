@@ -1,4 +1,4 @@
-"""A request's way through the engine: prompt, picture, tokens, text, and why it ended."""
+"""A request's way through the engine: prompt, pictures, tokens, text, and why it ended."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from switchkd.runtime.engines.choices import weigh
 from switchkd.runtime.engines.engine import Engine, Floats
 from switchkd.runtime.engines.grammar import Grammar, GrammarError
 from switchkd.runtime.engines.logprobs import Scored, TokenScore
+from switchkd.runtime.engines.picture_places import join_features
 from switchkd.runtime.engines.sampler import chooser
 from switchkd.runtime.engines.timings import Timings
 from switchkd.runtime.server.held_scores import HeldScores
@@ -60,8 +61,11 @@ def answer(engine: Engine, request: ChatRequest, check: Callable[[], None]) -> A
     ids = _prompt(engine, request)
     grammar = _grammar(engine, request)
     check()
-    features = None if request.pixels is None else engine.encode_pixels(request.pixels)
-    check()
+    seen = []
+    for pixels in request.pixels:
+        seen.append(engine.encode_pixels(pixels))
+        check()
+    features = join_features(seen)
     if request.choices:
         yield from _chosen(engine, request, ids, features, check)
     else:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 from starlette.applications import Starlette
@@ -14,7 +15,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from switchkd.errors import DataError
 from switchkd.preprocess import Preprocess
+from switchkd.runtime.engines.engine import Engine
 from switchkd.runtime.server.answer import End, Outcome, Piece
 from switchkd.runtime.server.arrivals import Arrivals
 from switchkd.runtime.server.chat_page import chat_page
@@ -99,7 +102,8 @@ class ChatApp:
             chat = await job.in_time(parsing)
             record.model = chat.model
             model = self._models[chat.model]
-            if chat.picture is not None:
+            if chat.pictures:
+                self._check_pictures(model.engine, len(chat.pictures))
                 chat = await job.in_time(self._decoded(chat, model.engine.preprocess))
             job.start(chat, model.engine)
             gone = asyncio.create_task(_cancel_when_gone(request, job))
@@ -157,15 +161,26 @@ class ChatApp:
         yield b"data: [DONE]\n\n"
         record.status = 200
 
-    def _decoded(self, chat: ChatRequest, preprocess: Preprocess) -> Awaitable[ChatRequest]:
-        loop = asyncio.get_running_loop()
-        return loop.run_in_executor(self._decoder, chat.prepared, preprocess, self._limits)
+    def _check_pictures(self, engine: Engine, count: int) -> None:
+        """Before any of them is decoded. Raises RequestError where they don't fit."""
+        try:
+            engine.require_room(count)
+        except DataError as error:
+            raise RequestError(400, str(error), param="messages", code="context_length_exceeded") from error
+        if told := engine.unfamiliar(count):
+            self._unknown.notice(told)
+
+    async def _decoded(self, chat: ChatRequest, preprocess: Preprocess) -> ChatRequest:
+        """The request with its pictures' pixels. Raises RequestError as `Picture.decode`."""
+        loop, arguments = asyncio.get_running_loop(), (preprocess, self._limits)
+        # One after the other, so that a request that ends meanwhile has no more of them decoded.
+        pixels = [await loop.run_in_executor(self._decoder, each.decode, *arguments) for each in chat.pictures]
+        return replace(chat, pictures=(), pixels=tuple(pixels))
 
     def _finish(self, job: Job, outcome: Outcome, chat: ChatRequest, record: RequestRecord) -> None:
         now = time.monotonic()
         record.timings = outcome.timings
-        picture = chat.pixels is not None
-        self._metrics.answered(outcome.timings, job.waited, now - job.arrived, picture)
+        self._metrics.answered(outcome.timings, job.waited, now - job.arrived, len(chat.pixels))
 
     async def _list(self, _: Request) -> Response:
         return json_response({"object": "list", "data": [self._card(name) for name in self._models.names]})

@@ -11,6 +11,7 @@ class Limits:
 
     waiting: int  # requests that may wait while another is answered
     request_bytes: int  # of a request's body
+    pictures: int  # of a request
     picture_bytes: int  # of a picture's file
     picture_pixels: int  # of a picture, width × height
     upload_seconds: float  # for a request to arrive

@@ -20,7 +20,7 @@ def read_messages(value: Any, pictures_first: bool, unknown: Unknown) -> tuple[l
 
     Args:
         value: the request's field.
-        pictures_first: a picture goes before the words of its message, wherever it was sent.
+        pictures_first: pictures go before the words of their message, wherever they were sent.
         unknown: told of fields that are known to nobody, and of a picture behind words.
 
     Raises:
@@ -54,7 +54,7 @@ def read_messages(value: Any, pictures_first: bool, unknown: Unknown) -> tuple[l
             content = [
                 _part(part, f"{place}.content[{index}]", role, pictures, unknown) for index, part in enumerate(content)
             ]
-            if len(pictures) <= 1 and (first := picture_first(content)) != content:
+            if (first := picture_first(content)) != content:
                 unknown.notice(_MOVED if pictures_first else _LEFT)
                 content = first if pictures_first else content
         elif content is None:

@@ -53,11 +53,11 @@ class Metrics:
         """A chat request got its status; 499: the client had gone."""
         self._requests.labels(str(status)).inc()
 
-    def answered(self, timings: Timings, waited: float, seconds: float, picture: bool) -> None:
+    def answered(self, timings: Timings, waited: float, seconds: float, pictures: int) -> None:
         """The engine finished a request."""
         self._tokens.labels("prompt").inc(timings.prompt_tokens)
         self._tokens.labels("decoded").inc(timings.new_tokens)
-        self._pictures.inc(picture)
+        self._pictures.inc(pictures)
         for phase in _PHASES:
             if value := getattr(timings, phase):
                 self._phases.labels(phase).observe(value)

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from switchkd.preprocess import Preprocess
 from switchkd.prompt import Message
 from switchkd.runtime.engines.sampling import GREEDY, Sampling
 from switchkd.runtime.server import fields as known
@@ -43,7 +42,7 @@ class Rules:
     """How a server reads requests."""
 
     names: tuple[str, ...]  # that `model` may be; the first where a request names none
-    pictures_first: bool = True  # a picture goes before the words of its message, wherever it was sent
+    pictures_first: bool = True  # pictures go before the words of their message, wherever they were sent
     sampling: Sampling = GREEDY  # what holds where a request doesn't say
     strict: bool = False  # fields that aren't known are refused, not told in the log
 
@@ -54,7 +53,7 @@ class ChatRequest:
 
     model: str  # the name that it used
     messages: list[Message]  # as `ChatPrompt` takes them
-    picture: Picture | None  # as it was sent; None: text alone, or it is prepared
+    pictures: tuple[Picture, ...]  # as they were sent, in their order
     max_tokens: int
     stop: tuple[str, ...]  # texts that end the answer and aren't part of it
     stream: bool
@@ -64,19 +63,11 @@ class ChatRequest:
     top_logprobs: int | None = None  # most probable tokens with each; None: no probabilities at all
     schema: Mapping[str, Any] | None = None  # that the answer fits, as JSON
     choices: tuple[str, ...] = ()  # one of which is the answer; none: any
-    pixels: NDArray[np.uint8] | None = field(default=None, repr=False)  # the picture in the tower's size, [H, W, 3]
-
-    def prepared(self, preprocess: Preprocess, limits: Limits) -> ChatRequest:
-        """The same with its picture decoded. Raises RequestError as `Picture.decode`."""
-        return (
-            self
-            if self.picture is None
-            else replace(self, picture=None, pixels=self.picture.decode(preprocess, limits))
-        )
+    pixels: tuple[NDArray[np.uint8], ...] = field(default=(), repr=False)  # these in the tower's size, [H, W, 3] each
 
 
 def parse_request(body: bytes | bytearray, rules: Rules, limits: Limits, unknown: Unknown) -> ChatRequest:
-    """Reads a request's body; its picture stays as it was sent.
+    """Reads a request's body; its pictures stay as they were sent.
 
     Args:
         unknown: told of what is in a request but known to nobody, and of pictures that stand elsewhere than in training.
@@ -90,9 +81,11 @@ def parse_request(body: bytes | bytearray, rules: Rules, limits: Limits, unknown
     )
     model = _model(fields.get("model"), rules)
     messages, pictures = read_messages(fields.get("messages"), rules.pictures_first, unknown)
-    if len(pictures) > 1:
-        message = f"The model sees one picture a conversation, not {len(pictures)}."
-        raise RequestError(400, message, param=pictures[1].place)
+    if len(pictures) > limits.pictures:
+        message = (
+            f"The conversation has {len(pictures)} pictures; this server takes {limits.pictures} (--max-pictures)."
+        )
+        raise RequestError(400, message, param=pictures[limits.pictures].place, code="too_many_pictures")
     stream, stream_usage = _stream(fields, unknown)
     schema, choices = schema_of(fields), choices_of(fields)
     if schema is not None and choices:
@@ -109,7 +102,7 @@ def parse_request(body: bytes | bytearray, rules: Rules, limits: Limits, unknown
         top_logprobs=_top_logprobs(fields),
         schema=schema,
         choices=choices,
-        picture=pictures[0] if pictures else None,
+        pictures=tuple(pictures),
     )
 
 

@@ -56,7 +56,7 @@ def attend(model: Answerer | Path, image: Path, prompt: str, layer: int | None =
         raise SkdError(f"There is no layer {layer}: this language model has {layers}, numbered 0 to {layers - 1}.")
     chosen = weights if layer is None else weights[layer : layer + 1 or None]
     mean = chosen.double().mean(dim=(0, 1)).cpu().numpy()
-    (answer,) = answerer.answer([Question("", "all", image, messages, "")])
+    (answer,) = answerer.answer([Question("", "all", (image,), messages, "")])
     return AttendedAnswer(answer, mean / mean.sum(), answerer.preprocess.resize(picture))
 
 

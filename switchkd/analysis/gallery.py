@@ -12,7 +12,7 @@ from switchkd.analysis.report import kept_answers
 from switchkd.data.answers import read_answers, read_right
 from switchkd.data.examples import Pattern, choose
 from switchkd.data.questions import Question, question_text, read_questions
-from switchkd.pictures import open_image
+from switchkd.pictures import open_image, side_by_side
 from switchkd.training.run import Run
 
 _COLUMNS = 3
@@ -66,7 +66,7 @@ def _draw(
     for place, index in enumerate(chosen, 1):
         question, pattern = questions[index], patterns[index]
         axes = figure.add_subplot(rows, columns, place)
-        axes.imshow(open_image(question.image))  # type: ignore[arg-type]  # `choose` takes none without
+        axes.imshow(side_by_side([*map(open_image, question.images)]))  # `choose` takes none without
         axes.set(xticks=[], yticks=[])
         axes.set_title(caption(question_text(question.messages), 90), fontsize=10, wrap=True, parse_math=False)
         lines = [("expected", question.answer, "black")]

@@ -139,9 +139,9 @@ def read_asked(file: Path, images: Path, *, follow_links: bool = False) -> Asked
     for place in scan_records(file):
         try:
             record = read_record(records.read(*place))
-            if record.image is None:
+            if len(record.images) != 1:  # the features are looked into of one picture
                 continue
-            picture = picture_path(images, record.image, follow_links=follow_links)
+            picture = picture_path(images, record.images[0], follow_links=follow_links)
         except BadRecordError:
             continue
         for question, answer in exchanges(record.messages):

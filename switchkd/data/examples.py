@@ -12,7 +12,7 @@ Pattern = tuple[bool, ...]  # which models answer a question right
 
 def choose(questions: Sequence[Question], patterns: Sequence[Pattern], number: int) -> list[int]:
     """Questions to show: going round the patterns, most frequent first, each time the first question of that pattern
-    about a picture that isn't shown yet, of the kind shown least.
+    about pictures that aren't shown yet, of the kind shown least.
 
     Args:
         patterns: one for each question.
@@ -25,9 +25,10 @@ def choose(questions: Sequence[Question], patterns: Sequence[Pattern], number: i
     chosen: list[int] = []
     for _ in range(number):
         for pattern in order:
-            pictures = {questions[index].image for index in chosen} | {None}
+            pictures = {path for index in chosen for path in questions[index].images}
             kinds = Counter(questions[index].kind for index in chosen)
-            left = [i for i, p in enumerate(patterns) if p == pattern and questions[i].image not in pictures]
+            new = [bool(each.images) and pictures.isdisjoint(each.images) for each in questions]
+            left = [i for i, p in enumerate(patterns) if p == pattern and new[i]]
             if left and len(chosen) < number:
                 chosen.append(min(left, key=lambda index: (kinds[questions[index].kind], index)))
     return chosen

@@ -28,11 +28,11 @@ class LlavaDataset(Dataset[dict[str, Any]]):
     A sample is
         input_ids     int64 [T], each picture as its image tokens
         labels        int64 [T], the ids where the assistant speaks (its end of turn included), −100 elsewhere
-        pixel_values  float32 [3, H, W], or None for a record of text only
+        pixel_values  float32 [I, 3, H, W], its pictures in their order, or None for a record of text only
         length        T
-        bad           1 if the picture broke after it was indexed, else 0
+        bad           1 if one of its pictures broke after it was indexed, else 0
 
-    Such a broken picture never stops a training: the sample keeps its ids, gets a black picture and nothing to learn.
+    Such a broken picture never stops a training: the sample keeps its ids, gets a black picture there and nothing to learn.
 
     Raises:
         CheckpointError: the chat template marks no answers.
@@ -67,15 +67,18 @@ class LlavaDataset(Dataset[dict[str, Any]]):
         }
 
     def _read_pixels(self, record: Record) -> tuple[Tensor | None, bool]:
-        """(pixel_values, whether the picture is broken)"""
-        if record.image is None:
+        """(pixel_values, whether a picture is broken)"""
+        if not record.images:
             return None, False
-        try:
-            path = picture_path(self._source.images, record.image, follow_links=self._source.follow_links)
-            image = open_image(path)
-            return torch.from_numpy(self._preprocess(image)), False
-        except (BadRecordError, DataError):
-            return torch.zeros(3, self._preprocess.height, self._preprocess.width), True
+        pixels = torch.zeros(len(record.images), 3, self._preprocess.height, self._preprocess.width)
+        bad = False
+        for place, name in enumerate(record.images):
+            try:
+                path = picture_path(self._source.images, name, follow_links=self._source.follow_links)
+                pixels[place] = torch.from_numpy(self._preprocess(open_image(path)))
+            except (BadRecordError, DataError):
+                bad = True
+        return pixels, bad
 
 
 class Collator:
@@ -85,7 +88,7 @@ class Collator:
         input_ids       int64 [B, T]
         attention_mask  int64 [B, T], 0 on padding
         labels          int64 [B, T], −100 on padding
-        pixel_values    float32 [I, 3, H, W], the pictures in the samples' order; absent where there is none
+        pixel_values    float32 [I, 3, H, W], the samples' pictures in their order; absent where there is none
         bad             int64 [], samples whose picture broke
     """
 
@@ -102,7 +105,7 @@ class Collator:
             "bad": torch.tensor(sum(sample["bad"] for sample in samples)),
         }
         pictures = [sample["pixel_values"] for sample in samples if sample["pixel_values"] is not None]
-        return batch | ({"pixel_values": torch.stack(pictures)} if pictures else {})
+        return batch | ({"pixel_values": torch.cat(pictures)} if pictures else {})
 
 
 def _pad(rows: list[Tensor], value: int) -> Tensor:

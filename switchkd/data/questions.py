@@ -9,7 +9,7 @@ from typing import Any
 
 from switchkd.data.index import RecordFile
 from switchkd.data.reasons import BadRecordError
-from switchkd.data.records import picture_path, read_record
+from switchkd.data.records import picture_paths, read_record
 from switchkd.data.scan import scan_records
 from switchkd.errors import DataError
 
@@ -20,7 +20,7 @@ class Question:
 
     id: str
     kind: str  # the group whose accuracy it counts for; "all" where the file names none
-    image: Path | None  # None: a question of text only
+    images: tuple[Path, ...]  # in the order of their parts; none: a question of text only
     messages: list[dict[str, Any]]  # the prompt, without the answer
     answer: str  # expected
 
@@ -48,7 +48,7 @@ def read_questions(file: Path, images: Path | None, *, follow_links: bool = Fals
 
 
 def question_text(messages: Sequence[Mapping[str, Any]]) -> str:
-    """The words of a conversation's last message, without the picture."""
+    """The words of a conversation's last message, without the pictures."""
     content = messages[-1]["content"]
     parts = content if isinstance(content, list) else [{"text": content}]
     return " ".join(part["text"].strip() for part in parts if part.get("text"))
@@ -67,7 +67,7 @@ def _read_questions(raw: bytes, number: int, file: Path, images: Path | None, fo
     try:
         record = read_record(raw)
         name = record.id or name
-        image = None if record.image is None else picture_path(images, record.image, follow_links=follow_links)
+        paths = picture_paths(images, record.images, follow_links=follow_links)
     except BadRecordError as error:
         raise DataError(f"{file}, {name} can't be used ({error.reason.name.lower()}): {error}.") from error
     places = [place for place, message in enumerate(record.messages) if message["role"] == "assistant"]
@@ -83,11 +83,12 @@ def _read_questions(raw: bytes, number: int, file: Path, images: Path | None, fo
         yield Question(
             own if len(places) == 1 else f"{own}/{turn}",
             record.kind,
-            image if any(map(_shows_picture, prompt)) else None,  # which may come with a later turn
+            paths[: sum(map(_pictures_in, prompt))],  # others come with later turns
             prompt,
             answer,
         )
 
 
-def _shows_picture(message: Mapping[str, Any]) -> bool:
-    return isinstance(message["content"], list) and any(part["type"] == "image" for part in message["content"])
+def _pictures_in(message: Mapping[str, Any]) -> int:
+    content = message["content"]
+    return sum(part["type"] == "image" for part in content) if isinstance(content, list) else 0

@@ -14,7 +14,7 @@ class Reason(IntEnum):
     NO_CONVERSATION = 3  # no list of turns that can be read
     BAD_TURN_ORDER = 4  # not (system), human, gpt, human, gpt …
     NO_ASSISTANT_TURN = 5  # nothing to learn: no gpt turn, or only empty ones
-    IMAGE_MARKER = 6  # `<image>` and "image" disagree
+    IMAGE_MARKER = 6  # `<image>` and "image" disagree: more or fewer markers than pictures
     UNSAFE_TEXT = 7  # not Unicode, or a noncharacter that the prompt reserves
     OUTSIDE_FOLDER = 8  # the picture's path leaves the image folder
     NO_PICTURE = 9  # there is no such file
@@ -22,7 +22,6 @@ class Reason(IntEnum):
     TOO_LONG = 11  # more tokens than max_length
     UNSUPPORTED_PICTURE = 12  # of a kind that isn't read (HEIC, floating point), too large or too narrow
     OTHER_MEDIA = 13  # a film, a sound, a depth map
-    SEVERAL_PICTURES = 14
 
 
 PICTURE_REASONS = (Reason.OUTSIDE_FOLDER, Reason.NO_PICTURE, Reason.TORN_PICTURE, Reason.UNSUPPORTED_PICTURE)

@@ -1,23 +1,24 @@
-"""One record of a data file: its picture, and its way to chat messages. No torch.
+"""One record of a data file: its pictures, and its way to chat messages. No torch.
 
     {"id": …, "image": "folder/file.jpg", "conversations": [{"from": "human", "value": "<image>\\n…"},
                                                             {"from": "gpt", "value": "…"}, …], "kind": …}
 
-`image` may be absent (text only), an opening `system` turn and `kind` (a test question's group) are optional. A record
-with a picture has one `<image>` marker in its human turns, and the picture stands there. See docs/inputs.md for the other
-forms.
+`image` may be absent (text only) or a list, an opening `system` turn and `kind` (a test question's group) are optional. A
+record has one `<image>` marker a picture in its human turns, and its pictures stand there in their order. See
+docs/inputs.md for the other forms.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from switchkd.data.reasons import BadRecordError, Reason
-from switchkd.data.talks import MARKER, Place, Turns, picture_place, read_picture, read_turns, refuse_other_media
+from switchkd.data.talks import Place, Turns, parts_at, picture_places, read_pictures, read_turns, refuse_other_media
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,8 @@ class Record:
 
     id: str | None  # its first 80 characters, unprintable ones escaped
     kind: str  # group of a test question, printed likewise; "all" where the file names none
-    image: str | None  # path inside the image folder
-    messages: list[dict[str, Any]]  # chat messages, the picture as an image part
+    images: tuple[str, ...]  # paths inside the image folder
+    messages: list[dict[str, Any]]  # chat messages, each picture as an image part
 
 
 def read_record(raw: bytes) -> Record:
@@ -46,12 +47,12 @@ def read_record(raw: bytes) -> Record:
         raise BadRecordError(Reason.NOT_AN_OBJECT, "not a JSON object; a file that holds one list is to be named .json")
     turns = read_turns(value)
     refuse_other_media(value, turns)
-    image = read_picture(value)
+    images = read_pictures(value)
     return Record(
         id=_name(value),
         kind=_printable(value.get("kind", "all")),
-        image=image,
-        messages=_messages(turns, picture_place(turns, image)),
+        images=tuple(images),
+        messages=_messages(turns, picture_places(turns, len(images))),
     )
 
 
@@ -97,6 +98,11 @@ def picture_path(folder: Path | None, name: str, *, follow_links: bool = False) 
     return Path(path)
 
 
+def picture_paths(folder: Path | None, names: Iterable[str], *, follow_links: bool = False) -> tuple[Path, ...]:
+    """`picture_path` of each, in their order. Raises as that does, for the first that can't be used."""
+    return tuple(picture_path(folder, name, follow_links=follow_links) for name in names)
+
+
 def _resolve(folder: Path, name: str, follow_links: bool) -> tuple[str, bool]:
     """(the picture's real path, "" where there is no such file; whether its name stays inside). Strings, because pathlib is
     four times slower here."""
@@ -122,13 +128,10 @@ def _is_inside(root: str, path: str) -> bool:
     return os.path.commonpath([root, path]) == root
 
 
-def _messages(turns: Turns, place: Place | None) -> list[dict[str, Any]]:
-    """Chat messages; the turn with the picture as its parts around it, behind which the template writes the newline."""
-    messages: list[dict[str, Any]] = [{"role": role, "content": text} for role, text in turns]
-    if place is not None:
-        number, start = place
-        text = turns[number][1]
-        before, after = text[:start], text[start + len(MARKER) :].removeprefix("\n")
-        parts = ({"type": "text", "text": before}, {"type": "image"}, {"type": "text", "text": after})
-        messages[number]["content"] = [part for part in parts if part.get("text") != ""]
+def _messages(turns: Turns, places: Sequence[Place]) -> list[dict[str, Any]]:
+    """Chat messages; a turn with pictures as its parts around them, behind each of which the template writes the newline."""
+    messages: list[dict[str, Any]] = []
+    for number, (role, text) in enumerate(turns):
+        starts = [start for turn, start in places if turn == number]
+        messages.append({"role": role, "content": parts_at(text, starts) if starts else text})
     return messages

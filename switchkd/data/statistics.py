@@ -90,12 +90,11 @@ def _read(source: Source, index: Index, rows: Sequence[int]) -> list[Record]:
 def _sizes(source: Source, records: Iterable[Record]) -> list[tuple[int, int]]:
     found = []
     for record in records:
-        if record.image is None:
-            continue
-        try:
-            found.append(image_size(picture_path(source.images, record.image, follow_links=source.follow_links)))
-        except (BadRecordError, DataError):
-            continue
+        for name in record.images:
+            try:
+                found.append(image_size(picture_path(source.images, name, follow_links=source.follow_links)))
+            except (BadRecordError, DataError):
+                continue
     return found
 
 

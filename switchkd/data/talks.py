@@ -10,7 +10,7 @@ A message's content may be a list of `{"type": "text", "text": …}` and `{"type
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from switchkd.data.reasons import BadRecordError, Reason
@@ -58,39 +58,49 @@ def refuse_other_media(record: Mapping[str, Any], turns: Turns) -> None:
         raise BadRecordError(Reason.OTHER_MEDIA, f"{what} stands for something that isn't a picture")
 
 
-def read_picture(record: Mapping[str, Any]) -> str | None:
-    """The name of the record's one picture; None where it is of text only.
+def read_pictures(record: Mapping[str, Any]) -> list[str]:
+    """The names of the record's pictures, in their order; none where it is of text only.
 
     Raises:
-        BadRecordError: it has several, or "image" isn't a path.
+        BadRecordError: "image" holds something else than paths, or "image" and "images" name different ones.
     """
-    names: list[Any] = []
+    named: list[list[Any]] = []
     for field in ("image", "images"):
         value = record.get(field)
-        listed = value if isinstance(value, list) else [value]
-        names += [name for name in listed if name not in (None, "") and [name] != names]  # not the same in both
-    if not all(isinstance(name, str) for name in names):
-        raise BadRecordError(Reason.IMAGE_MARKER, '"image" isn\'t a path')
-    if len(names) > 1:
-        raise BadRecordError(Reason.SEVERAL_PICTURES, f"{len(names)} pictures; a record has one")
-    return names[0] if names else None
+        names = [name for name in (value if isinstance(value, list) else [value]) if name not in (None, "")]
+        if not all(isinstance(name, str) for name in names):
+            raise BadRecordError(Reason.IMAGE_MARKER, f'"{field}" isn\'t a path or a list of paths')
+        if names and names not in named:
+            named.append(names)
+    if len(named) > 1:
+        raise BadRecordError(Reason.IMAGE_MARKER, '"image" and "images" name different pictures')
+    return named[0] if named else []
 
 
-def picture_place(turns: Turns, picture: str | None) -> Place | None:
-    """Where the picture stands.
+def picture_places(turns: Turns, pictures: int) -> list[Place]:
+    """Where so many pictures stand, in their order.
 
     Raises:
-        BadRecordError: markers and picture disagree.
+        BadRecordError: there are more or fewer markers than pictures.
     """
     every = [(turn, found.start()) for turn, text in _asked(turns) for found in re.finditer(MARKER, text)]
     standing = [(turn, start) for turn, text in _asked(turns) for start, mark in _standing(text) if mark == MARKER]
-    places = every if picture is not None and len(every) == 1 else standing
-    if len(places) != (picture is not None):
-        raise BadRecordError(
-            Reason.IMAGE_MARKER,
-            f"{len(places)} {MARKER} placeholders for {int(picture is not None)} pictures",
-        )
-    return places[0] if places else None
+    places = every if pictures and len(every) == pictures else standing
+    if len(places) != pictures:
+        raise BadRecordError(Reason.IMAGE_MARKER, f"{len(places)} {MARKER} placeholders for {pictures} pictures")
+    return places
+
+
+def parts_at(text: str, starts: Sequence[int]) -> list[dict[str, str]]:
+    """A text as a message's parts, a picture in place of the marker at each of these ascending places; the newline behind it is
+    the template's."""
+    parts = []
+    ends = [0, *(start + len(MARKER) for start in starts)]
+    for number, (end, start) in enumerate(zip(ends, [*starts, len(text)], strict=True)):
+        piece = text[end:start].removeprefix("\n") if number else text[:start]
+        parts += [{"type": "text", "text": piece}] if piece else []
+        parts += [{"type": "image"}] if number < len(starts) else []
+    return parts
 
 
 def _read_turn(turn: Any) -> tuple[str, str]:

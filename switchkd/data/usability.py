@@ -23,6 +23,8 @@ class Usability:
     total: int  # records
     usable: int  # records
     text_only: int  # usable records without a picture
+    several: int  # usable records with more than one
+    most_pictures: int  # of a usable record
     bad: dict[str, int]  # records by reason (a lower-case Reason), the most frequent first
     examples: dict[str, list[str]]  # up to five ids for each of these reasons; "record N" where it has none
     why: dict[str, str]  # of the first of these, what is wrong with it, in words
@@ -45,13 +47,16 @@ def count_usable(source: Source, index: Index) -> Usability:
     """Counts an index; reads only the few records that serve as examples from the file."""
     file = source.file
     usable = index.usable
+    pictures = index.pictures[usable]
     counts = np.bincount(index.reason, minlength=len(Reason))
     reasons = sorted((reason for reason in Reason if reason and counts[reason]), key=lambda reason: -counts[reason])
     return Usability(
         file=file,
         total=len(index),
         usable=len(usable),
-        text_only=int((~index.has_image[usable]).sum()),
+        text_only=int((pictures == 0).sum()),
+        several=int((pictures > 1).sum()),
+        most_pictures=int(pictures.max(initial=0)),
         bad={reason.name.lower(): int(counts[reason]) for reason in reasons},
         examples={reason.name.lower(): _examples(file, index, reason) for reason in reasons},
         why={reason.name.lower(): _why(source, index, reason) for reason in reasons},

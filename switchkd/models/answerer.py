@@ -89,7 +89,7 @@ class Answerer:
         ids = torch.tensor([[self._pad] * (longest - len(row)) + row for row in rows])  # [B, T]
         mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
         batch = {"input_ids": ids.to(self.device), "attention_mask": mask.to(self.device)}
-        pictures = [self.preprocess(open_image(question.image)) for question in questions if question.image]
+        pictures = [self.preprocess(open_image(path)) for question in questions for path in question.images]
         if pictures:
             batch["pixel_values"] = torch.from_numpy(np.stack(pictures)).to(self.device, self.vlm.dtype)
         return batch

@@ -23,7 +23,7 @@ class Pass(NamedTuple):
     logits: Tensor  # [A, rows]
     features: Tensor | None = None  # [I, P, W_v] the tower's; None for text alone
     image_hidden: dict[int, Tensor] | None = None  # layer asked for → [I, P', W] of the pictures' tokens
-    attentions: dict[int, Tensor] | None = None  # layer asked for → [A', heads, P'] from the answers to their picture
+    attentions: dict[int, Tensor] | None = None  # layer asked for → [A', heads, P'] from the answers to their pictures
 
 
 class Passes(NamedTuple):

@@ -78,7 +78,7 @@ def answer_pass(
     """Next-token logits at the answer positions alone (the head never sees the rest), and what else is asked for.
 
     Args:
-        features: [I, P, W_v] for the samples with a picture, in order, or None for text alone.
+        features: [I, P, W_v] of the samples' pictures, in order, or None for text alone.
         input_ids: [B, T]; the image placeholder stands P' times a picture, as often as the projector makes tokens of P.
         attention_mask: [B, T].
         answers: bool [B, T-1] from `answer_positions`.
@@ -114,7 +114,7 @@ def answer_pass(
         logits,
         features,
         {layer: states[image_mask].unflatten(0, (len(features), -1)) for layer, states in hidden.items()},
-        {layer: _to_picture(weights, image_mask, answers) for layer, weights in attentions.items()},
+        {layer: _to_pictures(weights, image_mask, answers) for layer, weights in attentions.items()},
     )
 
 
@@ -125,11 +125,16 @@ def _chosen(layers: tuple[Tensor, ...] | None, asked: frozenset[int]) -> dict[in
     return {layer: layers[layer] for layer in asked} if layers else {}
 
 
-def _to_picture(weights: Tensor, image_mask: Tensor, answers: Tensor) -> Tensor:
-    """Attention [B, heads, T, T] from the answers' positions to the tokens of their samples' one picture: [A', heads, P']."""
+def _to_pictures(weights: Tensor, image_mask: Tensor, answers: Tensor) -> Tensor:
+    """Attention [B, heads, T, T] from the answers' positions to the tokens of their samples' pictures, in order: [A', heads, P'],
+    with zeros behind those of samples with fewer pictures than others."""
     to_all = weights[:, :, :-1].transpose(1, 2)[answers]  # [A', heads, T]
-    columns = image_mask.unsqueeze(1).expand(-1, answers.shape[1], -1)[answers].unsqueeze(1)  # [A', 1, T]
-    return to_all[columns.expand_as(to_all)].view(*to_all.shape[:2], -1)
+    counts = image_mask.sum(1, keepdim=True)  # [B, 1]
+    first = image_mask.long().argsort(dim=1, descending=True, stable=True)[:, : int(counts.max())]  # [B, P']
+    there = torch.arange(first.shape[1], device=first.device) < counts  # [B, P']
+    sample = torch.arange(len(first), device=first.device).unsqueeze(1).expand_as(answers)[answers]  # [A']
+    columns = first[sample].unsqueeze(1).expand(-1, to_all.shape[1], -1)  # [A', heads, P']
+    return to_all.gather(-1, columns) * there[sample].unsqueeze(1)
 
 
 class SwitchStudent(LlavaForConditionalGeneration):

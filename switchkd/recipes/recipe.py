@@ -93,6 +93,9 @@ class Roadscenes:
     val: int = setting(50, low=1, help="Validation pictures.")
     test: int = setting(250, low=1, help="Test pictures.")
     text: int = setting(12000, low=0, help="Text-only scenes, for pre-training language models.")
+    pairs: int = setting(
+        0, low=0, affects_result="if any", help="Questions about two pictures, in pairs.json and pairs_test.json."
+    )
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ def setting(
     affects_result: bool | Literal["if any"] = True,
     factory: Any = dataclasses.MISSING,
 ) -> Any:
-    """A dataclass field with its help text and range. A mapping that `affects_result` "if any" counts where it isn't empty:
-    what was finished before there was this setting stays finished."""
+    """A dataclass field with its help text and range. A mapping or number that `affects_result` "if any" counts where it isn't
+    empty or 0: what was finished before there was this setting stays finished."""
     metadata = {"help": help, "choices": choices, "low": low, "high": high, "affects_result": affects_result}
     if factory is not dataclasses.MISSING:
         return field(default_factory=factory, metadata=metadata)

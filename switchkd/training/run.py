@@ -83,7 +83,7 @@ class Run:
         if self.recipe.data.source == "files":
             return Path(self.recipe.data.folder or ".")
         settings = to_plain(self.recipe.roadscenes)
-        folder = self.folder / "stages" / f"data-{_fingerprint(settings)}"
+        folder = self.folder / "stages" / f"data-{_fingerprint(result_settings(self.recipe.roadscenes))}"
         if not folder.exists():
             with self.console.status("drawing road scenes"):
                 write_roadscenes(folder, **settings)

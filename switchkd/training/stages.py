@@ -39,7 +39,7 @@ from switchkd.preprocess import Preprocess
 from switchkd.prompt import ChatPrompt
 from switchkd.recipes.recipe import Data, Distillation, Stage
 from switchkd.recipes.settings import build, to_plain
-from switchkd.runs import STAGE_RECORD
+from switchkd.runs import STAGE_RECORD, trained_pictures
 from switchkd.training.callbacks import LastLog, ProgressBar, StopOnSignal
 from switchkd.training.checkpoints import newest_checkpoint, remove_torn, require_readable, step_of
 from switchkd.training.teaching import LEARNED, learned, taught
@@ -309,6 +309,7 @@ def _finish(job: StageJob, trainer: SwitchTrainer, usability: Usability, seconds
                 "transformers": transformers.__version__,
             },
             "data": {"total": usability.total, "usable": usability.usable, "unusable": usability.bad},
+            "pictures": max(usability.most_pictures, trained_pictures(job.student) or 0),
             "unusable_while_training": trainer.unusable,
             LEARNED: asdict(learned(job.student) | taught(job.stage, job.distillation)),
             "log": trainer.state.log_history,

@@ -17,12 +17,13 @@ from switchkd.data.habits import baselines
 from switchkd.data.index import RecordFile
 from switchkd.data.questions import Question
 from switchkd.data.reasons import BadRecordError
-from switchkd.data.records import picture_path, read_record
+from switchkd.data.records import picture_paths, read_record
 from switchkd.data.scan import scan_records
 from switchkd.errors import DataError, SkdError
 from switchkd.files import file_sha256, folder_sha256
 from switchkd.models.answerer import Answerer
 from switchkd.pictures import open_image
+from switchkd.prompt import count_images
 from switchkd.scoring import is_right, normalise
 
 SAMPLE = 64  # questions
@@ -119,16 +120,18 @@ def _short_questions(file: Path, images: Path, places: list[tuple[int, tuple[int
             record = read_record(records.read(*place))
             first = next(n for n, message in enumerate(record.messages) if message["role"] == "assistant")
             prompt, answer = record.messages[:first], record.messages[first]["content"]
-            shown = any(isinstance(message["content"], list) for message in prompt)
-            image = picture_path(images, record.image) if shown and record.image is not None else None
+            shown = sum(map(count_images, prompt))
+            paths = picture_paths(images, record.images[:shown])
         except BadRecordError:
             continue
         if 0 < len(answer.split()) <= _SHORT and normalise(answer):
-            yield Question(record.id or str(number), record.kind, image, prompt, answer)
+            yield Question(record.id or str(number), record.kind, paths, prompt, answer)
 
 
 def _can_be_seen(question: Question) -> bool:
     try:
-        return question.image is None or open_image(question.image) is not None
+        for path in question.images:
+            open_image(path)
     except DataError:
         return False
+    return True

@@ -106,7 +106,7 @@ def test_another_picture_another_map_and_the_answer_is_the_usual_one(folders, im
     answerer = Answerer(folders["siglip"])
     usual = answerer.vlm.model.language_model.config._attn_implementation
     first = attend(answerer, image, PROMPT)
-    assert [first.answer] == answerer.answer([Question("", "all", image, question(PROMPT), "")])
+    assert [first.answer] == answerer.answer([Question("", "all", (image,), question(PROMPT), "")])
     assert answerer.vlm.model.language_model.config._attn_implementation == usual
     picture(1).save(tmp_path / "other.png")
     second = attend(answerer, tmp_path / "other.png", PROMPT)

@@ -20,7 +20,8 @@ def finished_run(tmp_path_factory, teacher_folder, student_folder):
 
 def questions(*places: tuple[str, str | None]) -> list[Question]:
     return [
-        Question(str(n), kind, None if image is None else Path(image), [], "") for n, (kind, image) in enumerate(places)
+        Question(str(n), kind, () if image is None else (Path(image),), [], "")
+        for n, (kind, image) in enumerate(places)
     ]
 
 

@@ -84,9 +84,7 @@ def test_models_are_compared_on_the_same_questions(folder, tmp_path, accuracy):
     assert list(written["models"]) == ["student", "f32", "q4"] and written["reference"] == "student"
     questions = read_questions(folder / "questions.json", folder / "images")
     with open_engine(folder / "q4", threads=1) as engine:
-        literal = [
-            engine.answer(one.messages, one.image and open_image(one.image), max_new_tokens=6) for one in questions
-        ]
+        literal = [engine.answer(one.messages, *map(open_image, one.images), max_new_tokens=6) for one in questions]
     assert [row["answer"] for row in written["models"]["q4"]["answers"]] == literal
     # The float32 export says what the checkpoint says, one by one as in a batch.
     student = written["models"]["student"]
@@ -131,7 +129,7 @@ def test_long_answers(folder, tmp_path):
         assert limit > 16
         texts, ended = [], []
         for question in read_questions(tmp_path / "talk.json", folder / "images"):
-            texts.append(engine.answer(question.messages, open_image(question.image), max_new_tokens=limit))
+            texts.append(engine.answer(question.messages, *map(open_image, question.images), max_new_tokens=limit))
             ended.append(engine.timings.ended)
     for model in ("f32", "student"):
         output = skd("eval", model, *asked, "--json", tmp_path / "out.json")

@@ -69,13 +69,35 @@ RECORDS: dict[str, list[Any]] = {
         {"conversations": SEEN, **fields}
         for fields in ({"image": ["car.png"]}, {"images": ["car.png"]}, {"image": "car.png", "images": ["car.png"]})
     ],
-    "several pictures": [
-        {"conversations": SEEN, **fields}
+    "several pictures in a list, each with its `<image>`, in one question or over several": [
+        {"conversations": talk, **fields}
+        for talk in (
+            turns("<image>\n<image>\nWhat?", "Cars."),
+            turns("<image><image>\nWhat?", "Cars."),
+            turns("What?\n<image> <image>", "Cars."),
+            turns("Is what <image> shows in <image> too?", "Yes."),
+            turns("<image>\nWhat?", "A car.", "<image>\nAnd here?", "One too."),
+            messages([{"type": "image"}, *PARTS], "Cars.")["messages"],
+        )
         for fields in (
             {"image": ["car.png", "car.png"]},
             {"images": ["car.png", "sub/car.png"]},
-            {"image": "car.png", "images": ["sub/car.png"]},
+            {"image": ["car.png", "sub/car.png"], "images": ["car.png", "sub/car.png"]},
         )
+    ],
+    "more pictures than `<image>`, or fewer": [
+        {"conversations": SEEN, "image": ["car.png", "car.png"]},
+        {"conversations": turns("<image><image><image>\nWhat?", "Cars."), "image": ["car.png", "car.png"]},
+        {"conversations": turns("<image>\nWhat?", "A car.", "And <image> here?", "Yes."), "image": ["car.png"] * 3},
+        {"conversations": turns("What?", "Cars."), "images": ["car.png", "sub/car.png"]},
+    ],
+    "`image` and `images` that name different pictures": [
+        {"conversations": SEEN, "image": "car.png", "images": ["sub/car.png"]},
+        {
+            "conversations": turns("<image><image>\nWhat?", "b"),
+            "image": "car.png",
+            "images": ["car.png", "sub/car.png"],
+        },
     ],
     "`<image>` at the end of a question, or in a later one": [
         about("What is it?\n<image>", "A car."),

@@ -25,6 +25,7 @@ USABLE = [
     car(id="late", conversations=turns("Hello", "Hi.", "Now\n<image>", "A car.")),
     {"id": 4, "conversations": turns("2 + 2?", "4")},
     {"conversations": turns('你好 \u0001 \\ " 🚗\ud7ff', "é \t\n")},
+    car(id="two", image=["car.png", "sub/sign.jpg"], conversations=turns("<image>\n<image>\nWhat?", "b")),
     car(id="folder", image="sub/sign.jpg"),
     car(id="dots", image="./sub/../car.png".replace("sub/../", "")),
     {"id": "roles", "conversations": [{"from": "user", "value": "a"}, {"from": "assistant", "value": "b"}]},
@@ -44,7 +45,9 @@ BAD = [
     ({"conversations": [*turns("a", "b"), {"from": "system", "value": "late"}]}, Reason.BAD_TURN_ORDER),
     (car(conversations=turns("no marker", "b")), Reason.IMAGE_MARKER),
     (car(conversations=turns("<image> <image>", "b")), Reason.IMAGE_MARKER),
-    (car(image=["car.png", "car.png"]), Reason.SEVERAL_PICTURES),
+    (car(image=["car.png", "car.png"]), Reason.IMAGE_MARKER),
+    (car(image="car.png", images=["car.png", "sub/sign.jpg"]), Reason.IMAGE_MARKER),
+    (car(image=["car.png", "missing.png"], conversations=turns("<image>\n<image>\nWhat?", "b")), Reason.NO_PICTURE),
     ({"conversations": turns("<image>\nno file", "b")}, Reason.IMAGE_MARKER),
     (car(image="missing.png"), Reason.NO_PICTURE),
     (car(image="sub"), Reason.NO_PICTURE),
@@ -88,12 +91,13 @@ def test_every_record_gets_its_place_and_reason(make_source, escapes, name, work
     for row in index.usable:
         messages = read_record(json.dumps(records[row]).encode()).messages
         assert index.tokens[row] == len(source.prompt.encode(messages, image_tokens=IMAGE_TOKENS).ids)
-        assert index.has_image[row] == ("image" in records[row])
+        named = records[row].get("image", [])
+        assert index.pictures[row] == (1 if isinstance(named, str) else len(named))
     assert {name: array.dtype for name, array in vars(index).items()} == {
         "offset": np.int64,
         "size": np.int32,
         "tokens": np.int32,
-        "has_image": np.bool_,
+        "pictures": np.int32,
         "reason": np.uint8,
     }
 
@@ -160,6 +164,7 @@ def test_the_report_counts_and_names(make_source):
     index = build_index(source)
     report = count_usable(source, index)
     assert (report.total, report.usable, report.text_only) == (17, 9, 1)
+    assert (report.several, report.most_pictures) == (0, 1)
     assert report.bad == {"no_picture": 7, "no_conversation": 1}
     assert report.why["no_picture"].startswith("missing.png isn't in ")
     assert report.examples == {"no_picture": [f"lost {n}" for n in range(5)], "no_conversation": ["record 17"]}

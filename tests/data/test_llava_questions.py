@@ -18,8 +18,8 @@ def test_questions_are_read(make_source, images):
         with_picture, text = read_questions(make_source(records, name).file, images)
         image_part = [{"type": "image"}, {"type": "text", "text": "How many?"}]
         prompt = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": image_part}]
-        assert with_picture == Question("car", "count", images / "car.png", prompt, "Two.")
-        assert text == Question("2", "all", None, [{"role": "user", "content": "2 + 2?"}], "4")
+        assert with_picture == Question("car", "count", (images / "car.png",), prompt, "Two.")
+        assert text == Question("2", "all", (), [{"role": "user", "content": "2 + 2?"}], "4")
 
 
 @pytest.mark.parametrize(
@@ -48,4 +48,5 @@ def test_every_answer_of_a_conversation_is_a_question(make_source, images):
     assert [message["role"] for message in third.messages] == ["user", "assistant", "user", "assistant", "user"]
     assert third.messages[:2] == [*first.messages, {"role": "assistant", "content": "A car."}]
     assert third.messages[3]["content"] == "Mine." and third.messages[:3] == second.messages
-    assert [each.image for each in (first, second, third)] == [None, images / "car.png", images / "car.png"]
+    shown = (images / "car.png",)
+    assert [each.images for each in (first, second, third)] == [(), shown, shown]

@@ -39,8 +39,8 @@ def exported(tmp_path_factory, shelf):
     plan = exporter.plan(checkpoint, "f16", None)
     (folder / "build").mkdir()
     build = exporter.write(checkpoint, plan, folder / "build")
-    samples = [*synthetic_samples(2), Sample(question("is the light green ?", before="look :"), picture(3))]
-    samples.append(Sample([{"role": "user", "content": "how many cars ?"}], None))
+    samples = [*synthetic_samples(2), Sample(question("is the light green ?", before="look :"), [picture(3)])]
+    samples.append(Sample([{"role": "user", "content": "how many cars ?"}]))
     with open_checkpoint(checkpoint.folder, threads=1) as engine:
         return checkpoint, plan, build, refer_all(engine, checkpoint.folder, samples, every=4)
 
@@ -123,7 +123,7 @@ def test_a_faulty_cache_shows_in_the_greedy_tokens(exported, monkeypatch):
 
     def forgetful(self, token):
         self._forget_to(3)
-        return self._decode(tokens=[token])[-1]
+        return self._decode([token], every=False)[-1]
 
     monkeypatch.setattr(LlamaLanguage, "step", forgetful)
     with pytest.raises(ParityError, match="first in its greedy tokens"):
@@ -167,7 +167,7 @@ def test_own_words_are_drawn_from_the_checkpoints_own_distributions(exported):
     sample = synthetic_samples(1)[0]
     with open_checkpoint(checkpoint.folder, threads=1) as engine:
         written = [write_freely(engine, sample, 40, seed) for seed in (0, 0, 1)]
-        features = engine.encode_image(sample.image())
+        features = engine.encode_images(sample.images())
         whole = engine.language.prefill([*written[0].ids, *written[0].answer], features, every=True)
         first = written[0]
         np.testing.assert_allclose(first.rows, whole[len(first.ids) - 1 : -1], rtol=1e-3, atol=1e-3)

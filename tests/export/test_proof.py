@@ -20,7 +20,7 @@ from switchkd.manifest import FILE_NAME
 from switchkd.runtime.bench import reading
 from switchkd.runtime.engines.opening import open_checkpoint
 
-TEXT = Sample([{"role": "user", "content": "how many cars ?"}], None, "two")
+TEXT = Sample([{"role": "user", "content": "how many cars ?"}], (), "two")
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_questions_without_pictures_prove_the_tower_all_the_same(checkpoint, tmp
 
 def test_questions_too_long_for_the_context_are_left_out_and_counted(checkpoint, tmp_path):
     """One that doesn't fit at all, one that leaves no room for an answer."""
-    seen = Sample(question("is it red ?"), picture(), "yes")
+    seen = Sample(question("is it red ?"), [picture()], "yes")
     long = [dataclasses.replace(TEXT, messages=[{"role": "user", "content": "red " * count}]) for count in (5000, 4070)]
     manifest = export(checkpoint, tmp_path / "out", held_out=[*long, seen, TEXT])
     assert manifest.parity["too_long"] == 2 and manifest.parity["loss"]["questions"] == 2

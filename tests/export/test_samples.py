@@ -14,14 +14,14 @@ def test_questions_are_spread_over_the_file(road_scenes):
     some = SampleFile(file, road_scenes / "images").questions(5)
     assert len(some) == 5 and some[0] == everything[0]
     assert [everything.index(sample) for sample in some] == [index * len(everything) // 5 for index in range(5)]
-    assert all(sample.answer and sample.image().mode == "RGB" for sample in some)
+    assert all(sample.answer and sample.images()[0].mode == "RGB" for sample in some)
 
 
 def test_calibration_passes_over_what_is_unusable(mixed_data, tmp_path):
     file, images = mixed_data
     records = json.loads(file.read_text())
     good = SampleFile(file, images).conversations(100)
-    assert len(good) == len(records) and any(sample.picture is None for sample in good)
+    assert len(good) == len(records) and any(not sample.pictures for sample in good)
     assert good[0].messages[-1]["role"] == "assistant"
     broken = tmp_path / "broken.json"
     broken.write_text(json.dumps([{"conversations": []}, *records[:2], {**records[0], "image": "../x.png"}]))
@@ -50,7 +50,9 @@ def test_torn_pictures_are_left_out_and_told(road_scenes, tmp_path, keep):
         told: list[str] = []
         samples = read(SampleFile(tmp_path / f"{name}.data", tmp_path / name, leave_out=told.append), 100)
         whole = [record for record in records if record["image"] != torn]
-        assert [sample.picture for sample in samples] == [tmp_path / name / record["image"] for record in whole]
+        assert [*(path for sample in samples for path in sample.pictures)] == [
+            tmp_path / name / record["image"] for record in whole
+        ]
         assert len(told) == 1 and torn in told[0]
         (tmp_path / f"{name}.data").write_text(json.dumps([records[2]]))
         with pytest.raises(DataError):
@@ -59,5 +61,5 @@ def test_torn_pictures_are_left_out_and_told(road_scenes, tmp_path, keep):
 
 def test_made_up_pictures_are_the_same_every_time():
     first, again, others = synthetic_samples(6), synthetic_samples(6), synthetic_samples(6, seed=1)
-    assert [sample.image().tobytes() for sample in first] == [sample.image().tobytes() for sample in again]
-    assert first[0].image().size != others[0].image().size
+    assert [sample.images()[0].tobytes() for sample in first] == [sample.images()[0].tobytes() for sample in again]
+    assert first[0].images()[0].size != others[0].images()[0].size

@@ -29,7 +29,7 @@ def models(tmp_path_factory):
 @pytest.fixture
 def asked(tmp_path):
     picture(3).save(tmp_path / "a.png")
-    return [Question("q", "color", tmp_path / "a.png", question("is it red ?"), "yes")]
+    return [Question("q", "color", (tmp_path / "a.png",), question("is it red ?"), "yes")]
 
 
 def next_token(answerer, questions):

@@ -19,7 +19,9 @@ ASKED = "how many cars ?"
 URL = data_url(1)
 DATA = URL.partition(",")[2]
 IMAGE = {"type": "image_url", "image_url": {"url": URL}}
+OTHER = {"type": "image_url", "image_url": {"url": data_url(2)}}
 WORDS = {"type": "text", "text": ASKED}
+LEFT, RIGHT = ({"type": "text", "text": f"{side} :"} for side in ("left", "right"))
 PLAIN = [{"role": "user", "content": ASKED}]
 REFUSAL = re.compile(r"\b4\d\d\b")  # a status, in what the table says
 

@@ -30,6 +30,7 @@ HEAD = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: a
 LIMITS = Limits(
     waiting=4,
     request_bytes=200_000,
+    pictures=4,
     picture_bytes=100_000,
     picture_pixels=100_000,
     upload_seconds=PATIENCE,

@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 
 from switchkd.errors import SkdError
 from switchkd.manifest import TensorCount
-from switchkd.runtime.engines.engine import DEFAULT_CONTEXT, Floats, LanguageModel, picture_span
+from switchkd.runtime.engines.interfaces import DEFAULT_CONTEXT, LanguageModel
 from switchkd.runtime.engines.llama.bindings import failure
 from switchkd.runtime.engines.llama.build import can_rearrange_weights
 from switchkd.runtime.engines.llama.library import Observer, library, observer_callback
 from switchkd.runtime.engines.llama.vision import LlamaVision
 from switchkd.runtime.engines.parts import ExportParts, RunOptions
+from switchkd.runtime.engines.picture_places import cut
+from switchkd.runtime.engines.sampler import Floats
 
 _F32, _F16 = 0, 1  # ggml_type
 # Types whose weights llama.cpp copies into another arrangement on every processor; others it reads as they lie in the file.
@@ -175,24 +177,18 @@ class LlamaLanguage:
     def prefill(self, ids: Sequence[int], features: Floats | None = None, *, every: bool = False) -> Floats:
         """See `LanguageModel.prefill`.
 
-        The text before a picture is read as a batch of its own and kept for the next request, if that one begins with
+        The text before the first picture is read as a batch of its own and kept for the next request, if that one begins with
         exactly the same text: everything from the picture on is forgotten first. Because the batches are cut at the same
         places either way, a request's result doesn't depend on the one before, to the last bit.
         """
-        start, end = picture_span(ids, self._image_token_id, features)
-        prefix, rest = list(ids[:start]), list(ids[end:])
+        pieces = list(cut(ids, self._image_token_id, features))
+        prefix = pieces[0] if features is not None and isinstance(pieces[0], list) else []
         kept = len(prefix) if prefix == self._prefix and not every else 0
         self._prefix = []  # nothing is sure to be in memory until it has been read
         self._forget_to(kept)
         self._reused = kept
-        outputs = []
-        if prefix and not kept:
-            outputs.append(self._decode(tokens=prefix, every=every))
+        outputs = [self._decode(piece, every=every) for piece in pieces[1 if kept else 0 :]]
         self._prefix = prefix
-        if features is not None:
-            outputs.append(self._decode(embeddings=features, every=every))
-        if rest:
-            outputs.append(self._decode(tokens=rest, every=every))
         return np.concatenate(outputs) if every else outputs[-1][-1]
 
     def step(self, token: int) -> Floats:
@@ -219,19 +215,17 @@ class LlamaLanguage:
             raise failure("llama.cpp couldn't forget the last request")
         self._length = length
 
-    def _decode(
-        self, tokens: list[int] | None = None, embeddings: Floats | None = None, every: bool = False
-    ) -> NDArray[np.float32]:
-        """Reads one batch; a copy of logits [T, V] with `every`, else [1, V] after the last."""
-        count = len(tokens) if tokens is not None else len(embeddings)  # type: ignore[arg-type]
+    def _decode(self, piece: list[int] | Floats, *, every: bool) -> NDArray[np.float32]:
+        """Reads one batch of tokens or embeddings; a copy of logits [T, V] with `every`, else [1, V] after the last."""
+        count = len(piece)
         batch = library()[0].llama_batch()
         batch.n_tokens = count
         # These arrays back the batch's pointers during the call.
-        if tokens is not None:
-            token_array = np.asarray(tokens, np.int32)
+        if isinstance(piece, list):
+            token_array = np.asarray(piece, np.int32)
             batch.token = token_array.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
         else:
-            embedding_array = np.ascontiguousarray(embeddings, np.float32)
+            embedding_array = np.ascontiguousarray(piece, np.float32)
             batch.embd = embedding_array.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
         positions = np.arange(self._length, self._length + count, dtype=np.int32)
         batch.pos = positions.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from switchkd.errors import SkdError
-from switchkd.runtime.engines.engine import Floats
 from switchkd.runtime.engines.llama.bindings import failure
 from switchkd.runtime.engines.llama.library import Tensor, library, observer_callback
+from switchkd.runtime.engines.sampler import Floats
 
 if TYPE_CHECKING:
     from switchkd.runtime.engines.llama.engine import LlamaModel

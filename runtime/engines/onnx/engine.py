@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 from switchkd.errors import DataError
 from switchkd.hardware.runtimes import ONNX, RUNTIMES
 from switchkd.preprocess import Preprocess
-from switchkd.runtime.engines.engine import CPU, DEFAULT_CONTEXT, Floats, LanguageModel, picture_span
+from switchkd.runtime.engines.interfaces import CPU, DEFAULT_CONTEXT, LanguageModel
 from switchkd.runtime.engines.onnx.session import STOPPED, bind, one_line, open_session, run
 from switchkd.runtime.engines.parts import ExportParts, RunOptions
+from switchkd.runtime.engines.picture_places import picture_places
 from switchkd.runtime.engines.pinning import pinned, places
+from switchkd.runtime.engines.sampler import Floats
 
 PIECE = RUNTIMES[ONNX].piece  # tokens of a prompt that are read at once
 _FLOATS: dict[str, type[np.floating[Any]]] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
@@ -125,12 +127,11 @@ class OnnxLanguage:
 
     def prefill(self, ids: Sequence[int], features: Floats | None = None, *, every: bool = False) -> Floats:
         """See `LanguageModel.prefill`."""
-        start, end = picture_span(ids, self._image_token_id, features)
+        shown = picture_places(ids, self._image_token_id, features)
         # The image token may have no row of its own.
-        plain = np.array([[*ids[:start], *[0] * (end - start), *ids[end:]]], np.int64)
-        embeds = self._embed(plain)
+        embeds = self._embed(np.where(shown, 0, np.asarray(ids, np.int64))[None])
         if features is not None:
-            embeds[0, start:end] = features
+            embeds[0, shown] = features
         self._length = 0
         with pinned(self._places):
             return self._read(embeds, every)

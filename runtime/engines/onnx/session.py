@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from switchkd.computer import return_freed_memory
 from switchkd.errors import MissingDependencyError, SkdError
-from switchkd.runtime.engines.engine import CPU
+from switchkd.runtime.engines.interfaces import CPU
 from switchkd.runtime.engines.pinning import places
 
 STOPPED = "ONNX Runtime couldn't go on"

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -19,6 +19,7 @@ from switchkd.errors import DataError
 
 from .blind import blind_accuracy
 from .draw import draw
+from .pairs import PairRecord, pair_records
 from .questions import ALWAYS_ANSWERABLE
 from .records import (
     Record,
@@ -41,6 +42,7 @@ _RANGES = {
     "test": (0, 999_999),
     "text": (0, 999_999),
     "questions": (1, ALWAYS_ANSWERABLE),
+    "pairs": (0, 999_999),
 }
 
 
@@ -55,6 +57,7 @@ class Parameters:
     test: int  # pictures to score on
     text: int  # scenes in words only
     questions: int  # questions a picture in val and test, 1 to 10
+    pairs: int = 0  # questions about two pictures to learn from
     generation: int = GENERATION
 
     def __post_init__(self) -> None:
@@ -62,6 +65,12 @@ class Parameters:
             value = getattr(self, name)
             if type(value) is not int or not least <= value <= most:
                 raise DataError(f"The road scenes' {name} is {value!r}; it must be a whole number, {least} to {most}.")
+        if self.pairs and 1 in (self.train, self.val, self.test):
+            raise DataError("The road scenes' pairs need two pictures in each of train, val and test, or none there.")
+
+    def plain(self) -> dict[str, int]:
+        """As written down; `pairs` only where there are some, as folders of older versions have it."""
+        return {name: value for name, value in asdict(self).items() if name != "pairs" or value}
 
 
 def write_roadscenes(
@@ -74,23 +83,25 @@ def write_roadscenes(
     test: int = 250,
     text: int = 12000,
     questions: int = 8,
+    pairs: int = 0,
     processes: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Writes images/SPLIT/NNNNNN.png, captions.json, instruct.json, lookup.json, text.json, val.json, test.json
-    and roadscenes.json.
+    and roadscenes.json; with pairs also pairs.json to learn from, pairs_val.json and pairs_test.json, which ask as many
+    questions as val.json and test.json.
 
     The same parameters give the same pixels and words, whatever `processes` (all usable cores by default); a split
     doesn't depend on the sizes of the others, and a longer one begins like a shorter one. Image paths are relative to
     folder/images. All is written beside the folder and renamed in the end. A folder that holds the same already is left
     as it is.
 
-    size, seed, train, val, test, text, questions: see `Parameters`.
+    size, seed, train, val, test, text, questions, pairs: see `Parameters`.
     progress: called with (pictures painted, pictures in all).
     Returns what roadscenes.json holds: parameters, counts of records, questions by kind, and the blind score of test.
     Raises DataError for a parameter out of range, a folder with something else in it, or one that can't be written.
     """
-    parameters = Parameters(size, seed, train, val, test, text, questions)
+    parameters = Parameters(size, seed, train, val, test, text, questions, pairs)
     if processes is not None and (type(processes) is not int or processes < 1):
         raise DataError(f"The road scenes' processes is {processes!r}; it must be a whole number, 1 or more.")
     target = Path(folder)
@@ -114,9 +125,10 @@ def _existing(target: Path, parameters: Parameters) -> dict[str, Any] | None:
         found = summary["parameters"]
     except (OSError, ValueError, KeyError, TypeError):
         raise DataError(f"{target} exists and holds no road scenes; choose another folder or remove it.") from None
-    wanted = asdict(parameters)
+    wanted = parameters.plain()
     if found != wanted:
-        names = [name for name in wanted if not isinstance(found, dict) or found.get(name) != wanted[name]]
+        found = found if isinstance(found, dict) else {}
+        names = [name for name in asdict(parameters) if found.get(name) != wanted.get(name)]
         raise DataError(
             f"{target} holds road scenes made with another {', '.join(names)}; choose another folder or remove it."
         )
@@ -143,7 +155,14 @@ def _write(
 ) -> dict[str, Any]:
     seed = parameters.seed
     split_scenes = {name: list(scenes(name, seed, getattr(parameters, name))) for name in ("train", "val", "test")}
-    _paint_all(folder / "images", split_scenes, parameters.size, processes, progress)
+    pairs = _pairs(parameters, split_scenes)
+    pictures = {
+        image_path(split, number): scene
+        for split, of_split in split_scenes.items()
+        for number, scene in enumerate(of_split)
+    }
+    pictures |= {path: scene for each in pairs.values() for pair in each for path, scene in pair.drawn}
+    _paint_all(folder / "images", pictures, parameters.size, processes, progress)
 
     instruct = list(training_records("train", seed, split_scenes["train"], pictures=True))
     text = training_records("text", seed, scenes("text", seed, parameters.text), pictures=False)
@@ -158,18 +177,36 @@ def _write(
             "text": [record for record, _ in text],
             "val": [record for record, _ in val],
             "test": [record for record, _ in test],
+            **{name: [pair.record for pair in each] for name, each in pairs.items()},
         }.items()
     }
     test_questions = [question for _, question in test]
     blind = blind_accuracy((question for _, asked in instruct for question in asked), test_questions)
     summary = {
-        "parameters": asdict(parameters),
+        "parameters": parameters.plain(),
         "records": counts,
         "questions": dict(sorted(Counter(question.kind for question in test_questions).items())),
         "blind": blind._asdict(),
     }
+    if pairs:
+        learned, asked = ([pair.question for pair in pairs[name]] for name in ("pairs", "pairs_test"))
+        summary["blind_pairs"] = blind_accuracy(learned, asked)._asdict()
     (folder / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return summary
+
+
+def _pairs(parameters: Parameters, split_scenes: Mapping[str, Sequence[Scene]]) -> dict[str, list[PairRecord]]:
+    """Records about two pictures by the name of their file; none where none are asked for."""
+    if not parameters.pairs:
+        return {}
+    counts = {"train": parameters.pairs, "val": parameters.questions * parameters.val}
+    counts["test"] = parameters.questions * parameters.test
+    return {
+        "pairs" if split == "train" else f"pairs_{split}": list(
+            pair_records(split, parameters.seed, split_scenes[split], count if split_scenes[split] else 0, image_path)
+        )
+        for split, count in counts.items()
+    }
 
 
 def _write_json(path: Path, records: Iterable[Record]) -> int:
@@ -181,15 +218,14 @@ def _write_json(path: Path, records: Iterable[Record]) -> int:
 
 def _paint_all(
     images: Path,
-    split_scenes: dict[str, list[Scene]],
+    pictures: Mapping[str, Scene],
     size: int,
     processes: int,
     progress: Callable[[int, int], None] | None,
 ) -> None:
-    jobs: list[tuple[Path, Scene]] = []
-    for split, of_split in split_scenes.items():
-        (images / split).mkdir(parents=True)
-        jobs += [(images / image_path(split, number), scene) for number, scene in enumerate(of_split)]
+    jobs = [(images / path, scene) for path, scene in pictures.items()]
+    for folder in {images, *(path.parent for path, _ in jobs)}:
+        folder.mkdir(parents=True, exist_ok=True)
     chunks = [jobs[start : start + _CHUNK] for start in range(0, len(jobs), _CHUNK)]
     done = 0
     for painted in _painted(chunks, size, min(processes, len(chunks))):

@@ -20,7 +20,7 @@ def test_importance_is_the_mean_square_of_what_a_weight_reads(shelf, tmp_path):
 
     reader, exporter = Checkpoint(shelf.checkpoint()), exporter_for("gguf")
     build = exporter.write(reader, exporter.plan(reader, "f32", None), tmp_path)
-    sample = Sample([{"role": "user", "content": "how many cars ?"}], None)
+    sample = Sample([{"role": "user", "content": "how many cars ?"}])
     collector = ImportanceCollector()
     with open_parts(exporter.parts(reader, build), RunOptions(1, observe=collector)) as engine:
         importance = collect(engine, collector, [sample], [])

@@ -14,7 +14,7 @@ from switchkd.runtime.bench.figures import pareto_front
 from switchkd.runtime.bench.quality import Divergences, accuracy, agreement, difference, right_answers
 from switchkd.runtime.bench.tables import figure, spread
 
-QUESTIONS = [Question(str(index), ("car", "sign")[index % 2], Path("x.png"), [], "two") for index in range(8)]
+QUESTIONS = [Question(str(index), ("car", "sign")[index % 2], (Path("x.png"),), [], "two") for index in range(8)]
 
 
 def test_accuracy_and_its_interval():

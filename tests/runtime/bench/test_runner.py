@@ -14,7 +14,6 @@ from switchkd.data.questions import read_questions
 from switchkd.export.parity import measure_loss, refer_all
 from switchkd.export.samples import Sample
 from switchkd.passages import PROVING, passages
-from switchkd.pictures import open_image
 from switchkd.runtime.bench import reading, runner
 from switchkd.runtime.bench.divergence import divergence
 from switchkd.runtime.bench.measurement import Bench, Measurement
@@ -56,14 +55,14 @@ def test_answers_are_the_engines_and_divergence_is_the_exporters(models, questio
     whole = bench(models, questions, ("student", "onnx-q8"), max_tokens=16, divergence=192, questions=12)
     assert whole.reference == "student" and whole.failures() == []
     samples = [
-        Sample(question.messages, question.image, question.answer)
+        Sample(question.messages, question.images, question.answer)
         for question in read_questions(questions, questions.parent / "images")
     ]
     with open_checkpoint(models / "student", threads=1) as engine:
         references = refer_all(engine, models / "student", samples, every=0)
     with open_engine(models / "onnx-q8", threads=1, context=512) as engine:
         expected = measure_loss(engine, references)
-        answers = [engine.answer(sample.messages, open_image(sample.picture), max_new_tokens=16) for sample in samples]
+        answers = [engine.answer(sample.messages, *sample.images(), max_new_tokens=16) for sample in samples]
     quality = summarise_bench(whole)["variants"]["onnx-q8"]["quality"]
     assert [whole.measurements["onnx-q8"].answers()[index] for index in range(12)] == answers
     assert quality["divergence"]["positions"] == expected["positions"]

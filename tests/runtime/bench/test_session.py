@@ -14,7 +14,7 @@ pytestmark = pytest.mark.xdist_group("bench")
 
 def test_an_answer_ends_with_the_context(models, tmp_path):
     """The reference's answer, and a variant that has less room than the reference had."""
-    asked = {"image": None, "messages": [{"role": "user", "content": "red"}], "file": str(tmp_path / "rows.npy")}
+    asked = {"images": [], "messages": [{"role": "user", "content": "red"}], "file": str(tmp_path / "rows.npy")}
     with open_engine(models / "onnx-fp32", threads=1, verify=False) as engine:
         prompt = len(engine.encode_prompt(asked["messages"]))
     opened = {"threads": 1, "device": "cpu", "frames": 0}
@@ -44,9 +44,9 @@ def test_a_session_tells_errors_in_one_line(models, tmp_path):
         with pytest.raises(SkdError, match="no operation 'close'"):
             opened.call("close")
         with pytest.raises(QuestionError, match="more than the context"):
-            opened.call("ask", image=None, messages=[{"role": "user", "content": "red " * 200}], max_tokens=1)
+            opened.call("ask", images=[], messages=[{"role": "user", "content": "red " * 200}], max_tokens=1)
         assert (
-            opened.call("ask", image=None, messages=[{"role": "user", "content": "red"}], max_tokens=1)["new_tokens"]
+            opened.call("ask", images=[], messages=[{"role": "user", "content": "red"}], max_tokens=1)["new_tokens"]
             == 1
         )
 
@@ -56,7 +56,7 @@ def test_logits_of_another_size(models, tmp_path):
     with Session("x", folder=str(models / "onnx-q8"), threads=1, context=64, device="cpu", frames=0) as opened:
         compared = opened.call(
             "compare",
-            image=None,
+            images=[],
             messages=[{"role": "user", "content": "red"}],
             tokens=[1, 2],
             file=str(tmp_path / "rows.npy"),

@@ -11,7 +11,6 @@ from support.llava_models import picture, question
 
 from switchkd.errors import DataError
 from switchkd.models.vlm import load_vlm
-from switchkd.runtime.engines.engine import picture_span
 from switchkd.runtime.engines.opening import open_engine
 
 
@@ -224,12 +223,3 @@ def test_timings_cover_every_phase(engine):
     assert timings.prompt_tokens == len(engine.encode_prompt(question()))
     engine.answer([{"role": "user", "content": "is it red ?"}], max_new_tokens=2)
     assert engine.timings.encode == 0 and engine.load_seconds > 0
-
-
-def test_picture_span():
-    features = np.zeros((2, 3), np.float32)
-    assert picture_span([5, 9, 9, 6], 9, features) == (1, 3)
-    assert picture_span([5, 6], 9, None) == (0, 0)
-    for ids, given in (([9, 5, 9], features), ([9, 9, 9], features), ([5], features), ([9], None)):
-        with pytest.raises(ValueError, match="features need"):
-            picture_span(ids, 9, given)

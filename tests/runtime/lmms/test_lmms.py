@@ -13,12 +13,14 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from PIL import Image
 from support.llava_models import make_checkpoint
 from support.red_or_blue import QUESTION, red_or_blue, teach
 
 from switchkd.cli.main import main
 from switchkd.export.folder import ExportRequest, run_export
+from switchkd.runtime.engines.choices import weigh
+from switchkd.runtime.engines.opening import open_engine
+from switchkd.runtime.engines.sampling import Sampling
 from switchkd.runtime.lmms.benchmarks import PAPER, TASKS, Benchmark, has_data
 from switchkd.runtime.lmms.run import Job, model_sha256
 
@@ -159,15 +161,46 @@ def test_each_round_has_its_own_picture(student):
     model.clean()
 
 
-def test_pictures_side_by_side_keep_their_pixels():
-    from switchkd.runtime.lmms.model import _join
+def test_several_pictures_each_by_itself(student, tmp_path):
+    """At the task's markers, or in front of its words: the engine's own answers. Side by side unless the student was trained on
+    several, or is told."""
+    from lmms_eval.api.instance import Instance
 
-    sizes = [(800, 24), (300, 1200)]
-    row = _join([Image.new("RGB", size) for size in sizes])
-    assert row.width * row.height == pytest.approx(sum(width * height for width, height in sizes), rel=0.02)
-    assert row.width / row.height == pytest.approx(800 / 24 + 300 / 1200, rel=0.01)
-    assert _join([Image.new("RGB", (90, 60))] * 2).size == (180, 60)
-    assert _join([Image.new("RGB", (30_000, 1)), Image.new("RGB", (1, 1))]).size == (30_001, 1)
+    from switchkd.runtime.lmms.model import ExportedStudent
+
+    shown = [red_or_blue("red", 1), red_or_blue("blue", 2)]
+
+    def said(text, variant=student, **options):
+        counts = tmp_path / "counts.json"
+        model = ExportedStudent(str(variant), threads=1, counts=str(counts), **options)
+        model.task_dict = {"game": {"test": [{}]}}
+        about = (text, "yes", lambda _: shown, 0, "game", "test")
+        asked = Instance("loglikelihood", about, 0, {"task": "game", "doc_id": 0, "repeats": 1})
+        loss = model.loglikelihood([asked])[0].text[0]
+        model.clean()
+        return loss, json.loads(counts.read_text())["joined"]
+
+    def own(*parts):
+        with open_engine(student, threads=1) as engine:
+            messages = [
+                {"role": "user", "content": [{"type": "text", "text": p} if p else {"type": "image"} for p in parts]}
+            ]
+            ids, features = engine.encode_prompt(messages), engine.encode_images(shown)
+            return -weigh(engine, messages, ids, features, ["yes"]).choose(Sampling())[1].logprob / 2  # and its end
+
+    for text, parts in (
+        (QUESTION, (None, None, QUESTION)),
+        (f"<image>\nand <image>\n{QUESTION}", (None, "and ", None, QUESTION)),
+        (f"<image>\n{QUESTION}", (None, None, f"\n{QUESTION}")),
+        (f"left <image> right <image> {QUESTION}<image>", ("left ", None, " right ", None, f" {QUESTION}")),
+    ):
+        loss, joined = said(text, apart=True)
+        assert joined == 0 and loss == pytest.approx(own(*parts), rel=1e-4)
+    assert said(QUESTION)[1] == said(QUESTION, apart=False)[1] == 1
+    copy = shutil.copytree(student, tmp_path / "taught")
+    manifest = json.loads((copy / "manifest.json").read_text())
+    (copy / "manifest.json").write_text(json.dumps({**manifest, "pictures": 2}))
+    assert said(QUESTION, copy) == said(QUESTION, apart=True)
 
 
 def test_what_couldnt_be_answered_is_counted(student, tmp_path):

@@ -9,8 +9,11 @@ from support.chat_requests import (
     ASKED,
     DATA,
     IMAGE,
+    LEFT,
+    OTHER,
     PLAIN,
     REFUSAL,
+    RIGHT,
     URL,
     WORDS,
     after,
@@ -91,12 +94,29 @@ TAKEN = {
             {"messages": [*PLAIN, {"role": "assistant", "content": "two"}, *sent(URL)]},
         ),
     ],
-    "words around the picture": [
+    "words around the picture, or between several": [
         (
             {"messages": seen({"type": "text", "text": before}, IMAGE, {"type": "text", "text": behind})},
             {"messages": about(URL, "look\nhow many ?")},
         )
         for before, behind in (("look", "how many ?"), ("look\n", "\nhow many ?"), ("look", "\nhow many ?"))
+    ]
+    + [
+        (
+            {"messages": seen(*parts, WORDS)},
+            {"messages": seen(IMAGE, OTHER, {"type": "text", "text": f"left :\nright :\n{ASKED}"})},
+        )
+        for parts in (
+            (LEFT, IMAGE, RIGHT, OTHER),
+            (LEFT, IMAGE, {"type": "text", "text": "\nright"}, {"type": "text", "text": " :\n"}, OTHER),
+        )
+    ],
+    "several pictures in a message, or over the conversation": [
+        ({"messages": seen(IMAGE, WORDS, OTHER)}, {"messages": seen(IMAGE, OTHER, WORDS)}),
+        (
+            {"messages": [*sent(URL), {"role": "assistant", "content": "two"}, *seen(WORDS, OTHER)]},
+            {"messages": [*sent(URL), {"role": "assistant", "content": "two"}, *seen(OTHER, WORDS)]},
+        ),
     ],
     "`image_url.detail`, `format`, `media_type`; `cache_control`, `id`, `uuid` of a part": [
         (with_field(place, name, value), said())

@@ -73,12 +73,19 @@ REFUSED = {
         ({"messages": sent(f"data:image/png;base64,{data}")}, 422, "messages[0].content[0].image_url")
         for data in (form("BMP"), form("TIFF"), DATA[: len(DATA) // 8 * 4], "QUJDRA==", "QUJDRA", "")
     ],
-    "picture in a message that isn't the user's; two pictures in a conversation": [
+    "picture in a message that isn't the user's; more pictures in a conversation than `--max-pictures`": [
         ({"messages": [{"role": "assistant", "content": [IMAGE]}]}, 400, "messages[0].content[0]"),
         ({"messages": [{"role": "system", "content": [IMAGE]}, *PLAIN]}, 400, "messages[0].content[0]"),
-        ({"messages": seen(IMAGE, IMAGE)}, 400, "messages[0].content[1].image_url"),
-        ({"messages": seen(WORDS, IMAGE, IMAGE)}, 400, "messages[0].content[2].image_url"),
-        (after({"role": "assistant", "content": "a"}, question=sent(URL)), 400, "messages[2].content[0].image_url"),
+        ({"messages": seen(*[IMAGE] * 5)}, 400, "messages[0].content[4].image_url"),
+        ({"messages": seen(WORDS, *[IMAGE] * 6)}, 400, "messages[0].content[5].image_url"),
+        (
+            after({"role": "assistant", "content": "a"}, question=seen(*[IMAGE] * 3, WORDS)),
+            400,
+            "messages[2].content[1].image_url",
+        ),
+    ],
+    "pictures that together take more tokens than the context": [
+        ({"messages": seen(*[IMAGE] * 4, {"type": "text", "text": "how many ? " * 700})}, 400, "messages")
     ],
     "`tool_calls`, `tool_call_id`, `function_call`, `audio`, `refusal` of a message that say something": [
         (with_field("message", name, value), 400, f"messages[0].{name}")

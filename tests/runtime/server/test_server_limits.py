@@ -59,7 +59,7 @@ def test_malformed_messages(served):
         ([{"role": "tool", "content": "a"}], "messages[0].role"),
         ([{"role": "user", "content": [{"type": "input_audio"}]}], "messages[0].content[0]"),
         ([{"role": "assistant", "content": [picture]}], "messages[0].content[0]"),
-        ([{"role": "user", "content": [picture, picture]}], "messages[0].content[1].image_url"),
+        ([{"role": "user", "content": [picture] * 5}], "messages[0].content[4].image_url"),
         ([{"role": "user", "content": [{**picture, "image_url": {}}]}], "messages[0].content[0]"),
         ([{"role": "assistant", "content": "", "tool_calls": [{}]}], "messages[0].tool_calls"),
         ([{"role": "user", "content": "a", "prefix": True}], "messages[0].prefix"),
