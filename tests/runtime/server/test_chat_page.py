@@ -135,26 +135,36 @@ def test_a_picture_and_questions_about_it(shared_server, page, scene):
     assert again != shared_server.ask(followed[-1:]).choices[0].message.content
 
 
-def test_a_refusal_is_shown_in_the_servers_words(shared_server, page, scene):
-    """A second picture goes with the next message; where it is refused, the question may begin a conversation."""
+def talk_of_two(served: Served, browser: Browser, scene: Path) -> list[dict]:
+    """Shows the picture twice, each time with a question; the conversation up to the second one."""
     for text in ("how many cars ?", "and here ?"):
-        show(page, scene)
-        ask(page, text)
-        page.wait("document.querySelector('.answer[aria-busy=false]')")
-    told = answers(page, 2)[1]
-    two = [
-        *about(data_url(3)),
-        {"role": "assistant", "content": answers(page, 2)[0][".text"]},
-        *about(data_url(3), "and here ?"),
-    ]
-    with pytest.raises(Exception, match="one picture") as refused:
-        shared_server.ask(two)
-    assert told[".wrong"] == refused.value.response.json()["error"]["message"]
-    assert page.run("document.querySelector('#question').value") == "and here ?"  # to be changed and asked again
-    page.run("document.querySelector('.answer button').click()")
-    (alone,) = answers(page, 1)
-    assert alone[".text"] == shared_server.ask(about(data_url(3), "and here ?")).choices[0].message.content
-    assert page.run("document.querySelector('#question').value + document.querySelector('#preview').hidden") == "true"
+        show(browser, scene)
+        ask(browser, text)
+        browser.wait("document.querySelector('.answer[aria-busy=false]')")
+    said = {"role": "assistant", "content": answers(browser, 2)[0][".text"]}
+    return [*about(data_url(3)), said, *about(data_url(3), "and here ?")]
+
+
+def test_a_second_picture_goes_with_the_next_message(shared_server, page, scene):
+    two = talk_of_two(shared_server, page, scene)
+    assert answers(page, 2)[1][".text"] == shared_server.ask(two).choices[0].message.content
+
+
+def test_a_refusal_is_shown_in_the_servers_words(shared_engine, browser, scene):
+    """Where one picture more is refused, the question may begin a conversation."""
+    with running(shared_engine, pictures=1) as served, opened(browser, served):
+        two = talk_of_two(served, browser, scene)
+        with pytest.raises(Exception, match="has 2 pictures; this server takes 1") as refused:
+            served.ask(two)
+        assert answers(browser, 2)[1][".wrong"] == refused.value.response.json()["error"]["message"]
+        assert browser.run("document.querySelector('#question').value") == "and here ?"  # to be changed and asked again
+        browser.run("document.querySelector('.answer button').click()")
+        (alone,) = answers(browser, 1)
+        assert alone[".text"] == served.ask(about(data_url(3), "and here ?")).choices[0].message.content
+        assert (
+            browser.run("document.querySelector('#question').value + document.querySelector('#preview').hidden")
+            == "true"
+        )
 
 
 def test_what_is_no_picture(shared_server, page, tmp_path):
