@@ -8,7 +8,7 @@ import pickle
 import pytest
 from support.tokenizers import small_tokenizer, write_prompt_files
 
-from switchkd.chat_template import chatml_template
+from switchkd.chat_template import shipped_template
 from switchkd.errors import CheckpointError
 from switchkd.prompt import ChatPrompt
 
@@ -56,8 +56,8 @@ def test_templates_in_json_files_are_found(prompt, tmp_path, place):
     (tmp_path / "chat_template.jinja").unlink()
     file = tmp_path / place
     value = json.loads(file.read_text()) if file.exists() else {}
-    named = [{"name": "tool_use", "template": "x"}, {"name": "default", "template": chatml_template()}]
-    value["chat_template"] = named if place == "tokenizer_config.json" else chatml_template()
+    named = [{"name": "tool_use", "template": "x"}, {"name": "default", "template": shipped_template("chatml")}]
+    value["chat_template"] = named if place == "tokenizer_config.json" else shipped_template("chatml")
     file.write_text(json.dumps(value))
     assert ChatPrompt.load(tmp_path).template == prompt.template
 

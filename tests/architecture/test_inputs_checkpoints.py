@@ -15,7 +15,7 @@ from support.llava_models import make_checkpoint
 from support.tokenizers import small_tokenizer
 
 from switchkd.architecture.endings import require_learned_end
-from switchkd.chat_template import chatml_template
+from switchkd.chat_template import shipped_template
 from switchkd.errors import CheckpointError
 from switchkd.export.tensors import stored_tensors
 from switchkd.models.vlm import load_vlm
@@ -133,7 +133,7 @@ def test_weights(row, outcome, tiny, tmp_path):
         assert words[0] == words[1] and "\n" not in words[0] and str(folder) in words[0], number
 
 
-LEARNED = chatml_template()
+LEARNED = shipped_template("chatml")
 TEMPLATES: dict[str, list[tuple[str, str]]] = {  # (template, the model's end token)
     "a `{% generation %}` block around the answer and its end token": [
         (LEARNED, "<|im_end|>"),
