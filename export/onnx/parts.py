@@ -118,13 +118,14 @@ class LanguageWriter(_Writer):
     def reserve(self, job: Quantization) -> Iterator[Build]:
         """Models of a hundred million weights take activations in int8 by the row less well than larger ones."""
         if job.plan.quant in _FINER:
-            yield replace(self._quantized(job, _FINER), note="finer")
+            yield replace(self._quantized(job, _FINER, embedding="q8"), note="finer")
 
-    def _quantized(self, job: Quantization, quantizers: Quantizers) -> Build:
+    def _quantized(self, job: Quantization, quantizers: Quantizers, embedding: str | None = None) -> Build:
+        """A build, its embedding in the same precision or another one."""
         precision = self._precision(job.plan.quant)
         files = _paths(job.folder, precision)
         _convert(job, self.role, files[self.role], precision[self.role], language_examples, quantizers)
-        write_embedding(job.checkpoint, files["embedding"], precision["embedding"])
+        write_embedding(job.checkpoint, files["embedding"], embedding or precision["embedding"])
         return _build(files, precision)
 
     def _precision(self, quant: str) -> dict[str, str]:

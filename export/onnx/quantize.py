@@ -66,9 +66,11 @@ def quantize_int8(source: Path, target: Path, seen: Observed) -> None:
     _rewrite(source, target, quantize)
 
 
-def quantize_four_bits(source: Path, target: Path, seen: Observed, in_eight: re.Pattern[str] = _ATTENTION) -> None:
+def quantize_four_bits(
+    source: Path, target: Path, seen: Observed, in_eight: re.Pattern[str] = _ATTENTION, frequent: int | None = _FREQUENT
+) -> None:
     """Weights in blocks of four bits; in blocks of eight those that lose most by it: products of these names, the first
-    layers, and the head's rows of `_FREQUENT` tokens."""
+    layers, and the head's rows of so many frequent tokens (None: of all)."""
 
     def quantize(graph: Any, kernels: Kernels) -> None:
         found = products(graph)
@@ -78,7 +80,7 @@ def quantize_four_bits(source: Path, target: Path, seen: Observed, in_eight: re.
         for product in found:
             if _is_head(product):
                 width = product.shape[1]
-                ends = [each for each in (0, _FREQUENT) if each < width] + [width]
+                ends = [each for each in (0, frequent or width) if each < width] + [width]
                 columns = [slice(*pair) for pair in itertools.pairwise(ends)]
                 parts = [_blocks(product, seen, bits, part) for bits, part in zip((8, 4), columns, strict=False)]
             else:
@@ -91,7 +93,7 @@ def quantize_four_bits(source: Path, target: Path, seen: Observed, in_eight: re.
 
 def quantize_gate(source: Path, target: Path, seen: Observed) -> None:
     """Four bits for the gates alone, a fifth to a fourth of a model's weights."""
-    quantize_four_bits(source, target, seen, _ALL_BUT_GATE)
+    quantize_four_bits(source, target, seen, _ALL_BUT_GATE, None)
 
 
 def quantize_eight_bits(source: Path, target: Path, seen: Observed) -> None:

@@ -11,7 +11,7 @@ from support.finished import coloured_records
 from switchkd.cli.export import _beside
 from switchkd.cli.main import main
 
-TAKE_NAMES = ("attention", "bench", "chat", "data check", "eval", "export", "hardware fit", "probe", "serve", "ship")
+TAKE_NAMES = ("attention", "bench", "chat", "data check", "eval", "export", "hardware fit", "linear-probe", "serve", "ship")
 
 
 def skd(*arguments: object, fails: bool = False) -> str:
@@ -95,7 +95,7 @@ def test_predictions_and_data_checks_take_them_too():
         (("attention", "none", "--run", "old", "--image", "x.png", "--prompt", "x"), "The run runs/old has no none"),
         (("ship", "none", "--run", "old", "--target", "x", "--key", "x"), "The run runs/old has no none"),
         (("serve", "old/none"), "The run runs/old has no none"),
-        (("probe", "--run", "gone"), "There is no run runs/gone"),
+        (("linear-probe", "--run", "gone"), "There is no run runs/gone"),
     ],
 )
 def test_names_of_nothing_are_one_line(arguments, message):

@@ -162,14 +162,12 @@ def test_blocks_that_fill_no_byte(tmp_path):
     assert error(tmp_path / "out.onnx", results(tmp_path / "literal.onnx")) < 0.02
 
 
-def test_a_large_vocabulary_s_first_rows_get_eight_bits(tmp_path, monkeypatch):
+def test_a_large_vocabulary_s_first_rows_get_eight_bits(tmp_path):
     """The head's columns in two products; their logits are those of each product alone, in order."""
     path = mlp(tmp_path)
     quantize_four_bits(path, tmp_path / "eight.onnx", seen(path))
-    monkeypatch.setattr(quantize, "_FREQUENT", 24)
-    quantize_four_bits(path, tmp_path / "mixed.onnx", seen(path))
-    monkeypatch.setattr(quantize, "_FREQUENT", 1)
-    quantize_four_bits(path, tmp_path / "four.onnx", seen(path))
+    quantize_four_bits(path, tmp_path / "mixed.onnx", seen(path), frequent=24)
+    quantize_four_bits(path, tmp_path / "four.onnx", seen(path), frequent=1)
     eight, mixed, four = (results(tmp_path / f"{name}.onnx") for name in ("eight", "mixed", "four"))
     np.testing.assert_allclose(mixed[..., :24], eight[..., :24], atol=1e-5)
     np.testing.assert_allclose(mixed[..., 24:], four[..., 24:], atol=1e-5)
