@@ -147,7 +147,7 @@ def test_every_graph_is_valid_onnx(exports, checkpoint, written, tmp_path):
         domains = {node.domain for node in onnx.load(path).graph.node}
         assert domains <= {"", "com.microsoft"}
         if path.stem.startswith("embed_tokens"):
-            assert domains == {""}
+            assert domains == ({"", "com.microsoft"} if path.stem.endswith("_q4") else {""})
             onnx.checker.check_model(str(path), full_check=True)
 
 
@@ -235,7 +235,7 @@ def test_eight_bit_rows_are_the_nearest(checkpoint, written, tmp_path):
 @pytest.mark.parametrize("quant", ["fp32", *FILES])
 def test_weights_beside_the_graph(checkpoint, written, tmp_path, monkeypatch, quant):
     """As for models of more than 2 GB: the graphs refer to files beside them, which the manifest lists."""
-    monkeypatch.setattr(onnx_graph, "ONE_FILE_LIMIT", 200_000)
+    monkeypatch.setattr(onnx_graph, "ONE_FILE_LIMIT", 106_000)  # more than the largest embedding has
     out = tmp_path / "out"
     manifest = export(checkpoint, out, quant)
     beside = {path.relative_to(out).as_posix() for path in out.glob("onnx/*_data")}

@@ -17,7 +17,7 @@ def filled(folder, answers, reference="student"):
     for index in range(10):
         picture(index).save(folder / f"{index}.png")
     questions = [
-        Question(str(n), "car", folder / f"{n % 10}.png", [{"role": "user", "content": f"q{n}"}], "two")
+        Question(str(n), "car", (folder / f"{n % 10}.png",), [{"role": "user", "content": f"q{n}"}], "two")
         for n in range(20)
     ]
     seconds = dict.fromkeys(("preprocess", "encode", "prefill", "decode", "first_token", "answer"), 0.01)
