@@ -11,7 +11,18 @@ from support.finished import coloured_records
 from switchkd.cli.export import _beside
 from switchkd.cli.main import main
 
-TAKE_NAMES = ("attention", "bench", "chat", "data check", "eval", "export", "hardware fit", "linear-probe", "serve", "ship")
+TAKE_NAMES = (
+    "attention",
+    "bench",
+    "chat",
+    "data check",
+    "eval",
+    "export",
+    "hardware fit",
+    "linear-probe",
+    "serve",
+    "ship",
+)
 
 
 def skd(*arguments: object, fails: bool = False) -> str:
