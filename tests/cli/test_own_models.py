@@ -159,7 +159,6 @@ DATA = ("--data", "talks.json", "--images", ".")
         (("distill", "--student", "student", *DATA), "name one with --teacher"),
         ((*TEACH, "--student", "student", "--data", "none.json"), "--data none.json: there is no such file"),
         ((*TEACH, "--student", "student", *DATA, "--eval", "none.json"), "--eval none.json: there is no such file"),
-        ((*TEACH, "--student", "student", *DATA, "--eval", "talks.json"), "a test question has one"),
         ((*TEACH, "--student", "nowhere", *DATA), "There is no model folder"),
         ((*TEACH, "--student", "student", "--student-vision", "v", *DATA), "leave one out"),
         ((*TEACH, "--student-vision", "parts/vision", *DATA), "goes with --student-language"),
