@@ -16,7 +16,7 @@ from switchkd.export.folder import ExportRequest, run_export
 from switchkd.export.gguf.mixtures import MIXTURES
 from switchkd.hardware.runtimes import FORMATS, GGUF, ONNX, RUNTIMES, Format
 from switchkd.manifest import Manifest
-from switchkd.runtime.bench.measurement import _files
+from switchkd.runtime.bench.summary import _files
 from switchkd.runtime.computer.workloads import read_workload
 from switchkd.runtime.engines.formats import MODULES
 from switchkd.runtime.engines.opening import open_engine
