@@ -103,7 +103,7 @@ $(VENV)/.gguf: $(VENV)/.setup $(or $(SKD_LLAMA_WHEEL),$(WHEELS)/.$(LLAMA))
 	@touch $@
 
 $(WHEELS)/.$(LLAMA): | $(VENV)/.setup
-	@echo "compiling $(LLAMA), once; about six minutes on two cores"
+	@echo "compiling $(LLAMA), once; about three minutes on two cores"
 	@rm -rf $(WHEELS) && mkdir -p $(WHEELS)
 	@CMAKE_ARGS="$(LLAMA_CMAKE_ARGS)" CMAKE_BUILD_PARALLEL_LEVEL=$(BUILD_JOBS) \
 		$(PIP) wheel --quiet --no-deps --no-cache-dir --wheel-dir $(WHEELS) $(LLAMA)
